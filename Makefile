@@ -1,0 +1,67 @@
+# The whole interface of a developer: make demo · test · test-slow · check · bench · clean.
+# Every target creates .venv itself and installs again only when pyproject.toml or constraints.txt changed.
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+TEST := $(BIN)/python -m pytest
+CODE := src tests tools bench
+STARTED := $(shell date +%s)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format bench clean
+
+help:
+	@echo "make demo       install, then see the embedded model answer, think and call a tool"
+	@echo "make test       install, then run the tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make check      what CI runs: format, lint, types, tests"
+	@echo "make format     put the code into its format"
+	@echo "make bench      Qwench and transformers on the 0.8B shape, in one run"
+	@echo "make clean      remove .venv and caches"
+
+demo: $(VENV)/.installed
+	@$(BIN)/python tools/demo.py --since $(STARTED)
+
+test: $(VENV)/.installed-dev
+	$(TEST)
+
+test-slow: $(VENV)/.installed-dev
+	$(TEST) -m slow
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(TEST)
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python bench/compare_transformers.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests tools bench -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Qwench needs Python 3.11 or newer, and '$(PYTHON)' is not; name one: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "'$(PYTHON) -m venv' failed (see above); on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+# torch comes first and alone, because it is the one package with several builds.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Qwench into $(VENV): torch first, then the rest. This takes a minute or more; nothing outside $(VENV) changes."
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing what the tests need: pytest, ruff, mypy, and transformers as the oracle."
+	@$(PIP) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""What sequences remember: pages of keys and values, slots of recurrent state."""

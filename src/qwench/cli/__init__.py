@@ -1,0 +1,129 @@
+"""The command line's frame: finds the command, reads its flags, turns errors into one sentence and an exit code.
+
+A command is a file beside this one with ``SUMMARY``, ``add_arguments(parser)`` and ``run(args) -> int``; it imports
+what it needs inside ``run``, so that ``qwench --help`` is instant. This file knows no command but by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NoReturn, Protocol, cast
+
+from qwench import __version__, log
+from qwench.errors import QwenchError, UsageError
+
+COMMANDS = ("chat", "serve", "generate", "models", "bench", "doctor")
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+class Command(Protocol):
+    """What a file of this folder offers."""
+
+    SUMMARY: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with mistakes raised as UsageError and unknown flags answered with the nearest known one."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`.")
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """All of ``arguments``, or UsageError. Unknown flags are looked for first: they explain what is missing."""
+        for word in self._flags(arguments):
+            if word not in self._option_string_actions:
+                raise UsageError(f"{self.prog} has no flag {word}{self._nearest(word)}")
+        known, unknown = self.parse_known_args(arguments)
+        if unknown and unknown[0].startswith("-"):
+            raise UsageError(f"{self.prog} has no flag {unknown[0]}{self._nearest(unknown[0])}")
+        if unknown:
+            raise UsageError(f"{self.prog} has no use for {unknown[0]!r}; see `{self.prog} --help`.")
+        return known
+
+    @staticmethod
+    def _flags(arguments: Sequence[str]) -> Iterable[str]:
+        for word in arguments:
+            if word == "--":
+                return
+            if re.fullmatch(r"--[A-Za-z][\w-]*(=.*)?", word, flags=re.DOTALL):
+                yield word.partition("=")[0]
+
+    def _nearest(self, word: str) -> str:
+        return nearest(word, self._option_string_actions, f"`{self.prog} --help` lists its flags.")
+
+
+def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
+    """The end of a sentence about an unknown ``word``: what was probably meant, or ``otherwise``."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {found[0]}?" if found else f"; {otherwise}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; expected failures are one sentence on standard error."""
+    try:
+        code = _run(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+    except QwenchError as error:
+        print(f"qwench: {error.message}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (`| head`). Python flushes once more at exit; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if first in ("-V", "--version"):
+        print(f"qwench {__version__}")
+        return 0
+    if first not in COMMANDS:
+        kind = "flag" if first.startswith("-") else "command"
+        known = [*COMMANDS, "--help", "--version"]
+        raise UsageError(f"qwench has no {kind} {first}{nearest(first, known, '`qwench --help` lists the commands.')}")
+    command = _load(first)
+    parser = Parser(prog=f"qwench {first}", description=command.SUMMARY, allow_abbrev=False)
+    command.add_arguments(parser)
+    try:
+        args = parser.read(arguments[1:])
+    except SystemExit as done:  # argparse leaves this way after printing --help
+        return int(done.code or 0)
+    log.configure()
+    return command.run(args)
+
+
+def _load(name: str) -> Command:
+    return cast(Command, importlib.import_module(f"qwench.cli.{name}"))
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {_load(name).SUMMARY}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "usage: qwench COMMAND [MODEL] [flags]",
+            "",
+            "Runs Qwen3.5 and Qwen3 on your own hardware. Without a MODEL the embedded model `nano` is used.",
+            "",
+            *lines,
+            "",
+            "`qwench COMMAND --help` lists a command's flags; `qwench --version` prints the version.",
+        ]
+    )

@@ -1,0 +1,168 @@
+"""``qwench serve``: bind the port, then load the model behind the running server. Knows no route."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import ipaddress
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qwench.errors import QwenchError, UsageError
+from qwench.family import PUBLISHED
+
+if TYPE_CHECKING:
+    from qwench.config import EngineConfig
+    from qwench.engine.client import EngineClient
+
+SUMMARY = "serve a model over HTTP, compatible with OpenAI's API"
+KEY_VARIABLE = "QWENCH_API_KEY"
+BACKLOG = 128
+EVERY_IPV4 = "0.0.0.0"  # noqa: S104  (named to be recognised, not to be bound)
+UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", nargs="?", default="nano", metavar="MODEL", help="nano, a short name, Hub id or folder"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for any free one (8000)")
+    parser.add_argument("--api-key", metavar="KEY", help=f"ask clients for this key (or set {KEY_VARIABLE})")
+    parser.add_argument("--allow-no-key", action="store_true", help="let other machines in without a key")
+    parser.add_argument("--served-name", metavar="NAME", help="the name clients send as `model`")
+    parser.add_argument("--max-model-len", type=int, metavar="N", help="window in tokens, prompt and answer together")
+    parser.add_argument("--max-num-seqs", type=int, metavar="N", help="answers generated at the same time")
+    parser.add_argument("--memory", metavar="SIZE", help="for cached keys, values and states, such as 4GiB")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto")
+    parser.add_argument("--offline", action="store_true", help="never use the network to find the model")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM, which is a success. Raises what keeps the model from loading."""
+    from qwench.engine.client import EngineClient
+    from qwench.engine.request import Vocabulary
+    from qwench.server.app import build_app
+    from qwench.server.run import serve
+    from qwench.server.service import ServerSettings
+    from qwench.text.model import ModelText
+
+    key = args.api_key if args.api_key is not None else os.environ.get(KEY_VARIABLE)
+    check_exposure(args.host, key, allowed=args.allow_no_key)
+    config = engine_config(args)
+    with bind(args.host, args.port) as listener:
+        client = EngineClient(config)
+        text = ModelText(client.folder, client.model)
+        names = served_names(args.model, args.served_name)
+        app = build_app(client, text, ServerSettings(names=names, api_key=key))
+        where = url(args.host, listener.getsockname()[1])
+        _say(f"Loading {names[0]}; {where}/health shows the progress")
+        client.start(Vocabulary(text.tokenizer.size, text.stop_token_ids))
+        watch = threading.Thread(target=_greet, args=(client, where, names[0], bool(key)), daemon=True)
+        watch.start()
+        serve(app, client, listener)
+    return 0
+
+
+def engine_config(args: argparse.Namespace) -> EngineConfig:
+    """The operator's choices. Raises UsageError."""
+    from qwench.config import EngineConfig
+
+    return EngineConfig(
+        model=args.model,
+        device=args.device,
+        dtype=args.dtype,
+        max_model_len=args.max_model_len,
+        max_num_seqs=args.max_num_seqs,
+        memory=None if args.memory is None else read_size(args.memory),
+        offline=args.offline,
+    )
+
+
+def read_size(text: str) -> int:
+    """``4GiB``, ``4G``, ``512M`` or a number of bytes; units are powers of 1024."""
+    number = text.strip().lower().removesuffix("ib").removesuffix("b")
+    unit = number[-1:] if number[-1:].isalpha() else ""
+    digits = number.removesuffix(unit).strip()
+    if unit not in UNITS or not digits.isascii() or not digits.replace(".", "", 1).isdecimal():
+        raise UsageError(f"--memory is {text!r}; give a size such as 4GiB or 512MiB.")
+    return int(float(digits) * UNITS[unit])
+
+
+def check_exposure(host: str, key: str | None, *, allowed: bool) -> None:
+    """Other machines need a key, unless the operator says otherwise. Raises UsageError."""
+    if key is not None and not key.strip():
+        raise UsageError(f"the API key is empty; give one with --api-key or {KEY_VARIABLE}, or neither.")
+    if key is None and not allowed and not _is_loopback(host):
+        raise UsageError(
+            f"--host {host} lets other machines in without a key; give --api-key KEY, or --allow-no-key to mean that."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket, before any time is spent on the model. Raises UsageError saying why there is none."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"--port is {port}; give a number from 0 to 65535.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError):
+        raise UsageError(f"--host {host} is no address of this machine; try 127.0.0.1 or 0.0.0.0.") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)  # only listening makes sure that nobody else has the port
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            reason = f"port {port} on {host} is in use; stop what listens there or choose another --port."
+        elif error.errno == errno.EACCES:
+            reason = f"port {port} needs more rights; choose a --port above 1023."
+        else:
+            reason = f"cannot listen on {host} port {port}: {error.strerror}; try --host 127.0.0.1."
+        raise UsageError(reason) from None
+    return listener
+
+
+def served_names(model: str, served: str | None) -> tuple[str, ...]:
+    """What clients may send as ``model``: the served name (of a folder its last part), and a published short name."""
+    short = {hub_id.lower(): name for name, hub_id in PUBLISHED.items()}
+    known = model.lower() if model.lower() in PUBLISHED else short.get(model.lower())
+    own = served or (Path(model).resolve().name if Path(model).is_dir() else model)
+    return tuple(dict.fromkeys(name for name in (own, known) if name))
+
+
+def url(host: str, port: int) -> str:
+    """Where a client on this machine reaches the server."""
+    name = {EVERY_IPV4: "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def _greet(client: EngineClient, where: str, name: str, locked: bool) -> None:
+    """Once the model is loaded: how it runs, where, and one command to try. A failure is told by ``serve``."""
+    try:
+        client.wait_ready()
+    except QwenchError:
+        return
+    for line in client.banner():
+        _say(line)
+    key = ' -H "Authorization: Bearer $QWENCH_API_KEY"' if locked else ""
+    _say(f"{name} listens on {where} (documentation: {where}/docs); stop with Ctrl-C. Try:")
+    _say(f"  curl {where}/v1/chat/completions{key} -H 'Content-Type: application/json' \\")
+    _say('    -d \'{"messages": [{"role": "user", "content": "Hello!"}]}\'')
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

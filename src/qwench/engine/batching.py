@@ -1,0 +1,47 @@
+"""A Step of plain integers becomes a Batch of tensors. Knows shapes, not policy."""
+
+from __future__ import annotations
+
+import torch
+
+from qwench.engine.scheduler import Step
+from qwench.model.batch import Batch
+from qwench.ops.rows import Rows
+
+
+def build_batch(step: Step, page_size: int, device: str) -> Batch:
+    """The model's input for ``step``. A row with prompt log-probabilities asks for logits of all its tokens."""
+    token_ids: list[int] = []
+    positions: list[int] = []
+    kv_slots: list[int] = []
+    logit_tokens: list[int] = []
+    for row in step.rows:
+        span = range(row.start, row.start + row.count)
+        first = len(token_ids)
+        token_ids += row.request.token_ids[span.start : span.stop]
+        positions += span
+        kv_slots += (row.request.pages[i // page_size] * page_size + i % page_size for i in span)
+        if row.prompt_targets:
+            logit_tokens += range(first, first + row.count)
+        elif row.samples:
+            logit_tokens.append(first + row.count - 1)
+    width = max(len(row.request.pages) for row in step.rows)
+    table = [row.request.pages + [0] * (width - len(row.request.pages)) for row in step.rows]
+
+    def tensor(values: object) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    rows = Rows(
+        lengths=tuple(row.count for row in step.rows),
+        contexts=tuple(row.start + row.count for row in step.rows),
+        page_table=tensor(table),
+        page_size=page_size,
+        kv_slots=tensor(kv_slots),
+        state_slots=tensor([row.request.state_slot for row in step.rows]),
+    )
+    return Batch(
+        token_ids=tensor(token_ids),
+        positions=tensor(positions).expand(3, -1),
+        rows=rows,
+        logit_tokens=tensor(logit_tokens),
+    )

@@ -1,0 +1,326 @@
+"""The engine's face for every thread and event loop: start, submit, abort, iterate. The only place threads meet.
+
+Importing this file loads no torch; ``start`` does, on the engine's own thread. Token ids only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Literal
+
+from qwench.config import EngineConfig, ModelConfig
+from qwench.engine.request import Request, SamplingParams, TokenEvent, Vocabulary
+from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
+from qwench.weights.locate import locate
+
+if TYPE_CHECKING:
+    from qwench.engine.core import Engine
+    from qwench.engine.resolve import Resolved
+
+MAX_UNFINISHED = 1024
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """``loaded`` is the share of the weights that is in memory, 0 to 1; ``message`` says why a state is "failed"."""
+
+    state: Literal["loading", "ready", "failed", "stopped"]
+    loaded: float = 0.0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counters since the start and gauges of now."""
+
+    running: int
+    waiting: int
+    pages_used: int
+    pages_total: int
+    slots_used: int
+    slots_total: int
+    steps: int
+    preemptions: int
+    prompt_tokens: int
+    generated_tokens: int
+    finished: int
+    aborted: int
+    failed: int
+
+
+class Generation:
+    """One running request. Iterate it, blocking or ``async``, once; leaving early aborts it."""
+
+    def __init__(self, request_id: int, prompt_len: int, on_abort: Callable[[int], None]) -> None:
+        self.id = request_id
+        self.prompt_len = prompt_len
+        self._on_abort = on_abort
+        self._events: deque[TokenEvent] = deque()
+        self._changed = threading.Condition()
+        self._wake: Callable[[], None] | None = None
+        self._finished = False
+
+    def abort(self) -> None:
+        """End the request and free what it holds. Safe to call from any thread, and again."""
+        if not self._finished:
+            self._on_abort(self.id)
+
+    def deliver(self, event: TokenEvent) -> None:
+        """Called by the engine's thread."""
+        with self._changed:
+            self._events.append(event)
+            self._finished = event.finish_reason is not None
+            self._changed.notify_all()
+            if self._wake is not None:
+                self._wake()
+
+    def __iter__(self) -> Iterator[TokenEvent]:
+        event = TokenEvent()
+        try:
+            while event.finish_reason is None:
+                with self._changed:
+                    while not self._events:
+                        self._changed.wait()
+                    event = self._events.popleft()
+                yield event
+        finally:
+            self.abort()
+
+    async def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+
+        def wake() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(ready.set)
+
+        event = TokenEvent()
+        try:
+            with self._changed:
+                self._wake = wake
+            while event.finish_reason is None:
+                while not self._events:
+                    ready.clear()
+                    if not self._events:  # an event may have come between the look and the clearing
+                        await ready.wait()
+                event = self._events.popleft()
+                yield event
+        finally:
+            with self._changed:
+                self._wake = None
+            self.abort()
+
+
+class EngineClient:
+    """Locates the model and reads its configuration at once (raising what is wrong); loads it when started."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.name = config.model
+        self.folder = locate(config.model, offline=config.offline)
+        self.model = ModelConfig.from_folder(self.folder)
+        self.vocabulary = Vocabulary(self.model.vocab_size, frozenset(self.model.eos_token_ids))
+        self._ids = count()
+        self._seeds = random.Random(config.seed)
+        self._commands: SimpleQueue[Callable[[Engine], None] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._unfinished = 0
+        self._status = EngineStatus("loading")
+        self._settled = threading.Event()  # loaded or failed
+        self._failure: BaseException | None = None
+        self._engine: Engine | None = None
+        self._resolved: Resolved | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, vocabulary: Vocabulary | None = None) -> None:
+        """Begin loading in the background. ``vocabulary`` is the tokenizer's; without it padding is not known."""
+        assert self._thread is None, "the engine was started already"
+        if vocabulary is not None:
+            self.vocabulary = vocabulary
+        self._thread = threading.Thread(target=self._run, name="qwench-engine", daemon=True)
+        self._thread.start()
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Block until the engine serves.
+
+        Raises what made loading fail, or EngineUnavailable after ``timeout`` seconds.
+        """
+        if not self._settled.wait(timeout):
+            raise EngineUnavailable(f"the model was not loaded within {timeout:g} seconds; wait longer.")
+        if self._failure is not None:
+            raise self._failure
+
+    def status(self) -> EngineStatus:
+        return self._status
+
+    @property
+    def max_model_len(self) -> int:
+        """The window in tokens; before the engine is ready, what is known of it."""
+        if self._resolved is not None:
+            return self._resolved.max_model_len
+        return self.config.max_model_len or self.model.max_positions
+
+    def banner(self) -> list[str]:
+        """One line per resolved setting with its reason; empty before the engine is ready."""
+        return [str(choice) for choice in self._resolved.choices] if self._resolved else []
+
+    def submit(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
+        """Queue one sequence (``n`` is 1). Raises before anything runs: RequestError, ContextLengthExceeded with both
+        numbers, Overloaded when too many requests are unfinished, EngineUnavailable while there is no engine."""
+        self._require_ready()
+        assert sampling.n == 1, "the faces submit each choice by itself"
+        self._check_ids(prompt_token_ids, sampling)
+        max_total = self._max_total(len(prompt_token_ids), sampling)
+        end_ids = frozenset() if sampling.ignore_eos else self.vocabulary.end_ids
+        request = Request(
+            id=next(self._ids),
+            prompt_len=len(prompt_token_ids),
+            token_ids=list(prompt_token_ids),
+            sampling=sampling,
+            stop_token_ids=end_ids | frozenset(sampling.stop_token_ids or ()),
+            seed=0 if sampling.seed is None else sampling.seed,
+            max_total=max_total,
+        )
+        generation = Generation(request.id, request.prompt_len, self._abort)
+
+        def deliver(event: TokenEvent) -> None:
+            if event.finish_reason is not None:
+                with self._lock:
+                    self._unfinished -= 1
+            generation.deliver(event)
+
+        with self._lock:  # the engine stops under the same lock: nothing is queued behind its back
+            self._require_ready()
+            if self._unfinished >= MAX_UNFINISHED:
+                raise Overloaded(f"{MAX_UNFINISHED} requests are unfinished already; try again later.")
+            self._unfinished += 1
+            if sampling.seed is None:
+                request.seed = self._seeds.getrandbits(64)
+            self._commands.put(lambda engine: engine.add(request, deliver))
+        return generation
+
+    def stats(self) -> EngineStats:
+        engine = self._engine
+        if engine is None:
+            raise EngineUnavailable(f"the engine is {self._status.state}; there is nothing to count.")
+        scheduler, counters = engine.scheduler, engine.counters
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            pages_used=scheduler.pages.num_used,
+            pages_total=scheduler.pages.size,
+            slots_used=scheduler.slots.num_used,
+            slots_total=scheduler.slots.size,
+            preemptions=scheduler.num_preemptions,
+            **vars(counters),
+        )
+
+    def close(self) -> None:
+        """Stop the engine; unfinished requests end with an error. Safe to call again."""
+        if self._thread is not None and self._thread.is_alive():
+            self._commands.put(None)
+            self._thread.join()
+
+    def _require_ready(self) -> None:
+        status = self._status
+        if status.state != "ready":
+            detail = f": {status.message}" if status.message else ""
+            raise EngineUnavailable(f"the engine is {status.state}{detail}; try again when it is ready.")
+
+    def _check_ids(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> None:
+        if not prompt_token_ids:
+            raise RequestError("the prompt is empty; give at least one token.", param="prompt")
+        size = self.vocabulary.size
+        for name, ids in (
+            ("prompt", prompt_token_ids),
+            ("stop_token_ids", sampling.stop_token_ids or ()),
+            ("logit_bias", sampling.logit_bias or ()),
+        ):
+            wrong = next((token for token in ids if not 0 <= token < size), None)
+            if wrong is not None:
+                raise RequestError(f"{name} holds token id {wrong}; this model's ids are 0 to {size - 1}.", param=name)
+
+    def _max_total(self, prompt_len: int, sampling: SamplingParams) -> int:
+        window = self.max_model_len
+        if prompt_len >= window:
+            raise ContextLengthExceeded(
+                f"the prompt has {prompt_len} tokens, but the window is {window} tokens and the answer needs at least "
+                "one; shorten the prompt.",
+                param="prompt",
+            )
+        if sampling.max_tokens is None:
+            return window
+        if prompt_len + sampling.max_tokens > window:
+            raise ContextLengthExceeded(
+                f"the prompt has {prompt_len} tokens and max_tokens is {sampling.max_tokens}, together more than the "
+                f"window of {window} tokens; shorten the prompt or ask for at most {window - prompt_len}.",
+                param="max_tokens",
+            )
+        return prompt_len + sampling.max_tokens
+
+    def _abort(self, request_id: int) -> None:
+        self._commands.put(lambda engine: engine.abort(request_id))
+
+    def _run(self) -> None:
+        """The engine's thread: load, then serve until closed or broken."""
+        try:
+            self._load()
+        except Exception as error:  # told to whoever waits; a bug keeps its traceback
+            if not isinstance(error, QwenchError):
+                logger.exception("loading failed")
+            self._failure = error
+            self._status = EngineStatus("failed", message=str(error))
+            self._settled.set()
+            return
+        assert self._engine is not None
+        engine = self._engine
+        self._status = EngineStatus("ready", loaded=1.0)
+        self._settled.set()
+        while not engine.broken and self._obey(engine):
+            engine.step()
+        reason = "the engine failed in several steps in a row" if engine.broken else "the engine was closed"
+        with self._lock:
+            self._status = EngineStatus("failed" if engine.broken else "stopped", loaded=1.0, message=reason)
+        self._obey_rest(engine)
+        engine.fail_all(reason)
+
+    def _load(self) -> None:
+        from qwench.engine.start import load_engine
+
+        def progress(done: int, total: int) -> None:
+            self._status = EngineStatus("loading", loaded=done / max(total, 1))
+
+        self._engine, self._resolved = load_engine(self.config, self.model, self.folder, self.vocabulary, progress)
+
+    def _obey(self, engine: Engine) -> bool:
+        """Carry out all commands that are there; wait for one when the engine is idle. False once it is to stop."""
+        wait = engine.scheduler.is_idle()
+        while True:
+            try:
+                command = self._commands.get(block=wait)
+            except Empty:
+                return True
+            if command is None:
+                return False
+            command(engine)
+            wait = False
+
+    def _obey_rest(self, engine: Engine) -> None:
+        """Requests that slipped in while the engine stopped still get their last event."""
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except Empty:
+                return
+            if command is not None:
+                command(engine)

@@ -1,0 +1,108 @@
+"""The engine: schedule, run, commit, publish, on one thread, for one model. Decides what a failure kills."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from qwench.engine.request import Request, Status, TokenEvent
+from qwench.engine.scheduler import RowResult, Scheduler, Step
+
+Deliver = Callable[[TokenEvent], None]
+MAX_FAILURES_IN_A_ROW = 3
+
+logger = logging.getLogger(__name__)
+
+
+class StepRunner(Protocol):
+    def run(self, step: Step) -> list[RowResult]: ...
+
+
+@dataclass
+class Counters:
+    """Totals since the start, read by stats and metrics."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    finished: int = 0
+    aborted: int = 0
+    failed: int = 0
+
+
+class Engine:
+    """Not thread-safe by design: engine/client owns the thread and hands commands over."""
+
+    def __init__(self, scheduler: Scheduler, runner: StepRunner) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.counters = Counters()
+        self.failures_in_a_row = 0
+        self._listeners: dict[int, tuple[Request, Deliver]] = {}
+
+    def add(self, request: Request, deliver: Deliver) -> None:
+        """Queue a request; ``deliver`` gets its events, the last with a finish_reason."""
+        self._listeners[request.id] = request, deliver
+        self.scheduler.add(request)
+
+    def abort(self, request_id: int) -> None:
+        """End a request now and free everything it holds; unknown or finished ids are left alone."""
+        if request_id in self._listeners:
+            request, _ = self._listeners[request_id]
+            self.scheduler.abort(request)
+            self.counters.aborted += 1
+            self._publish(request, TokenEvent(finish_reason="abort"))
+
+    def step(self) -> bool:
+        """One turn of the loop. False if there was nothing to do; then the books are checked."""
+        if self.scheduler.is_idle():
+            self.scheduler.check()
+            return False
+        step = self.scheduler.schedule()
+        assert step.rows, "requests are waiting but none can run: a request larger than the cache was let in"
+        try:
+            results = self.runner.run(step)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, every request of the step gets an answer
+            self._fail(step, error)
+            return True
+        self.failures_in_a_row = 0
+        self._count(step)
+        for request, event in self.scheduler.commit(step, results):
+            self._publish(request, event)
+        return True
+
+    def fail_all(self, message: str) -> None:
+        """End every request with an error: the engine stops."""
+        for request, _ in list(self._listeners.values()):
+            self.scheduler.abort(request)
+            self._publish(request, TokenEvent(finish_reason="error", error=message))
+
+    @property
+    def broken(self) -> bool:
+        return self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW
+
+    def _count(self, step: Step) -> None:
+        self.counters.steps += 1
+        for row in step.rows:
+            fresh = max(0, min(row.start + row.count, row.request.prompt_len) - row.start)
+            self.counters.prompt_tokens += fresh
+            self.counters.generated_tokens += row.samples
+
+    def _fail(self, step: Step, error: Exception) -> None:
+        logger.error("a step failed; its %d requests end with an error", len(step.rows), exc_info=error)
+        self.failures_in_a_row += 1
+        for row in step.rows:
+            self.scheduler.abort(row.request)
+            self.counters.failed += 1
+            self._publish(row.request, TokenEvent(finish_reason="error", error=f"{type(error).__name__}: {error}"))
+
+    def _publish(self, request: Request, event: TokenEvent) -> None:
+        _, deliver = self._listeners[request.id]
+        if event.finish_reason is not None:
+            del self._listeners[request.id]
+            if event.finish_reason in ("stop", "length"):
+                self.counters.finished += 1
+        assert (event.finish_reason is not None) == (request.status is Status.FINISHED)
+        deliver(event)

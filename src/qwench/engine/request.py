@@ -1,0 +1,172 @@
+"""What the engine is asked and what it answers: SamplingParams, Request, TokenEvent. Token ids only, no text.
+
+Knows neither torch nor a clock. ``Request`` has two counters: ``len(token_ids)`` tokens are *known*,
+``computed`` of them are in the cache; the scheduler's whole work is to close that gap. Only the scheduler
+writes a Request after it was submitted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Literal
+
+from qwench.errors import RequestError
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+MAX_LOGPROBS = 100
+MAX_SEED = 2**64
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to draw tokens; vLLM's names and meanings, neutral defaults.
+
+    ``temperature`` 0 is greedy. ``top_k`` 0 or -1 keeps all. ``max_tokens`` None means: until the model ends its
+    answer or the window is full. ``logprobs`` k returns the k most likely tokens (and always the drawn one) with the
+    model's raw log-probabilities. ``stop`` strings are watched by the text layer. Raises RequestError naming the field.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] | None = None
+    seed: int | None = None
+    stop: str | list[str] | tuple[str, ...] | None = None
+    stop_token_ids: list[int] | tuple[int, ...] | None = None
+    min_tokens: int = 0
+    max_tokens: int | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("temperature", 0.0, 100.0),
+            ("top_p", 0.0, 1.0),
+            ("min_p", 0.0, 1.0),
+            ("presence_penalty", -2.0, 2.0),
+            ("frequency_penalty", -2.0, 2.0),
+            ("repetition_penalty", 0.0, 100.0),
+        ):
+            self._check_real(name, least, most)
+        if self.top_p == 0.0 or self.repetition_penalty == 0.0:
+            name = "top_p" if self.top_p == 0.0 else "repetition_penalty"
+            raise RequestError(f"{name} is 0; it must be greater than 0.", param=name)
+        self._check_whole("n", 1, 128)
+        self._check_whole("top_k", -1, None)
+        self._check_whole("min_tokens", 0, None)
+        for name in ("max_tokens", "seed", "logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                low, high = {"max_tokens": (1, None), "seed": (-MAX_SEED, MAX_SEED)}.get(name, (0, MAX_LOGPROBS))
+                self._check_whole(name, low, high)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise RequestError(
+                f"min_tokens is {self.min_tokens}, more than max_tokens ({self.max_tokens}); lower the first.",
+                param="min_tokens",
+            )
+        for bias in (self.logit_bias or {}).values():
+            if not math.isfinite(bias) or not -100 <= bias <= 100:
+                raise RequestError(f"logit_bias holds {bias}; give values from -100 to 100.", param="logit_bias")
+
+    def _check_real(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not low <= value <= high:
+            raise RequestError(f"{name} is {value!r}; give a number from {low:g} to {high:g}.", param=name)
+
+    def _check_whole(self, name: str, low: int, high: int | None) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+            bound = f"from {low} to {high}" if high is not None else f"of at least {low}"
+            raise RequestError(f"{name} is {value!r}; give a whole number {bound}.", param=name)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """``stop`` as a tuple, empty strings left out."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return tuple(text for text in stop if text)
+
+    def for_choice(self, index: int) -> SamplingParams:
+        """The parameters of choice ``index`` of an ``n`` > 1 request: alone, with a seed of its own."""
+        seed = None if self.seed is None else self.seed + index
+        return replace(self, n=1, seed=seed)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the engine has to know of a tokenizer: ids from ``size`` on are padding rows, ``end_ids`` end an answer."""
+
+    size: int
+    end_ids: frozenset[int]
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Raw log-probability of one token, with its rank (1 = most likely) and the ``top`` most likely (id, logprob)."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...]
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(eq=False)
+class Request:
+    """One sequence being generated. ``token_ids`` is prompt and answer; ``computed`` of them are in the cache."""
+
+    id: int
+    prompt_len: int
+    token_ids: list[int]
+    sampling: SamplingParams
+    stop_token_ids: frozenset[int]
+    seed: int
+    max_total: int  # prompt and answer together never exceed this
+    computed: int = 0
+    prompt_logprobs_told: int = (
+        0  # prompt tokens whose log-probability was delivered, counted with the first (it has none)
+    )
+    pages: list[int] = field(default_factory=list)
+    state_slot: int | None = None
+    status: Status = Status.WAITING
+    num_preemptions: int = 0
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.token_ids) - self.prompt_len
+
+    @property
+    def missing(self) -> int:
+        """How many known tokens are not yet computed."""
+        return len(self.token_ids) - self.computed
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """What one step did for one request; the last event of a request carries ``finish_reason``.
+
+    ``stop_token_id`` is the id that ended the answer (it is not among ``token_ids``). ``error`` is the failure behind
+    finish_reason "error". ``prompt_logprobs`` comes in pieces, one entry per prompt token from the second on.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    cached_tokens: int = 0
+    error: str | None = None

@@ -1,0 +1,128 @@
+"""Every "auto" of EngineConfig decided once, each with its reason, and the size of the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from qwench.cache.storage import CacheSpec
+from qwench.config import EngineConfig, ModelConfig
+from qwench.device import available_memory
+from qwench.errors import UsageError
+
+DEFAULT_SEQUENCES = 16
+# Below this many parameters a step is bound by overhead, not by bandwidth, and fp32 is as fast as BF16 and exact.
+SMALL_MODEL = 100_000_000
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One resolved setting: what was chosen, and why."""
+
+    name: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The engine's settings without any "auto"."""
+
+    device: str
+    dtype: torch.dtype
+    max_model_len: int
+    max_num_seqs: int
+    num_pages: int
+    choices: tuple[Choice, ...]
+
+
+def resolve_device(config: EngineConfig) -> Choice:
+    """``device`` of the operator, or CUDA where there is one. Raises UsageError where it is not there."""
+    if config.device == "auto":
+        if torch.cuda.is_available():
+            return Choice("device", "cuda", torch.cuda.get_device_name())
+        return Choice("device", "cpu", "no CUDA device")
+    kind = config.device.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"device is {config.device!r}; give cpu, cuda or auto.", param="device")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device is cuda, but PyTorch sees no CUDA device; give cpu or auto.", param="device")
+    return Choice("device", config.device, "as asked")
+
+
+def resolve_dtype(config: EngineConfig, model: ModelConfig, num_parameters: int, device: str) -> Choice:
+    """The type of weights and activations."""
+    if config.dtype != "auto":
+        return Choice("dtype", config.dtype, "as asked")
+    if num_parameters < SMALL_MODEL:
+        return Choice("dtype", "float32", "a small model is exact at no cost in speed")
+    if device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001 - torch has no public name
+        return Choice("dtype", "float32", "this CPU has no BF16 arithmetic")
+    stored = model.dtype if model.dtype in DTYPES else "bfloat16"
+    return Choice("dtype", stored, "as in the checkpoint")
+
+
+def resolve(config: EngineConfig, model: ModelConfig, num_parameters: int) -> Resolved:
+    """Decide everything for a model of ``num_parameters``. Raises UsageError where the operator's choices collide."""
+    device = resolve_device(config)
+    dtype = resolve_dtype(config, model, num_parameters, device.value)
+    torch_dtype = DTYPES[dtype.value]
+    spec = CacheSpec.of(model, torch_dtype)
+    sequences = config.max_num_seqs or DEFAULT_SEQUENCES
+    memory = _cache_memory(config, device.value, num_parameters * torch_dtype.itemsize)
+    wanted = config.max_model_len or model.max_positions
+    if wanted > model.max_positions:
+        raise UsageError(
+            f"max_model_len is {wanted}, but the model's window is {model.max_positions} tokens; lower it, or scale "
+            "the window by YaRN fields in config.json.",
+            param="max_model_len",
+        )
+    num_pages = _num_pages(spec, memory, sequences, wanted, config.page_size)
+    fits = min(wanted, num_pages * config.page_size)
+    if fits < (config.max_model_len or config.page_size):
+        need = spec.token_bytes * wanted + spec.sequence_bytes * sequences
+        raise UsageError(
+            f"{wanted} tokens and {sequences} sequences need {_gib(need)} of cache, but {_gib(memory)} is there; lower "
+            "max_model_len or max_num_seqs, or raise memory.",
+            param="memory",
+        )
+    window = (
+        "the model's window" if fits == model.max_positions else "as asked" if fits == wanted else "what memory holds"
+    )
+    used = num_pages * config.page_size * spec.token_bytes + sequences * spec.sequence_bytes
+    choices = (
+        device,
+        dtype,
+        Choice("max_model_len", f"{fits:,}", window),
+        Choice("max_num_seqs", str(sequences), "as asked" if config.max_num_seqs else "default"),
+        Choice("cache", _gib(used), f"{num_pages * config.page_size:,} tokens and {sequences} states"),
+        Choice("kernels", "torch", "the reference operations; no native kernels are built"),
+    )
+    return Resolved(device.value, torch_dtype, fits, sequences, num_pages, choices)
+
+
+def _cache_memory(config: EngineConfig, device: str, weight_bytes: int) -> int:
+    """Bytes for pages and states: the operator's figure, or a share of what is free once the weights are in."""
+    if config.memory is not None:
+        return config.memory
+    if device.startswith("cuda"):
+        free, total = torch.cuda.mem_get_info()
+        return int(max(0, free - (1 - config.gpu_memory_utilization) * total - weight_bytes))
+    return max(0, available_memory() - weight_bytes) // 4  # the rest is for activations and for the machine's owner
+
+
+def _num_pages(spec: CacheSpec, memory: int, sequences: int, max_model_len: int, page_size: int) -> int:
+    """Pages that fit beside the states, at most as many as all sequences at full length could use."""
+    most = sequences * -(-max_model_len // page_size)
+    if spec.token_bytes == 0:
+        return most
+    return max(0, min(most, (memory - sequences * spec.sequence_bytes) // (page_size * spec.token_bytes)))
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

@@ -1,0 +1,80 @@
+"""The runner: the only file that touches the device while serving. A Step in, a RowResult per row out."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from qwench.cache.storage import Storage
+from qwench.engine.batching import build_batch
+from qwench.engine.request import TokenLogprob
+from qwench.engine.sampling import sample, token_logprobs
+from qwench.engine.scheduler import RowResult, Step, StepRow
+from qwench.model.batch import Batch, CacheTensors
+
+
+class LanguageModel(Protocol):
+    def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
+        """Logits [L, V] in fp32 for batch.logit_tokens."""
+
+
+class Runner:
+    """Runs steps of one model over one storage. ``usable_tokens``: ids from there on are padding and never drawn."""
+
+    def __init__(self, model: LanguageModel, storage: Storage, *, page_size: int, usable_tokens: int) -> None:
+        self.model = model
+        self.storage = storage
+        self.page_size = page_size
+        self.usable_tokens = usable_tokens
+        self.device = str((storage.keys or storage.recurrent)[0].device)
+
+    @torch.inference_mode()
+    def run(self, step: Step) -> list[RowResult]:
+        """Compute every row of the step; rows that sample get a token.
+
+        Raises FloatingPointError on logits that are not numbers.
+        """
+        self.storage.reset(step.fresh_slots)
+        logits = self.model.forward(build_batch(step, self.page_size, self.device), self.storage)
+        logits = logits[:, : self.usable_tokens]
+        results: list[RowResult] = [RowResult()] * len(step.rows)
+        last_logits: list[int] = []
+        sampling_rows: list[int] = []
+        start = 0
+        for index, row in enumerate(step.rows):
+            count = row.count if row.prompt_targets else int(row.samples)
+            if row.prompt_targets:
+                results[index] = RowResult(prompt_logprobs=_prompt_logprobs(logits[start : start + count], row))
+            start += count
+            if row.samples:
+                last_logits.append(start - 1)
+                sampling_rows.append(index)
+        if sampling_rows:
+            self._sample(logits[last_logits], step, sampling_rows, results)
+        return results
+
+    def _sample(self, logits: torch.Tensor, step: Step, indices: list[int], results: list[RowResult]) -> None:
+        """Draw a token for each of the rows ``indices`` from logits [len(indices), V] and write it to ``results``."""
+        if bool(logits.isnan().any()):
+            raise FloatingPointError("the model produced logits that are not numbers (damaged weights, or overflow)")
+        requests = [step.rows[index].request for index in indices]
+        tokens = sample(logits, requests)
+        asked = [place for place, request in enumerate(requests) if request.sampling.logprobs is not None]
+        found: dict[int, TokenLogprob] = {}
+        if asked:
+            tops = [requests[place].sampling.logprobs or 0 for place in asked]
+            found = dict(
+                zip(asked, token_logprobs(logits[asked], [tokens[place] for place in asked], tops), strict=True)
+            )
+        for place, index in enumerate(indices):
+            results[index] = RowResult(tokens[place], found.get(place), results[index].prompt_logprobs)
+
+
+def _prompt_logprobs(logits: torch.Tensor, row: StepRow) -> tuple[TokenLogprob, ...]:
+    """Log-probabilities of the row's prompt targets from the logits [count, V] of all its tokens."""
+    targets = row.prompt_targets
+    places = [target - 1 - row.start for target in targets]
+    token_ids = [row.request.token_ids[target] for target in targets]
+    top = row.request.sampling.prompt_logprobs or 0
+    return tuple(token_logprobs(logits[places], token_ids, [top] * len(token_ids)))

@@ -1,0 +1,65 @@
+"""From a folder to a running engine: resolve the settings, load the weights, size the cache, put the parts together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from qwench.cache.pool import Pool
+from qwench.cache.storage import CacheSpec, Storage
+from qwench.config import EngineConfig, ModelConfig
+from qwench.engine.core import Engine
+from qwench.engine.request import Vocabulary
+from qwench.engine.resolve import Resolved, resolve
+from qwench.engine.runner import Runner
+from qwench.engine.scheduler import Scheduler
+from qwench.model.parameters import declare
+from qwench.model.qwen import Qwen
+from qwench.weights.load import load
+
+
+def resolve_for(config: EngineConfig, model: ModelConfig) -> Resolved:
+    """The settings ``config`` comes to for ``model`` on this machine."""
+    return resolve(config, model, sum(math.prod(spec.shape) for spec in declare(model).values()))
+
+
+def load_engine(
+    config: EngineConfig,
+    model: ModelConfig,
+    folder: Path,
+    vocabulary: Vocabulary,
+    progress: Callable[[int, int], None],
+) -> tuple[Engine, Resolved]:
+    """The engine of the checkpoint in ``folder``; ``progress`` is told bytes loaded and bytes in all."""
+    resolved = resolve_for(config, model)
+    loaded = load(folder, model, device=resolved.device, dtype=resolved.dtype, progress=progress)
+    return assemble(config, model, resolved, loaded.tensors, vocabulary), resolved
+
+
+def assemble(
+    config: EngineConfig,
+    model: ModelConfig,
+    resolved: Resolved,
+    tensors: Mapping[str, torch.Tensor],
+    vocabulary: Vocabulary,
+) -> Engine:
+    """An engine over tensors that are already there (loaded, or random for a benchmark)."""
+    spec = CacheSpec.of(model, resolved.dtype)
+    storage = Storage(
+        spec,
+        num_pages=resolved.num_pages,
+        page_size=config.page_size,
+        num_slots=resolved.max_num_seqs,
+        device=resolved.device,
+    )
+    scheduler = Scheduler(
+        Pool(resolved.num_pages),
+        Pool(resolved.max_num_seqs),
+        page_size=config.page_size,
+        max_step_tokens=config.max_step_tokens,
+    )
+    runner = Runner(Qwen(model, tensors), storage, page_size=config.page_size, usable_tokens=vocabulary.size)
+    return Engine(scheduler, runner)

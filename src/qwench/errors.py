@@ -1,0 +1,74 @@
+"""Everything that can go wrong, as one tree.
+
+    QwenchError                        a sentence for the user; carries an HTTP status and an exit code
+    ├── UsageError                     the command line or an argument is wrong
+    ├── ConfigError                    config.json (or another side file) cannot be used
+    ├── CheckpointError                a weight file is missing, damaged or does not fit
+    ├── ModelNotFound                  the name leads to no model
+    ├── TemplateError                  the chat template is missing or refuses the messages
+    ├── RequestError                   one request is wrong; names the field in ``param``
+    │   └── ContextLengthExceeded      prompt and answer do not fit the window
+    ├── Overloaded                     the queue is full; try again later
+    ├── EngineUnavailable              the engine is loading, stopping or has failed
+    └── OutputError                    results cannot be written
+
+A message names the field or file, the reason and the fix. Bugs are asserts and keep their traceback.
+This file knows nothing of HTTP frameworks or argument parsers; they read ``status`` and ``exit_code``.
+"""
+
+
+class QwenchError(Exception):
+    """Base of all expected failures.
+
+    ``status``: HTTP status; ``exit_code``: of the command; ``type`` and ``code``: OpenAI's error fields.
+    """
+
+    status = 500
+    exit_code = 1
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class UsageError(QwenchError):
+    status, exit_code, type = 400, 2, "invalid_request_error"
+
+
+class ConfigError(QwenchError):
+    exit_code = 3
+
+
+class CheckpointError(QwenchError):
+    exit_code = 4
+
+
+class ModelNotFound(QwenchError):
+    status, exit_code, type, code = 404, 5, "invalid_request_error", "model_not_found"
+
+
+class TemplateError(QwenchError):
+    status, exit_code, type = 400, 6, "invalid_request_error"
+
+
+class RequestError(QwenchError):
+    status, exit_code, type = 400, 7, "invalid_request_error"
+
+
+class ContextLengthExceeded(RequestError):
+    code = "context_length_exceeded"
+
+
+class Overloaded(QwenchError):
+    status, exit_code, type, code = 429, 8, "rate_limit_error", "queue_full"
+
+
+class EngineUnavailable(QwenchError):
+    status, exit_code, type, code = 503, 9, "server_error", "engine_unavailable"
+
+
+class OutputError(QwenchError):
+    exit_code = 10

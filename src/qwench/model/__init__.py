@@ -1,0 +1,1 @@
+"""The language model: one input type (batch), one file (qwen), one declaration of parameters."""

@@ -1,0 +1,137 @@
+"""The whole language model, top to bottom: Qwen3.5 (Gated DeltaNet + gated attention, dense or sparse) and Qwen3.
+
+It reads one Batch and the cached tensors of the sequences in it. It does not know requests, checkpoints or bits: a
+weight is whatever ops.linear can multiply with. Differences between the two families are fields of ModelConfig.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+
+from qwench.config import ModelConfig
+from qwench.model.batch import Batch, CacheTensors
+from qwench.model.parameters import declare
+from qwench.ops import rotary
+from qwench.ops.activation import sigmoid_multiply, silu_multiply
+from qwench.ops.attention import paged_attention
+from qwench.ops.delta_rule import causal_conv, gated_delta_rule
+from qwench.ops.linear import Dense, Weight, embed, expert_mlp, linear, route
+from qwench.ops.norm import gated_rms_norm, rms_norm
+from qwench.ops.rows import Rows
+
+Angles = tuple[torch.Tensor, torch.Tensor]  # cos and sin, [T, rotary_dim / 2]
+
+
+class Qwen:
+    """The model of ``config`` over ``tensors`` named as in model/parameters. All tensors share one device."""
+
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.config = config
+        specs = declare(config)
+        assert tensors.keys() == specs.keys(), f"parameters differ: {sorted(tensors.keys() ^ specs.keys())[:5]}"
+        kinds = {name: spec.kind for name, spec in specs.items()}
+        self.weights: dict[str, Weight] = {
+            name: Dense(tensor) for name, tensor in tensors.items() if kinds[name] in ("table", "matrix", "experts")
+        }
+        self.vectors = {name: tensor for name, tensor in tensors.items() if name not in self.weights}
+        device = tensors["embedding"].device
+        self.frequencies = rotary.frequencies(config.rope).to(device)
+        self.axes = rotary.axes(config.rope).to(device)
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
+        """Logits [L, V] in fp32 for ``batch.logit_tokens``; the cache is advanced by the whole batch."""
+        hidden = self.hidden_states(batch, cache)[batch.logit_tokens]
+        head = self.weights["embedding" if self.config.tie_embeddings else "head"]
+        return linear(hidden, head).float()
+
+    def hidden_states(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
+        """[T, H] after the final norm."""
+        yarn = self.config.rope.yarn
+        factor = yarn.attention_factor if yarn else 1.0
+        angles = rotary.cos_sin(batch.positions, self.frequencies, self.axes, factor)
+        x = embed(batch.token_ids, self.weights["embedding"])
+        attention_index = delta_index = 0
+        for index, layer_type in enumerate(self.config.layer_types):
+            name = f"layers.{index}"
+            normed = self._norm(x, f"{name}.mixer_norm")
+            if layer_type == "full_attention":
+                cached = cache.keys[attention_index], cache.values[attention_index]
+                x = x + self._attention(normed, f"{name}.attention", angles, cached, batch.rows)
+                attention_index += 1
+            else:
+                states = cache.conv[delta_index], cache.recurrent[delta_index]
+                x = x + self._delta_net(normed, f"{name}.delta", states, batch.rows)
+                delta_index += 1
+            normed = self._norm(x, f"{name}.mlp_norm")
+            sparse = self.config.sparse_layers[index]
+            x = x + (self._experts(normed, f"{name}.moe") if sparse else self._mlp(normed, f"{name}.mlp"))
+        return self._norm(x, "final_norm")
+
+    def _attention(
+        self, x: torch.Tensor, name: str, angles: Angles, cached: tuple[torch.Tensor, torch.Tensor], rows: Rows
+    ) -> torch.Tensor:
+        """Attention with normed queries and keys; in Qwen3.5 each head's output passes a sigmoid gate."""
+        config = self.config
+        query = self._linear(x, f"{name}.query").view(len(x), config.num_heads, -1)
+        gate = None
+        if config.attention_gate:  # [T, Hq, 2D]: per head, first the query, then its gate
+            query, gate = query.chunk(2, dim=-1)
+        key = self._linear(x, f"{name}.key").view(len(x), config.num_kv_heads, -1)
+        value = self._linear(x, f"{name}.value").view(len(x), config.num_kv_heads, -1)
+        query = rotary.rotate(self._norm(query, f"{name}.query_norm"), *angles)
+        key = rotary.rotate(self._norm(key, f"{name}.key_norm"), *angles)
+        mixed = paged_attention(query, key, value, *cached, rows)
+        if gate is not None:
+            mixed = sigmoid_multiply(mixed, gate)
+        return self._linear(mixed.flatten(1), f"{name}.output")
+
+    def _delta_net(
+        self, x: torch.Tensor, name: str, states: tuple[torch.Tensor, torch.Tensor], rows: Rows
+    ) -> torch.Tensor:
+        """Gated DeltaNet. From the convolution to the gated norm all is fp32: the readout is unnormalised."""
+        delta = self.config.delta
+        assert delta is not None
+        conv_states, recurrent_states = states
+        mixed = causal_conv(self._linear(x, f"{name}.qkv"), self.vectors[f"{name}.conv"], conv_states, rows)
+        query, key, value = torch.split(mixed, [delta.key_dim, delta.key_dim, delta.value_dim], dim=-1)
+        beta = torch.sigmoid(self._linear(x, f"{name}.beta").float())
+        step = F.softplus(self._linear(x, f"{name}.decay").float() + self.vectors[f"{name}.dt_bias"])
+        output = gated_delta_rule(
+            query.reshape(len(x), delta.num_key_heads, delta.key_head_dim),
+            key.reshape(len(x), delta.num_key_heads, delta.key_head_dim),
+            value.reshape(len(x), delta.num_value_heads, delta.value_head_dim),
+            -self.vectors[f"{name}.a_log"].exp() * step,
+            beta,
+            recurrent_states,
+            rows,
+        )  # [T, Hv, dv] fp32
+        gate = self._linear(x, f"{name}.gate").view(output.shape)
+        output = gated_rms_norm(output, gate, self.vectors[f"{name}.norm"], self.config.rms_norm_eps)
+        return self._linear(output.flatten(1), f"{name}.output")
+
+    def _mlp(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        hidden = silu_multiply(self._linear(x, f"{name}.gate"), self._linear(x, f"{name}.up"))
+        return self._linear(hidden, f"{name}.down")
+
+    def _experts(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        """The chosen experts and, in Qwen3.5, a shared expert behind a sigmoid gate of one number per token."""
+        moe = self.config.moe
+        assert moe is not None
+        router_logits = self._linear(x, f"{name}.router")
+        weights, experts = route(router_logits, moe.experts_per_token, normalise=moe.normalise_top_k)
+        output = expert_mlp(x, weights, experts, self.weights[f"{name}.gate_up"], self.weights[f"{name}.down"])
+        if moe.shared_intermediate_size:
+            shared = self._mlp(x, f"{name}.shared")
+            output = output + sigmoid_multiply(shared, self._linear(x, f"{name}.shared_gate"))
+        return output
+
+    def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return linear(x, self.weights[name])
+
+    def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        weight, config = self.vectors[name], self.config
+        return rms_norm(x, weight, config.rms_norm_eps, zero_centred=config.zero_centred_norms)

@@ -1,0 +1,64 @@
+"""Linear layers, embedding rows and expert feed-forwards over the weight types. A weight's type is its quantisation.
+
+Only Dense exists so far; packed low-bit types join here, and nothing above this file mentions bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from qwench.ops.activation import silu_multiply
+
+
+@dataclass(frozen=True)
+class Dense:
+    """An unquantised weight: [out, in], or [experts, out, in]."""
+
+    data: torch.Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        return self.data.numel() * self.data.element_size()
+
+
+Weight = Dense
+
+
+def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
+    """x [T, in] times weight [out, in] transposed: [T, out] in x's type."""
+    return F.linear(x, weight.data)
+
+
+def embed(token_ids: torch.Tensor, table: Weight) -> torch.Tensor:
+    """Rows [T, H] of the table [V, H] for token_ids [T]."""
+    return F.embedding(token_ids, table.data)
+
+
+def route(logits: torch.Tensor, experts_per_token: int, *, normalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Router logits [T, E] to (weights [T, k] fp32, expert ids [T, k]): softmax over all experts, then the top k."""
+    probabilities = torch.softmax(logits.float(), dim=-1)
+    weights, experts = torch.topk(probabilities, experts_per_token, dim=-1)
+    if normalise:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return weights, experts
+
+
+def expert_mlp(
+    x: torch.Tensor, weights: torch.Tensor, experts: torch.Tensor, gate_up: Weight, down: Weight
+) -> torch.Tensor:
+    """Sum over each token's experts of weight * down(silu(gate x) * up x).
+
+    x [T, H], weights [T, k] fp32, experts [T, k], gate_up [E, 2I, H] (gate rows first), down [E, H, I] -> [T, H].
+    Experts are visited in ascending order and summed in fp32, so the result does not depend on the batch's order.
+    """
+    total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    for expert in torch.unique(experts).tolist():
+        tokens, places = torch.where(experts == expert)
+        hidden = F.linear(x[tokens], gate_up.data[expert])
+        width = hidden.shape[-1] // 2
+        output = F.linear(silu_multiply(hidden[:, :width], hidden[:, width:]), down.data[expert])
+        total.index_add_(0, tokens, output.float() * weights[tokens, places, None])
+    return total.to(x.dtype)

@@ -1,0 +1,47 @@
+"""Rows: how T tokens of a step are divided among R sequences. The ragged layout every sequence operation shares.
+
+Tokens of a row are neighbours; rows of a single token come first, so that recurrent steps of many sequences are one
+slice. It does not know what a request is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Rows:
+    """``lengths``: tokens per row, T in all, ones first. ``contexts``: tokens in the cache after this step, per row.
+
+    ``page_table`` [R, P]: the pages of a row in order (padding is never read). ``kv_slots`` [T]: where the key and
+    value of each token are written, page * page_size + offset. ``state_slots`` [R]: the recurrent state of each row.
+    """
+
+    lengths: tuple[int, ...]
+    contexts: tuple[int, ...]
+    page_table: torch.Tensor
+    page_size: int
+    kv_slots: torch.Tensor
+    state_slots: torch.Tensor
+
+    @property
+    def num_single(self) -> int:
+        """How many leading rows hold exactly one token."""
+        return next((index for index, length in enumerate(self.lengths) if length > 1), len(self.lengths))
+
+    def spans(self, first: int = 0) -> Iterator[tuple[int, slice]]:
+        """(row, its slice of the T tokens) from row ``first`` on."""
+        start = sum(self.lengths[:first])
+        for row in range(first, len(self.lengths)):
+            yield row, slice(start, start + self.lengths[row])
+            start += self.lengths[row]
+
+    def context_slots(self, row: int) -> torch.Tensor:
+        """[context] the cache slots of everything the row's last token may see, oldest first."""
+        context = self.contexts[row]
+        pages = self.page_table[row, : -(-context // self.page_size)]
+        offsets = torch.arange(self.page_size, device=pages.device)
+        return (pages[:, None] * self.page_size + offsets).flatten()[:context]

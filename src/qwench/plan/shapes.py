@@ -1,0 +1,293 @@
+"""The published shapes as data, and what follows from a shape alone: parameters, bytes, cache and state sizes.
+
+One place counts parameters: ``text_tensors`` lists the text model's tensors from the configuration, everything else
+sums over it. Knows neither torch nor a file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qwench.config import DeltaNetConfig, LayerType, ModelConfig, MoeConfig, RopeConfig, VisionConfig
+from qwench.family import PUBLISHED
+
+KiB, MiB = 2**10, 2**20
+FULL: LayerType = "full_attention"
+LINEAR: LayerType = "linear_attention"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One published model: ``short_name`` (qwen3.5:4b), ``hub_id`` (Qwen/Qwen3.5-4B) and its configuration."""
+
+    short_name: str
+    hub_id: str
+    config: ModelConfig
+
+    @property
+    def title(self) -> str:
+        return self.hub_id.partition("/")[2]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What differs between the sizes of one generation. ``experts`` is (number, per token, width), None if dense."""
+
+    hidden: int
+    layers: int
+    heads: tuple[int, int]  # query heads, key/value heads
+    tied: bool
+    intermediate: int = 0
+    experts: tuple[int, int, int] | None = None
+    value_heads: int = 0  # of Gated DeltaNet
+    vision: tuple[int, int, int, int] = (0, 0, 0, 0)  # depth, hidden, heads, intermediate
+
+
+_SMALL, _MEDIUM, _LARGE = (12, 768, 12, 3072), (24, 1024, 16, 4096), (27, 1152, 16, 4304)
+_QWEN35 = {
+    "0.8b": _Row(1024, 24, (8, 2), True, 3584, value_heads=16, vision=_SMALL),
+    "2b": _Row(2048, 24, (8, 2), True, 6144, value_heads=16, vision=_MEDIUM),
+    "4b": _Row(2560, 32, (16, 4), True, 9216, value_heads=32, vision=_MEDIUM),
+    "9b": _Row(4096, 32, (16, 4), False, 12288, value_heads=32, vision=_LARGE),
+    "27b": _Row(5120, 64, (24, 4), False, 17408, value_heads=48, vision=_LARGE),
+    "35b-a3b": _Row(2048, 40, (16, 2), False, experts=(256, 8, 512), value_heads=32, vision=_LARGE),
+    "122b-a10b": _Row(3072, 48, (32, 2), False, experts=(256, 8, 1024), value_heads=64, vision=_LARGE),
+    "397b-a17b": _Row(4096, 60, (32, 2), False, experts=(512, 10, 1024), value_heads=64, vision=_LARGE),
+}
+_QWEN3 = {
+    "0.6b": _Row(1024, 28, (16, 8), True, 3072),
+    "1.7b": _Row(2048, 28, (16, 8), True, 6144),
+    "4b": _Row(2560, 36, (32, 8), True, 9728),
+    "8b": _Row(4096, 36, (32, 8), False, 12288),
+    "14b": _Row(5120, 40, (40, 8), False, 17408),
+    "32b": _Row(5120, 64, (64, 8), False, 25600),
+    "30b-a3b": _Row(2048, 48, (32, 4), False, experts=(128, 8, 768)),
+    "235b-a22b": _Row(4096, 94, (64, 4), False, experts=(128, 8, 1536)),
+}
+
+
+def _qwen35(row: _Row) -> ModelConfig:
+    depth, hidden, heads, intermediate = row.vision
+    return ModelConfig(
+        model_type="qwen3_5_moe" if row.experts else "qwen3_5",
+        vocab_size=248320,
+        hidden_size=row.hidden,
+        intermediate_size=row.intermediate,
+        num_heads=row.heads[0],
+        num_kv_heads=row.heads[1],
+        head_dim=256,
+        layer_types=(LINEAR, LINEAR, LINEAR, FULL) * (row.layers // 4),
+        sparse_layers=(row.experts is not None,) * row.layers,
+        attention_gate=True,
+        zero_centred_norms=True,
+        rms_norm_eps=1e-6,
+        tie_embeddings=row.tied,
+        max_positions=262144,
+        rope=RopeConfig(theta=1e7, rotary_dim=64, mrope_section=(11, 11, 10), yarn=None),
+        delta=DeltaNetConfig(16, row.value_heads, key_head_dim=128, value_head_dim=128, conv_kernel=4),
+        moe=MoeConfig(*row.experts, row.experts[2], normalise_top_k=True) if row.experts else None,
+        vision=VisionConfig(depth, hidden, heads, intermediate, row.hidden, 2304, 16, 2, 2, 3),
+        num_mtp_layers=1,
+        eos_token_ids=(248046, 248044),
+        image_token_id=248056,
+        video_token_id=248057,
+        dtype="bfloat16",
+    )
+
+
+def _qwen3(row: _Row) -> ModelConfig:
+    return ModelConfig(
+        model_type="qwen3_moe" if row.experts else "qwen3",
+        vocab_size=151936,
+        hidden_size=row.hidden,
+        intermediate_size=row.intermediate,
+        num_heads=row.heads[0],
+        num_kv_heads=row.heads[1],
+        head_dim=128,
+        layer_types=(FULL,) * row.layers,
+        sparse_layers=(row.experts is not None,) * row.layers,
+        attention_gate=False,
+        zero_centred_norms=False,
+        rms_norm_eps=1e-6,
+        tie_embeddings=row.tied,
+        max_positions=40960,
+        rope=RopeConfig(theta=1e6, rotary_dim=128, mrope_section=None, yarn=None),
+        delta=None,
+        moe=MoeConfig(*row.experts, 0, normalise_top_k=True) if row.experts else None,
+        vision=None,
+        num_mtp_layers=0,
+        eos_token_ids=(151645, 151643),
+        image_token_id=None,
+        video_token_id=None,
+        dtype="bfloat16",
+    )
+
+
+def _published() -> Iterator[Shape]:
+    for generation, rows, build in (("qwen3.5", _QWEN35, _qwen35), ("qwen3", _QWEN3, _qwen3)):
+        for size, row in rows.items():
+            name = f"{generation}:{size}"
+            yield Shape(name, PUBLISHED[name], build(row))
+
+
+SHAPES: tuple[Shape, ...] = tuple(_published())
+
+
+def lookup(name: str) -> Shape | None:
+    """The shape with this short name (qwen3.5:4b), Hub id (Qwen/Qwen3.5-4B) or title (Qwen3.5-4B), in any case."""
+    wanted = name.lower()
+    for shape in SHAPES:
+        if wanted in (shape.short_name, shape.hub_id.lower(), shape.title.lower()):
+            return shape
+    return None
+
+
+def text_tensors(config: ModelConfig) -> Iterator[tuple[int, ...]]:
+    """The shape of every tensor of the text model, as it lies in a BF16 checkpoint with fused experts."""
+    yield (config.vocab_size, config.hidden_size)
+    for kind, sparse in zip(config.layer_types, config.sparse_layers, strict=True):
+        yield from _layer(config, kind, sparse)
+    yield (config.hidden_size,)
+    if not config.tie_embeddings:
+        yield (config.vocab_size, config.hidden_size)
+
+
+def _layer(config: ModelConfig, kind: LayerType, sparse: bool) -> Iterator[tuple[int, ...]]:
+    yield (config.hidden_size,)
+    yield from _attention(config) if kind == FULL else _delta_net(config)
+    yield (config.hidden_size,)
+    yield from _experts(config) if sparse else _swiglu(config.intermediate_size, config.hidden_size)
+
+
+def _attention(config: ModelConfig) -> Iterator[tuple[int, ...]]:
+    hidden, dim = config.hidden_size, config.head_dim
+    yield (config.num_heads * dim * (2 if config.attention_gate else 1), hidden)
+    yield (config.num_kv_heads * dim, hidden)
+    yield (config.num_kv_heads * dim, hidden)
+    yield (hidden, config.num_heads * dim)
+    yield (dim,)
+    yield (dim,)
+
+
+def _delta_net(config: ModelConfig) -> Iterator[tuple[int, ...]]:
+    delta, hidden = config.delta, config.hidden_size
+    assert delta is not None, "a linear_attention layer needs config.delta"
+    yield (delta.conv_dim, hidden)
+    yield (delta.value_dim, hidden)
+    yield from ((delta.num_value_heads, hidden),) * 2
+    yield (delta.conv_dim, 1, delta.conv_kernel)
+    yield from ((delta.num_value_heads,),) * 2
+    yield (delta.value_head_dim,)
+    yield (hidden, delta.value_dim)
+
+
+def _experts(config: ModelConfig) -> Iterator[tuple[int, ...]]:
+    moe, hidden = config.moe, config.hidden_size
+    assert moe is not None, "a sparse layer needs config.moe"
+    yield (moe.num_experts, hidden)
+    yield (moe.num_experts, 2 * moe.intermediate_size, hidden)
+    yield (moe.num_experts, hidden, moe.intermediate_size)
+    if moe.shared_intermediate_size:
+        yield from _swiglu(moe.shared_intermediate_size, hidden)
+        yield (1, hidden)
+
+
+def _swiglu(width: int, hidden: int) -> Iterator[tuple[int, ...]]:
+    yield (width, hidden)
+    yield (width, hidden)
+    yield (hidden, width)
+
+
+def vision_tensors(config: ModelConfig) -> Iterator[tuple[int, ...]]:
+    """The shape of every tensor of the vision tower; nothing where there is none. All its layers have biases."""
+    vision = config.vision
+    if vision is None:
+        return
+    hidden, merged = vision.hidden_size, vision.hidden_size * vision.spatial_merge_size**2
+    patch = (vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
+    yield (hidden, *patch)
+    yield (hidden,)
+    yield (vision.num_position_embeddings, hidden)
+    for _ in range(vision.depth):
+        yield from ((hidden,),) * 4  # two LayerNorms
+        for rows, columns in ((3 * hidden, hidden), (hidden, hidden)):
+            yield from ((rows, columns), (rows,))
+        for rows, columns in ((vision.intermediate_size, hidden), (hidden, vision.intermediate_size)):
+            yield from ((rows, columns), (rows,))
+    yield from ((hidden,), (hidden,))
+    for rows, columns in ((merged, merged), (vision.out_hidden_size, merged)):
+        yield from ((rows, columns), (rows,))
+
+
+def mtp_tensors(config: ModelConfig) -> Iterator[tuple[int, ...]]:
+    """The shape of every tensor of the multi-token prediction head; embedding and head are the text model's own."""
+    if config.num_mtp_layers == 0:
+        return
+    hidden = config.hidden_size
+    yield (hidden, 2 * hidden)
+    yield from ((hidden,),) * 3
+    for _ in range(config.num_mtp_layers):
+        yield from _layer(config, FULL, sparse=config.moe is not None)
+
+
+def text_parameters(config: ModelConfig) -> int:
+    return sum(map(math.prod, text_tensors(config)))
+
+
+def vision_parameters(config: ModelConfig) -> int:
+    return sum(map(math.prod, vision_tensors(config)))
+
+
+def mtp_parameters(config: ModelConfig) -> int:
+    return sum(map(math.prod, mtp_tensors(config)))
+
+
+def total_parameters(config: ModelConfig) -> int:
+    """Everything in the published checkpoint: text model, vision tower and multi-token prediction head."""
+    return text_parameters(config) + vision_parameters(config) + mtp_parameters(config)
+
+
+def active_parameters(config: ModelConfig) -> int:
+    """Text parameters that one token multiplies with, the head included and an untied embedding (one row) not."""
+    active = text_parameters(config)
+    if not config.tie_embeddings:
+        active -= config.vocab_size * config.hidden_size
+    if config.moe is not None:
+        idle = config.moe.num_experts - config.moe.experts_per_token
+        active -= sum(config.sparse_layers) * idle * 3 * config.hidden_size * config.moe.intermediate_size
+    return active
+
+
+def tensor_counts(config: ModelConfig) -> tuple[int, int, int]:
+    """How many tensors the published checkpoint has: text, vision, mtp."""
+    parts = (text_tensors(config), vision_tensors(config), mtp_tensors(config))
+    return (sum(1 for _ in parts[0]), sum(1 for _ in parts[1]), sum(1 for _ in parts[2]))
+
+
+def bytes_at(parameters: int, bits: float) -> int:
+    """Bytes of so many parameters at ``bits`` each, scales and headers not counted."""
+    return math.ceil(parameters * bits / 8)
+
+
+def kv_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
+    """Key and value bytes that one token adds, over all full-attention layers."""
+    return config.layer_types.count(FULL) * 2 * config.num_kv_heads * config.head_dim * bytes_per_value
+
+
+def recurrent_state_bytes(config: ModelConfig) -> int:
+    """Bytes of one sequence's Gated DeltaNet states, which are float32 always; independent of its length."""
+    delta = config.delta
+    if delta is None:
+        return 0
+    state = delta.num_value_heads * delta.key_head_dim * delta.value_head_dim
+    return config.layer_types.count(LINEAR) * state * 4
+
+
+def conv_state_bytes(config: ModelConfig, bytes_per_value: int = 2) -> int:
+    """Bytes of one sequence's convolution states: the last ``conv_kernel - 1`` inputs of each channel."""
+    delta = config.delta
+    if delta is None:
+        return 0
+    return config.layer_types.count(LINEAR) * (delta.conv_kernel - 1) * delta.conv_dim * bytes_per_value

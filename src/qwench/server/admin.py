@@ -1,0 +1,149 @@
+"""The routes around the model: models, health, version, tokens and templates, documentation."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+
+from fastapi import APIRouter, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.responses import HTMLResponse, Response
+
+from qwench import __version__
+from qwench.errors import RequestError
+from qwench.server.body import parse, read_body
+from qwench.server.docs import page
+from qwench.server.errors import RETRY_AFTER, json_response
+from qwench.server.prepare import check_model, render, thinking_switch
+from qwench.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, components, shape
+from qwench.server.service import Service
+
+
+def body_of(name: str) -> dict[str, object]:
+    """The OpenAPI entry of a route whose JSON body is the component ``name``."""
+    schema = {"$ref": f"#/components/schemas/{name}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def model_routes(service: Service) -> APIRouter:
+    """``/v1/models``, ``/health``, ``/version`` and ``/``."""
+    router = APIRouter()
+
+    def model_card() -> dict[str, object]:
+        window = service.client.max_model_len
+        return {
+            "id": service.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "qwench",
+            "context_length": window,
+            "max_model_len": window,
+        }
+
+    @router.get("/v1/models")
+    async def list_models() -> Response:
+        """The served model."""
+        return json_response({"object": "list", "data": [model_card()]})
+
+    @router.get("/v1/models/{name:path}")
+    async def get_model(name: str) -> Response:
+        """The served model, by its name."""
+        check_model(name, service.settings.names)
+        return json_response(model_card())
+
+    @router.get("/health")
+    async def health() -> Response:
+        """200 when requests are answered, 503 before and after, with the progress of loading; needs no key."""
+        status = service.client.status()
+        told: dict[str, object] = {"status": status.state, "model": service.name}
+        if status.state != "ready":
+            return json_response({**told, "progress": round(status.loaded, 3)}, 503, {"retry-after": str(RETRY_AFTER)})
+        config = {**asdict(service.client.config), "model": service.name, "max_model_len": service.client.max_model_len}
+        return json_response({**told, "progress": 1.0, "config": config, "resolved": service.client.banner()})
+
+    @router.get("/version")
+    async def version() -> Response:
+        """The version of Qwench."""
+        return json_response({"version": __version__})
+
+    @router.get("/")
+    async def root() -> Response:
+        """What this is."""
+        return json_response({"name": "qwench", "version": __version__, "model": service.name, "docs": "/docs"})
+
+    return router
+
+
+def token_routes(service: Service) -> APIRouter:
+    """``/tokenize``, ``/detokenize`` and ``/apply-template``."""
+    router = APIRouter()
+    text, limit = service.text, service.settings.max_body_bytes
+
+    @router.post("/tokenize", openapi_extra=body_of("TokenizeRequest"))
+    async def tokenize(request: Request) -> Response:
+        """Token ids of a text (prompt or content), or of messages through the chat template."""
+        asked = shape(TokenizeRequest, _present(parse(await read_body(request, limit))))
+        return json_response(await asyncio.to_thread(_tokenize, service, asked))
+
+    @router.post("/detokenize", openapi_extra=body_of("DetokenizeRequest"))
+    async def detokenize(request: Request) -> Response:
+        """The text of token ids, special tokens included."""
+        asked = shape(DetokenizeRequest, parse(await read_body(request, limit)))
+        for token in asked.tokens:
+            if not 0 <= token < text.tokenizer.size:
+                last = text.tokenizer.size - 1
+                raise RequestError(f"tokens holds {token}; this model's ids are 0 to {last}.", param="tokens")
+        told = text.tokenizer.decode(asked.tokens, skip_special_tokens=False)
+        return json_response({"prompt": told, "content": told})
+
+    @router.post("/apply-template", openapi_extra=body_of("TemplateRequest"))
+    async def apply_template(request: Request) -> Response:
+        """The prompt the chat template makes of messages."""
+        asked = shape(TemplateRequest, _present(parse(await read_body(request, limit))))
+        return json_response({"prompt": await asyncio.to_thread(_render, service, asked.messages, asked)})
+
+    return router
+
+
+def docs_routes(service: Service, routes: list[APIRoute]) -> APIRouter:
+    """``/docs`` and ``/openapi.json`` over ``routes``."""
+    router = APIRouter()
+
+    @router.get("/docs")
+    async def docs() -> Response:
+        """This page."""
+        return HTMLResponse(page(service.name, routes))
+
+    @router.get("/openapi.json")
+    async def openapi() -> Response:
+        """The OpenAPI document."""
+        document = get_openapi(title="Qwench", version=__version__, routes=routes)
+        document.setdefault("components", {}).setdefault("schemas", {}).update(components())
+        return json_response(document)
+
+    return router
+
+
+def _present(fields: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _render(service: Service, messages: list[dict[str, object]], asked: TokenizeRequest | TemplateRequest) -> str:
+    thinking = thinking_switch(asked.enable_thinking, asked.chat_template_kwargs)
+    return render(service.text, messages, asked.tools, thinking, asked.chat_template_kwargs)
+
+
+def _tokenize(service: Service, asked: TokenizeRequest) -> dict[str, object]:
+    tokenizer = service.text.tokenizer
+    told = asked.content if asked.prompt is None else asked.prompt
+    if (told is None) == (asked.messages is None):
+        raise RequestError("prompt is missing; send prompt (or content), or messages.", param="prompt")
+    if asked.messages is not None:
+        told = _render(service, asked.messages, asked)
+    assert told is not None
+    ids = tokenizer.encode(told) if asked.parse_special else tokenizer.encode_plain(told)
+    answer: dict[str, object] = {"count": len(ids), "max_model_len": service.client.max_model_len, "tokens": ids}
+    if asked.return_token_strs:
+        answer["token_strs"] = [tokenizer.token_text(token) for token in ids]
+    return answer

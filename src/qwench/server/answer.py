@@ -1,0 +1,267 @@
+"""The answer to one request: the engine's token events of all its choices, turned into one stream of deltas.
+
+Every shape of response (one JSON body or a stream of chunks, chat or completion) is folded from this stream, so
+streaming and not streaming cannot differ. Knows no HTTP and no response format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from qwench.engine.request import TokenEvent, TokenLogprob
+from qwench.errors import EngineUnavailable, QwenchError
+from qwench.server.prepare import Prepared, Prompt
+from qwench.text.model import ModelText
+from qwench.text.stream import AnswerStream, Piece
+
+if TYPE_CHECKING:
+    from qwench.engine.client import EngineClient, Generation
+
+logger = logging.getLogger(__name__)
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What was added to choice ``index``. An ``echo`` is the prompt itself; ``end`` carries the finish reason.
+
+    ``logprobs`` belong to the content tokens whose text this delta completes (to the prompt's, in an ``echo``).
+    """
+
+    index: int
+    kind: Literal["echo", "reasoning", "content", "end"]
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class Choice:
+    """One choice: reads its generation's events and tells what they add."""
+
+    def __init__(self, index: int, prompt: Prompt, text: ModelText, prepared: Prepared, generation: Generation) -> None:
+        self.index = index
+        self.prompt = prompt
+        self.generation = generation
+        self.finished = False
+        self.cached_tokens = 0
+        self._tokenizer = text.tokenizer
+        self._stream = AnswerStream(
+            text.tokenizer,
+            stop=prepared.sampling.stop_strings,
+            thinking_open=prepared.thinking_open,
+            split_thinking=prepared.split_thinking,
+            skip_special_tokens=prepared.sampling.skip_special_tokens,
+            include_stop=prepared.sampling.include_stop_str_in_output,
+        )
+        self._echo_due = prompt.echo is not None
+        self._prompt_logprobs: list[TokenLogprob] = []
+        self._pending: list[TokenLogprob] = []  # of tokens whose text is still held back
+        self._content_begun = False
+
+    @property
+    def num_tokens(self) -> int:
+        return self._stream.num_tokens
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return self._stream.reasoning_tokens
+
+    def take(self, event: TokenEvent) -> list[Delta]:
+        """What ``event`` adds. Raises QwenchError when the engine gave this choice up."""
+        if event.finish_reason == "error":
+            logger.error("the engine failed on a request: %s", event.error)
+            raise QwenchError("The engine failed on this request and dropped it; the server's log says why.")
+        if event.finish_reason == "abort":
+            raise EngineUnavailable("The engine stopped before the answer was complete; send the request again.")
+        self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
+        self._prompt_logprobs.extend(event.prompt_logprobs)
+        deltas: list[Delta] = []
+        if self._echo_due and (event.token_ids or event.finish_reason):
+            self._echo_due = False
+            deltas.append(Delta(self.index, "echo", self.prompt.echo or "", tuple(self._prompt_logprobs)))
+        for position, token in enumerate(event.token_ids):
+            deltas += self._token(token, event.logprobs[position] if event.logprobs else None)
+            if self._stream.stopped is not None:  # what was held back is (part of) the stop string
+                self._pending.clear()
+                return [*deltas, self._end("stop")]
+        if event.finish_reason is not None:
+            deltas += self._told(self._stream.finish())
+            deltas.append(self._end("length" if event.finish_reason == "length" else "stop"))
+        return deltas
+
+    def _token(self, token: int, logprob: TokenLogprob | None) -> list[Delta]:
+        before = self._stream.reasoning_tokens
+        pieces = self._stream.push([token])
+        reasoning = self._stream.reasoning_tokens > before
+        if logprob is not None and not reasoning and not self._is_border(token):
+            self._pending.append(logprob)
+        return self._told(pieces)
+
+    def _is_border(self, token: int) -> bool:
+        """Whether ``token`` is line breaks between the reasoning and the content, which belong to neither."""
+        if self._content_begun or not self._stream.reasoning_tokens:
+            return False
+        return not self._tokenizer.token_bytes(token).strip(b"\n")
+
+    def _told(self, pieces: Iterable[Piece]) -> list[Delta]:
+        deltas = []
+        for piece in pieces:
+            self._content_begun |= piece.kind == "content"
+            logprobs = self._release() if piece.kind == "content" else ()
+            deltas.append(Delta(self.index, piece.kind, piece.text, logprobs))
+        return deltas
+
+    def _end(self, reason: Literal["stop", "length"]) -> Delta:
+        self.finished = True
+        return Delta(self.index, "end", logprobs=self._release(), finish_reason=reason)
+
+    def _release(self) -> tuple[TokenLogprob, ...]:
+        released = tuple(self._pending)
+        self._pending.clear()
+        return released
+
+
+class Answer:
+    """All choices of one request, submitted on construction: choice ``p * n + i`` is answer i to prompt p.
+
+    Raises what the engine's ``submit`` raises, with nothing left running. Whoever holds an Answer calls ``abort``
+    when done with it, in whatever way it ended.
+    """
+
+    def __init__(
+        self, client: EngineClient, text: ModelText, prepared: Prepared, clock: Clock = time.monotonic
+    ) -> None:
+        self.prepared = prepared
+        self.choices: list[Choice] = []
+        self._clock = clock
+        self._started = clock()
+        self._first_token: float | None = None
+        self._last_token = self._started
+        self._client = client
+        sampling = prepared.sampling
+        try:
+            for prompt in prepared.prompts:
+                for number in range(sampling.n):
+                    generation = client.submit(prompt.token_ids, sampling.for_choice(number))
+                    self.choices.append(Choice(len(self.choices), prompt, text, prepared, generation))
+        except QwenchError:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Free everything the engine still holds for this answer; harmless when it is complete."""
+        for choice in self.choices:
+            choice.generation.abort()
+
+    async def deltas(self, silence: float | None = None) -> AsyncGenerator[Delta | None]:
+        """The deltas of all choices as they come; None whenever ``silence`` seconds passed without one."""
+        queue: asyncio.Queue[Delta | asyncio.Task[None]] = asyncio.Queue()
+        pumps = [asyncio.create_task(self._pump(choice, queue)) for choice in self.choices]
+        for pump in pumps:
+            pump.add_done_callback(queue.put_nowait)
+        running = len(pumps)
+        try:
+            while running:
+                try:
+                    async with asyncio.timeout(silence):
+                        item = await queue.get()
+                except TimeoutError:
+                    yield None
+                    continue
+                if isinstance(item, Delta):
+                    yield item
+                else:
+                    running -= 1
+                    item.result()  # a failed choice fails the whole answer
+        finally:
+            self.abort()
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def _pump(self, choice: Choice, queue: asyncio.Queue[Delta | asyncio.Task[None]]) -> None:
+        async for event in choice.generation:
+            if event.token_ids:
+                self._last_token = self._clock()
+                self._first_token = self._first_token or self._last_token
+            if event.finish_reason == "error" and self._client.status().state != "ready":
+                break
+            for delta in choice.take(event):
+                queue.put_nowait(delta)
+            if choice.finished:
+                choice.generation.abort()  # a stop string is our finding; the engine would go on
+                return
+        raise EngineUnavailable("The engine stopped before the answer was complete; send the request again.")
+
+    def usage(self) -> dict[str, object]:
+        """OpenAI's ``usage``: each prompt counts once, whatever n; end-of-answer ids are not counted."""
+        prompt_tokens = sum(len(prompt.token_ids) for prompt in self.prepared.prompts)
+        completion_tokens = sum(choice.num_tokens for choice in self.choices)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self._cached_tokens()},
+            "completion_tokens_details": {"reasoning_tokens": sum(choice.reasoning_tokens for choice in self.choices)},
+        }
+
+    def timings(self) -> dict[str, object]:
+        """Under llama.cpp's names: counts, milliseconds, rates. Prompt time runs from submission to the first token."""
+        cached = self._cached_tokens()
+        read = sum(len(prompt.token_ids) for prompt in self.prepared.prompts) - cached
+        told = sum(choice.num_tokens for choice in self.choices)
+        first = self._last_token if self._first_token is None else self._first_token
+        reading, telling = 1000 * (first - self._started), 1000 * (self._last_token - first)
+        return {
+            "cache_n": cached,
+            "prompt_n": read,
+            "prompt_ms": round(reading, 3),
+            "prompt_per_second": _rate(read, reading),
+            "predicted_n": told,
+            "predicted_ms": round(telling, 3),
+            "predicted_per_second": _rate(told - 1, telling),  # the first token came with the prompt
+        }
+
+    def _cached_tokens(self) -> int:
+        return sum(choice.cached_tokens for choice in self.choices[:: self.prepared.sampling.n])
+
+
+def _rate(count: int, milliseconds: float) -> float:
+    return round(1000 * count / milliseconds, 3) if count > 0 and milliseconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """What every body and chunk of one response repeats; ``created`` is in seconds since 1970."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+
+
+class Format(Protocol):
+    """How a kind of response is written: chunk by chunk, or as one body folded from the same deltas."""
+
+    def chunks(self, delta: Delta) -> list[dict[str, object]]: ...
+
+    def closing(self) -> list[dict[str, object]]: ...
+
+    def add(self, delta: Delta) -> None: ...
+
+    def body(self) -> dict[str, object]: ...
+
+
+async def whole(answer: Answer, form: Format) -> dict[str, object]:
+    """The complete answer as one body. Raises QwenchError."""
+    async with aclosing(answer.deltas()) as deltas:
+        async for delta in deltas:
+            if delta is not None:
+                form.add(delta)
+    return form.body()

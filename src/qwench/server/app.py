@@ -1,0 +1,155 @@
+"""The application: the gate every request passes (id, key, last resort), and the routes that generate.
+
+Knows no engine beyond ``submit`` and no text beyond what ``prepare`` makes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qwench import __version__
+from qwench.errors import QwenchError
+from qwench.server.admin import body_of, docs_routes, model_routes, token_routes
+from qwench.server.answer import Answer, Format, Head, whole
+from qwench.server.body import parse, read_body
+from qwench.server.chat import ChatFormat
+from qwench.server.completions import CompletionFormat
+from qwench.server.errors import (
+    InternalError,
+    InvalidApiKey,
+    error_response,
+    json_response,
+    on_http_error,
+    on_qwench_error,
+)
+from qwench.server.prepare import Prepared, prepare_chat, prepare_completion
+from qwench.server.service import ServerSettings, Service
+from qwench.server.sse import ClientGone, EventStream, unless_gone
+from qwench.text.model import ModelText
+from qwench.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from qwench.engine.client import EngineClient
+
+logger = logging.getLogger(__name__)
+
+Prepare = Callable[[Mapping[str, object], ModelText, Sequence[str]], Prepared]
+MakeFormat = Callable[[Head, Answer, Tokenizer], Format]
+WARNINGS_HEADER = "x-qwench-warnings"
+MAX_WARNINGS = 2000  # characters; proxies refuse long headers
+KEYLESS = frozenset({"/health"})
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+CLIENT_CLOSED = 499  # nobody reads it; the status nginx's logs made known
+
+
+class Gate:
+    """Around every request: gives it an id, checks the key, and turns a bug into a plain 500."""
+
+    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
+        self._app = app
+        self._key = None if api_key is None else _digest(api_key)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        sent = headers.get("x-request-id", "")
+        request_id = sent if REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
+        started = False
+
+        async def send_marked(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            if not self._admits(scope["path"], headers.get("authorization", "")):
+                reason = "The API key is missing or wrong; send it as `Authorization: Bearer KEY`."
+                refusal = error_response(InvalidApiKey(reason), {"www-authenticate": "Bearer"})
+                await refusal(scope, receive, send_marked)
+                return
+            await self._app(scope, receive, send_marked)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            if started:
+                raise  # the server closes the connection; there is no other way left to tell
+            reason = f"The server failed on request {request_id}; its log says why."
+            await error_response(InternalError(reason))(scope, receive, send_marked)
+
+    def _admits(self, path: str, authorization: str) -> bool:
+        if self._key is None or path in KEYLESS:
+            return True
+        scheme, _, key = authorization.partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(_digest(key.strip()), self._key)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -> FastAPI:
+    """The whole server. ``client`` may still be loading: requests that need it get 503 until it is ready."""
+    service = Service(client, text, settings)
+    app = FastAPI(title="Qwench", version=__version__, openapi_url=None, redirect_slashes=False)
+
+    @app.post("/v1/chat/completions", openapi_extra=body_of("ChatRequest"))
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation."""
+        return await generate(service, request, prepare_chat, ChatFormat, "chatcmpl")
+
+    @app.post("/v1/completions", openapi_extra=body_of("CompletionRequest"))
+    async def completions(request: Request) -> Response:
+        """Continue raw text or token ids."""
+        return await generate(service, request, prepare_completion, CompletionFormat, "cmpl")
+
+    for router in (model_routes(service), token_routes(service)):
+        app.include_router(router)
+    app.include_router(docs_routes(service, [route for route in app.routes if isinstance(route, APIRoute)]))
+    app.add_exception_handler(QwenchError, on_qwench_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_middleware(Gate, api_key=settings.api_key)
+    return app
+
+
+async def generate(
+    service: Service, request: Request, prepare: Prepare, make_format: MakeFormat, prefix: str
+) -> Response:
+    """One request from body to response. Everything that can be refused is refused before the first byte."""
+    raw = await read_body(request, service.settings.max_body_bytes)
+    # Rendering and tokenising a long conversation takes a while; other streams go on meanwhile.
+    prepared = await asyncio.to_thread(lambda: prepare(parse(raw), service.text, service.settings.names))
+    answer = Answer(service.client, service.text, prepared)
+    form = make_format(service.head(prefix), answer, service.text.tokenizer)
+    headers = _warning_header(prepared.warnings)
+    if prepared.stream:
+        return EventStream(answer, form, service.settings.keepalive, headers)
+    try:
+        return json_response(await unless_gone(request.receive, whole(answer, form)), headers=headers)
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED)
+    finally:
+        answer.abort()
+
+
+def _warning_header(warnings: Sequence[str]) -> dict[str, str]:
+    told = "; ".join(warnings)
+    if len(told) > MAX_WARNINGS:
+        told = f"{told[: MAX_WARNINGS - 3]}..."
+    return {WARNINGS_HEADER: told} if told else {}

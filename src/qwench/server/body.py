@@ -1,0 +1,50 @@
+"""Request bodies: read within the size limit, parsed strictly, with the place of every mistake."""
+
+from __future__ import annotations
+
+import json
+from typing import NoReturn
+
+from starlette.requests import Request
+
+from qwench.errors import RequestError
+from qwench.server.errors import BodyTooLarge
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The raw body. Raises BodyTooLarge as soon as more than ``limit`` bytes are announced or have come."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limit:
+            raise _too_large(limit)
+    return bytes(body)
+
+
+def parse(body: bytes) -> dict[str, object]:
+    """The body as a JSON object. Raises RequestError with line and column."""
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise RequestError(f"The body is not UTF-8 at byte {error.start}; send JSON in UTF-8.") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise RequestError(f"The body is not valid JSON at {where}: {error.msg}.") from None
+    except RecursionError:
+        raise RequestError("The body is nested too deeply; send flatter JSON.") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise RequestError(f"The body is not usable JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise RequestError("The body is not a JSON object; send {...}.")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise RequestError(f"The body is not valid JSON: {name} is not a JSON number.")
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {limit} bytes, the most this server reads; send less.")

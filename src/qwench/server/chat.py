@@ -1,0 +1,115 @@
+"""The shape of ``/v1/chat/completions``: chunks of a stream, or one body, from the same deltas. Knows no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from qwench.engine.request import TokenLogprob
+from qwench.server.answer import Answer, Delta, Head
+from qwench.text.tokenizer import Tokenizer
+
+LEAST_LOGPROB = -9999.0  # JSON has no minus infinity
+
+
+class ChatFormat:
+    """Writes one chat answer. Reasoning stands under both of its names: ``reasoning_content`` and ``reasoning``."""
+
+    def __init__(self, head: Head, answer: Answer, tokenizer: Tokenizer) -> None:
+        self._head = head
+        self._answer = answer
+        self._tokenizer = tokenizer
+        self._begun: set[int] = set()
+        self._ended = 0
+        self._deltas: list[list[Delta]] = [[] for _ in answer.choices]
+
+    def chunks(self, delta: Delta) -> list[dict[str, object]]:
+        """The chunks that tell ``delta``: the choice's role first, its finish reason last."""
+        chunks = []
+        if delta.index not in self._begun:
+            self._begun.add(delta.index)
+            chunks.append(self._chunk(delta.index, {"role": "assistant", "content": ""}))
+        if delta.kind == "end":
+            self._ended += 1
+            last = self._chunk(delta.index, {}, self._logprobs(delta.logprobs), delta.finish_reason)
+            if self._ended == len(self._answer.choices):
+                last["timings"] = self._answer.timings()
+            return [*chunks, last]
+        if delta.kind == "reasoning":
+            text: dict[str, object] = {"reasoning_content": delta.text, "reasoning": delta.text}
+            return [*chunks, self._chunk(delta.index, text)]
+        return [*chunks, self._chunk(delta.index, {"content": delta.text}, self._logprobs(delta.logprobs))]
+
+    def closing(self) -> list[dict[str, object]]:
+        """The usage chunk, when it was asked for."""
+        if not self._answer.prepared.include_usage:
+            return []
+        return [{**self._envelope("chat.completion.chunk"), "choices": [], "usage": self._answer.usage()}]
+
+    def add(self, delta: Delta) -> None:
+        self._deltas[delta.index].append(delta)
+
+    def body(self) -> dict[str, object]:
+        """The complete answer from all deltas added."""
+        return {
+            **self._envelope("chat.completion"),
+            "choices": [self._choice(index, deltas) for index, deltas in enumerate(self._deltas)],
+            "usage": self._answer.usage(),
+            "timings": self._answer.timings(),
+        }
+
+    def _choice(self, index: int, deltas: list[Delta]) -> dict[str, object]:
+        reasoning = "".join(delta.text for delta in deltas if delta.kind == "reasoning")
+        logprobs = [logprob for delta in deltas for logprob in delta.logprobs]
+        message: dict[str, object] = {
+            "role": "assistant",
+            "content": "".join(delta.text for delta in deltas if delta.kind == "content"),
+            "refusal": None,
+            "annotations": [],
+            "reasoning_content": reasoning or None,
+            "reasoning": reasoning or None,
+        }
+        wanted = self._answer.prepared.sampling.logprobs is not None
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": {"content": self._entries(logprobs), "refusal": None} if wanted else None,
+            "finish_reason": deltas[-1].finish_reason,
+        }
+
+    def _envelope(self, kind: str) -> dict[str, object]:
+        head = self._head
+        return {
+            "id": head.id,
+            "object": kind,
+            "created": head.created,
+            "model": head.model,
+            "system_fingerprint": head.fingerprint,
+        }
+
+    def _chunk(
+        self, index: int, delta: dict[str, object], logprobs: object = None, finish_reason: str | None = None
+    ) -> dict[str, object]:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        chunk = {**self._envelope("chat.completion.chunk"), "choices": [choice]}
+        if self._answer.prepared.include_usage:
+            chunk["usage"] = None  # the usage comes in a chunk of its own
+        return chunk
+
+    def _logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> dict[str, object] | None:
+        return {"content": self._entries(logprobs), "refusal": None} if logprobs else None
+
+    def _entries(self, logprobs: Iterable[TokenLogprob]) -> list[dict[str, object]]:
+        return [
+            {
+                **self._entry(logprob.token_id, logprob.logprob),
+                "top_logprobs": [self._entry(token, value) for token, value in logprob.top],
+            }
+            for logprob in logprobs
+        ]
+
+    def _entry(self, token: int, logprob: float) -> dict[str, object]:
+        return {
+            "token": self._tokenizer.token_text(token),
+            "logprob": max(logprob, LEAST_LOGPROB),
+            "bytes": list(self._tokenizer.token_bytes(token)),
+        }

@@ -1,0 +1,85 @@
+"""Failures as HTTP answers in OpenAI's shape. Statuses and sentences are those of ``qwench.errors``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from qwench.errors import QwenchError, RequestError
+
+RETRY_AFTER = 2  # seconds; queues and loading move within that order of time
+RETRIED = frozenset({429, 503})  # everything else fails again when repeated
+
+
+class InvalidApiKey(QwenchError):
+    """The Authorization header is missing or holds another key."""
+
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class BodyTooLarge(RequestError):
+    """The body is longer than the server reads."""
+
+    status, code = 413, "request_too_large"
+
+
+class NoSuchRoute(QwenchError):
+    """No route has this path."""
+
+    status, type, code = 404, "invalid_request_error", "unknown_url"
+
+
+class WrongMethod(QwenchError):
+    """The path has a route, but not for this method."""
+
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class InternalError(QwenchError):
+    """A bug; the log has its traceback."""
+
+    code = "internal_error"
+
+
+def encode(payload: Mapping[str, object]) -> bytes:
+    """Compact JSON in UTF-8; half surrogate pairs, which UTF-8 cannot hold, become question marks."""
+    return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def json_response(
+    payload: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(encode(payload), status, headers, media_type="application/json")
+
+
+def error_body(error: QwenchError) -> dict[str, object]:
+    """OpenAI's error object."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def error_response(error: QwenchError, headers: Mapping[str, str] | None = None) -> Response:
+    """``error`` as an answer that tells clients whether trying again can help."""
+    retry = {"retry-after": str(RETRY_AFTER)} if error.status in RETRIED else {"x-should-retry": "false"}
+    return json_response(error_body(error), error.status, {**retry, **(headers or {})})
+
+
+async def on_qwench_error(_request: Request, error: Exception) -> Response:
+    """Exception handler of the application."""
+    assert isinstance(error, QwenchError)
+    return error_response(error)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Exception handler for what the router refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    asked = f"{request.method} {ascii(request.url.path)[1:-1][:200]}"
+    if error.status_code == 404:
+        return error_response(NoSuchRoute(f"There is no {asked}; /docs lists the routes."))
+    if error.status_code == 405:
+        return error_response(WrongMethod(f"{asked} is not possible; /docs lists the routes."), error.headers)
+    assert error.status_code < 500, f"the router gave {error.status_code}"
+    return error_response(RequestError(f"{asked} was refused: {error.detail}."))

@@ -1,0 +1,253 @@
+"""From a request body to what the engine is asked: prompt ids, sampling, and how the answer is to be read.
+
+Used by the server and by the offline batch. Knows no HTTP and no engine; the text layer renders and tokenises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qwench.engine.request import SamplingParams
+from qwench.errors import ModelNotFound, RequestError, TemplateError
+from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
+from qwench.text.chat import ChatTemplate, normalise_messages
+from qwench.text.model import ModelText
+
+MAX_STOP_STRINGS = 32
+MAX_TOP_LOGPROBS = 20
+MAX_ANSWERS = 128  # prompts times n in one request
+COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
+TEMPLATE_OWN = frozenset({"messages", "tools", "add_generation_prompt"})
+SAMPLING_FIELDS = (
+    "n",
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: its ids, and its text when the request wants it echoed."""
+
+    token_ids: tuple[int, ...]
+    echo: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that is understood. ``sampling.n`` answers are wanted for each prompt.
+
+    ``thinking_open``: the prompt ends inside a thinking block. ``split_thinking``: reasoning is told apart
+    from content. ``warnings``: one per ignored field, for the warning header.
+    """
+
+    prompts: tuple[Prompt, ...]
+    sampling: SamplingParams
+    thinking_open: bool = False
+    split_thinking: bool = False
+    stream: bool = False
+    include_usage: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[str] = ()) -> Prepared:
+    """A ``/v1/chat/completions`` body; ``names`` are the served model's names (none: any name will do).
+
+    Raises RequestError, TemplateError or ModelNotFound.
+    """
+    fields, warnings = sift(body, "chat")
+    request = shape(ChatRequest, fields)
+    check_model(request.model, names)
+    thinking, warning = _thinking(request)
+    rendered = render(text, request.messages, chosen_tools(request), thinking, request.chat_template_kwargs)
+    thinking_open = template_of(text).prompt_opens_thinking(rendered)
+    own = {
+        "max_tokens": _max_tokens(request),
+        "logprobs": _chat_logprobs(request),
+    }
+    sampling = text.sampling(thinking_open, _asked(request, own))
+    prompts = (Prompt(tuple(text.tokenizer.encode(rendered))),)
+    return Prepared(
+        prompts=prompts,
+        sampling=sampling,
+        thinking_open=thinking_open,
+        split_thinking=True,
+        stream=bool(request.stream),
+        include_usage=_include_usage(request),
+        warnings=(*warnings, *warning),
+    )
+
+
+def prepare_completion(body: Mapping[str, object], text: ModelText, names: Sequence[str] = ()) -> Prepared:
+    """A ``/v1/completions`` body: raw text or ids, no template, neutral sampling. Raises as ``prepare_chat``."""
+    fields, warnings = sift(body, "completions")
+    request = shape(CompletionRequest, fields)
+    check_model(request.model, names)
+    if request.logprobs is not None and not 0 <= request.logprobs <= MAX_TOP_LOGPROBS:
+        raise RequestError(f"logprobs is {request.logprobs}; give 0 to {MAX_TOP_LOGPROBS}.", param="logprobs")
+    own = {
+        "max_tokens": COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens,
+        "logprobs": request.logprobs,
+        "prompt_logprobs": request.logprobs if request.echo else None,
+    }
+    sampling = SamplingParams(**_asked(request, own))
+    prompts = tuple(_completion_prompt(item, text, bool(request.echo)) for item in _prompt_items(request.prompt))
+    if len(prompts) * sampling.n > MAX_ANSWERS:
+        count = len(prompts) * sampling.n
+        raise RequestError(f"prompt and n ask for {count} answers; ask for at most {MAX_ANSWERS}.", param="prompt")
+    return Prepared(
+        prompts=prompts,
+        sampling=sampling,
+        stream=bool(request.stream),
+        include_usage=_include_usage(request),
+        warnings=tuple(warnings),
+    )
+
+
+def check_model(asked: str | None, names: Sequence[str]) -> None:
+    """Absent, or one of the served names."""
+    if asked is not None and names and asked not in names:
+        raise ModelNotFound(f"The model {show(asked)} is not served here; send {names[0]!r}.", param="model")
+
+
+def template_of(text: ModelText) -> ChatTemplate:
+    """The chat template, or a sentence for checkpoints without one."""
+    if text.template is None:
+        raise TemplateError("This checkpoint has no chat template; use /v1/completions.", param="messages")
+    return text.template
+
+
+def render(
+    text: ModelText,
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    thinking: bool | None,
+    variables: Mapping[str, Any] | None,
+) -> str:
+    """The prompt's text. ``variables`` are the caller's further template variables; ``enable_thinking`` is ours."""
+    extra = {name: value for name, value in (variables or {}).items() if name != "enable_thinking"}
+    for name in extra:
+        if name in TEMPLATE_OWN:
+            param = "chat_template_kwargs"
+            raise RequestError(f"chat_template_kwargs holds {name}; send it as a field of its own.", param=param)
+    normal = normalise_messages(messages)
+    return template_of(text).render(normal, tools=tools, enable_thinking=thinking, variables=extra)
+
+
+def chosen_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
+    """The tools that go into the prompt. Raises RequestError naming what is wrong with them."""
+    choice = request.tool_choice if request.tool_choice is not None else "auto"
+    if choice not in ("auto", "none"):
+        reason = "forcing a tool call is not there yet; send auto or none"
+        raise RequestError(f"tool_choice is {show(choice)}: {reason}.", param="tool_choice")
+    for index, tool in enumerate(request.tools or []):
+        function = tool.get("function")
+        if tool.get("type") != "function" or not isinstance(function, dict):
+            reason = 'give {"type": "function", "function": {"name": ..., "parameters": {...}}}'
+            raise RequestError(f"tools[{index}] is not a function; {reason}.", param=f"tools[{index}]")
+        if not isinstance(function.get("name"), str) or not function["name"]:
+            raise RequestError(f"tools[{index}].function.name is missing; send a name.", param=f"tools[{index}]")
+    return request.tools if request.tools and choice == "auto" else None
+
+
+def thinking_switch(enable: bool | None, variables: Mapping[str, Any] | None) -> bool | None:
+    """The one meaning of both switches, or None where neither was sent; a contradiction raises RequestError."""
+    inner = (variables or {}).get("enable_thinking")
+    if inner is not None and not isinstance(inner, bool):
+        name = "chat_template_kwargs.enable_thinking"
+        raise RequestError(f"{name} is {show(inner)}; it should be true or false.", param=name)
+    if enable is not None and inner is not None and enable != inner:
+        reason = "enable_thinking and chat_template_kwargs.enable_thinking disagree; send one of them"
+        raise RequestError(f"{reason}.", param="enable_thinking")
+    return inner if enable is None else enable
+
+
+def _thinking(request: ChatRequest) -> tuple[bool | None, list[str]]:
+    switch = thinking_switch(request.enable_thinking, request.chat_template_kwargs)
+    effort = request.reasoning_effort
+    if effort is None:
+        return switch, []
+    if effort == "none":
+        if switch:
+            reason = "reasoning_effort is 'none' but enable_thinking is true; send one of them"
+            raise RequestError(f"{reason}.", param="reasoning_effort")
+        return False, []
+    return switch, ["reasoning_effort: ignored, only none has an effect; use enable_thinking"]
+
+
+def _max_tokens(request: ChatRequest) -> int | None:
+    old, new = request.max_tokens, request.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise RequestError(f"max_tokens is {old} and max_completion_tokens is {new}; send one.", param="max_tokens")
+    return old if new is None else new
+
+
+def _chat_logprobs(request: ChatRequest) -> int | None:
+    top = request.top_logprobs
+    if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
+        raise RequestError(f"top_logprobs is {top}; give 0 to {MAX_TOP_LOGPROBS}.", param="top_logprobs")
+    if top is not None and not request.logprobs:
+        raise RequestError("top_logprobs needs logprobs: true; send both.", param="top_logprobs")
+    return (top or 0) if request.logprobs else None
+
+
+def _include_usage(request: ChatRequest | CompletionRequest) -> bool:
+    if request.stream_options is not None and not request.stream:
+        raise RequestError("stream_options needs stream: true; send both.", param="stream_options")
+    return request.stream_options is not None and bool(request.stream_options.include_usage)
+
+
+def _asked(request: ChatRequest | CompletionRequest, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling fields that were sent; ``own`` are those the two request types spell differently."""
+    sent = {name: getattr(request, name) for name in SAMPLING_FIELDS if getattr(request, name) is not None}
+    stop = sent.get("stop")
+    if isinstance(stop, list) and len(stop) > MAX_STOP_STRINGS:
+        raise RequestError(f"stop holds {len(stop)} strings; send at most {MAX_STOP_STRINGS}.", param="stop")
+    if request.logit_bias:
+        sent["logit_bias"] = _logit_bias(request.logit_bias)
+    return sent | {name: value for name, value in own.items() if value is not None}
+
+
+def _logit_bias(bias: Mapping[str, float]) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for key, value in bias.items():
+        if not (key.isascii() and key.isdecimal() and len(key) < 10):
+            raise RequestError(f"logit_bias has the key {show(key)}; keys are token ids.", param="logit_bias")
+        found[int(key)] = float(value)
+    return found
+
+
+def _prompt_items(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    """The four shapes of ``prompt`` as a list of prompts."""
+    if isinstance(prompt, str):
+        return [prompt]
+    ids = [item for item in prompt if isinstance(item, int)]
+    if ids:
+        return [ids]
+    items = [item for item in prompt if not isinstance(item, int)]
+    if not items:
+        raise RequestError("prompt is an empty list; send at least one prompt.", param="prompt")
+    return items
+
+
+def _completion_prompt(item: str | list[int], text: ModelText, echo: bool) -> Prompt:
+    ids = tuple(text.tokenizer.encode(item) if isinstance(item, str) else item)
+    if not ids:
+        raise RequestError("prompt is empty; send some text or at least one token id.", param="prompt")
+    if not echo:
+        return Prompt(ids)
+    return Prompt(ids, item if isinstance(item, str) else text.tokenizer.decode(ids, skip_special_tokens=False))

@@ -1,0 +1,295 @@
+"""What a request body may hold: one table of fields and the typed shapes of the supported ones.
+
+The only file that uses pydantic. ``FIELDS`` says of every field whether it is supported, ignored with a warning, or
+refused, and why; the documentation page and a test read the same table. Knows no HTTP, no tokenizer and no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.json_schema import models_json_schema
+
+from qwench.errors import RequestError
+
+Endpoint = Literal["chat", "completions"]
+BOTH: tuple[Endpoint, ...] = ("chat", "completions")
+CHAT: tuple[Endpoint, ...] = ("chat",)
+COMPLETIONS: tuple[Endpoint, ...] = ("completions",)
+MAX_SHOWN = 80
+
+
+class Treatment(Enum):
+    """What happens to a field that is present and not null."""
+
+    SUPPORTED = "supported"
+    IGNORED = "ignored"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class FieldRule:
+    """One row of the table. ``neutral`` values of an ignored or refused field pass without a word."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    treatment: Treatment
+    note: str
+    neutral: tuple[object, ...] = ()
+
+
+_S, _I, _R = Treatment.SUPPORTED, Treatment.IGNORED, Treatment.REFUSED
+_SWITCH = "send enable_thinking true or false instead"
+
+FIELDS: tuple[FieldRule, ...] = (
+    FieldRule("model", BOTH, _S, "the served name or its short name; absent means the served model"),
+    FieldRule(
+        "messages",
+        CHAT,
+        _S,
+        "a list of messages with the roles system, developer, user, assistant, tool; content is text or text parts",
+    ),
+    FieldRule("prompt", COMPLETIONS, _S, "a string, a list of strings, token ids, or a list of lists of token ids"),
+    FieldRule("stream", BOTH, _S, "server-sent events"),
+    FieldRule("stream_options", BOTH, _S, "include_usage sends a last chunk with usage; needs stream"),
+    FieldRule("n", BOTH, _S, "number of answers per prompt"),
+    FieldRule("max_tokens", BOTH, _S, "completions default to 16, chat to the rest of the window"),
+    FieldRule("max_completion_tokens", CHAT, _S, "the newer name of max_tokens"),
+    FieldRule("min_tokens", BOTH, _S, "the model cannot end its answer earlier; stop strings still can"),
+    FieldRule("temperature", BOTH, _S, "0 is greedy and, unless they are sent, switches the preset's penalties off"),
+    FieldRule("top_p", BOTH, _S, "nucleus; above 0, at most 1"),
+    FieldRule("top_k", BOTH, _S, "0 or -1 keeps every token"),
+    FieldRule("min_p", BOTH, _S, "share of the likeliest token's probability"),
+    FieldRule("presence_penalty", BOTH, _S, "-2 to 2"),
+    FieldRule("frequency_penalty", BOTH, _S, "-2 to 2"),
+    FieldRule("repetition_penalty", BOTH, _S, "1 is off"),
+    FieldRule("logit_bias", BOTH, _S, "token id to a bias of -100 to 100"),
+    FieldRule("seed", BOTH, _S, "choice i of n uses seed + i; the same whatever else is running"),
+    FieldRule("stop", BOTH, _S, "a string, or a list of at most 32 strings"),
+    FieldRule("stop_token_ids", BOTH, _S, "end the answer at these ids too"),
+    FieldRule("ignore_eos", BOTH, _S, "keep going past the model's own end of answer"),
+    FieldRule("include_stop_str_in_output", BOTH, _S, "keep the stop string in the text"),
+    FieldRule("skip_special_tokens", BOTH, _S, "false shows special tokens in the text"),
+    FieldRule("logprobs", BOTH, _S, "chat: true or false; completions: how many per token"),
+    FieldRule("top_logprobs", CHAT, _S, "0 to 20; needs logprobs true"),
+    FieldRule("tools", CHAT, _S, "rendered into the prompt by the chat template; calls stay in the content for now"),
+    FieldRule(
+        "tool_choice", CHAT, _S, "auto or none (it leaves the tools out of the prompt); forcing a call is not there yet"
+    ),
+    FieldRule("enable_thinking", CHAT, _S, "true or false; absent means the model's default"),
+    FieldRule(
+        "reasoning_effort", CHAT, _S, "none switches thinking off; other levels have no effect yet, with a warning"
+    ),
+    FieldRule("chat_template_kwargs", CHAT, _S, "enable_thinking and further variables of the chat template"),
+    FieldRule("echo", COMPLETIONS, _S, "the prompt before the answer, with its log-probabilities when asked for"),
+    # Accepted without effect: nothing in the answer's text depends on them.
+    FieldRule("store", BOTH, _I, "nothing is stored", (False,)),
+    FieldRule("metadata", BOTH, _I, "nothing is stored"),
+    FieldRule("user", BOTH, _I, "requests are not attributed to users"),
+    FieldRule("safety_identifier", BOTH, _I, "requests are not attributed to users"),
+    FieldRule("service_tier", BOTH, _I, "there is one tier", ("auto", "default")),
+    FieldRule("verbosity", CHAT, _I, "ask for it in the prompt"),
+    FieldRule("prediction", CHAT, _I, "predicted outputs only save time elsewhere"),
+    FieldRule("parallel_tool_calls", CHAT, _I, "the model decides", (True,)),
+    FieldRule("moderation", CHAT, _I, "nothing is moderated"),
+    FieldRule("prompt_cache_key", BOTH, _I, "there is one cache"),
+    FieldRule("prompt_cache_options", BOTH, _I, "there is one cache"),
+    FieldRule("prompt_cache_retention", BOTH, _I, "there is one cache"),
+    FieldRule("cache_prompt", BOTH, _I, "reuse is not chosen per request"),
+    FieldRule("priority", BOTH, _I, "requests are served in order", (0,)),
+    FieldRule("keep_alive", BOTH, _I, "the model stays loaded"),
+    FieldRule("include_reasoning", CHAT, _I, "reasoning is always sent beside the content", (True,)),
+    # Refused: ignoring them would change what the caller gets.
+    FieldRule("response_format", BOTH, _R, "structured output is not there yet", ({"type": "text"},)),
+    FieldRule("guided_json", BOTH, _R, "structured output is not there yet"),
+    FieldRule("guided_regex", BOTH, _R, "structured output is not there yet"),
+    FieldRule("guided_choice", BOTH, _R, "structured output is not there yet"),
+    FieldRule("guided_grammar", BOTH, _R, "structured output is not there yet"),
+    FieldRule("structured_outputs", BOTH, _R, "structured output is not there yet"),
+    FieldRule("grammar", BOTH, _R, "structured output is not there yet"),
+    FieldRule("functions", CHAT, _R, "send tools instead", ([],)),
+    FieldRule("function_call", CHAT, _R, "send tool_choice instead", ("auto", "none")),
+    FieldRule("audio", CHAT, _R, "the models have no audio output"),
+    FieldRule("modalities", CHAT, _R, "the models answer in text", (["text"],)),
+    FieldRule("web_search_options", CHAT, _R, "there is no web search"),
+    FieldRule("thinking_budget", CHAT, _R, f"thinking budgets are not there yet; {_SWITCH}"),
+    FieldRule("thinking_token_budget", CHAT, _R, f"thinking budgets are not there yet; {_SWITCH}"),
+    FieldRule("reasoning_budget", CHAT, _R, f"thinking budgets are not there yet; {_SWITCH}"),
+    FieldRule("reasoning", CHAT, _R, f"this spelling is not there yet; {_SWITCH}"),
+    FieldRule("thinking", CHAT, _R, f"this spelling is not there yet; {_SWITCH}"),
+    FieldRule("think", CHAT, _R, f"this spelling is not there yet; {_SWITCH}"),
+    FieldRule("enableThinking", CHAT, _R, f"this spelling is not there yet; {_SWITCH}"),
+    FieldRule("repeat_penalty", BOTH, _R, "send repetition_penalty instead", (1,)),
+    FieldRule("continue_final_message", CHAT, _R, "continuing a message is not there yet", (False,)),
+    FieldRule("add_generation_prompt", CHAT, _R, "an answer always starts a new assistant turn", (True,)),
+    FieldRule("prompt_logprobs", BOTH, _R, "use echo with logprobs on /v1/completions"),
+    FieldRule("use_beam_search", BOTH, _R, "there is no beam search", (False,)),
+    FieldRule("best_of", COMPLETIONS, _R, "send n instead", (1,)),
+    FieldRule("suffix", COMPLETIONS, _R, "fill-in-the-middle is not there yet", ("",)),
+)
+
+NOTES: Mapping[str, str] = MappingProxyType({rule.name: rule.note for rule in FIELDS})
+
+
+class StreamOptions(BaseModel):
+    """``stream_options``; unknown options pass, as clients add theirs."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    include_usage: bool | None = None
+
+
+class _Shared(BaseModel):
+    """What both request types hold. Ranges are checked where they matter, in SamplingParams."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+
+
+class ChatRequest(_Shared):
+    """``POST /v1/chat/completions``. Messages are checked by the text layer, which names the index."""
+
+    messages: list[dict[str, Any]]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class CompletionRequest(_Shared):
+    """``POST /v1/completions``."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    logprobs: int | None = None
+    echo: bool | None = None
+
+
+class TokenizeRequest(BaseModel):
+    """``POST /tokenize``: ``prompt`` (or ``content``) as text, or ``messages`` through the chat template."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    prompt: str | None = None
+    content: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    parse_special: bool = True
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(BaseModel):
+    """``POST /detokenize``."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    tokens: list[int]
+
+
+class TemplateRequest(BaseModel):
+    """``POST /apply-template``."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+Shape = TypeVar("Shape", bound=BaseModel)
+
+
+def components() -> dict[str, Any]:
+    """The request types as OpenAPI components."""
+    kinds = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, TemplateRequest)
+    wanted: list[tuple[type[BaseModel], Literal["validation"]]] = [(kind, "validation") for kind in kinds]
+    _, schema = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
+    definitions: dict[str, Any] = schema["$defs"]
+    return definitions
+
+
+def rules(endpoint: Endpoint) -> dict[str, FieldRule]:
+    """The rows of the table that concern one endpoint, by field name."""
+    return {rule.name: rule for rule in FIELDS if endpoint in rule.endpoints}
+
+
+def sift(body: Mapping[str, object], endpoint: Endpoint) -> tuple[dict[str, object], list[str]]:
+    """The supported fields of ``body`` and one warning per ignored field; a refused field raises RequestError.
+
+    Null means absent, as in OpenAI's API. Fields nobody knows are ignored by name, because clients add their own.
+    """
+    known = rules(endpoint)
+    kept: dict[str, object] = {}
+    warnings: list[str] = []
+    for name, value in body.items():
+        rule = known.get(name)
+        if value is None:
+            continue
+        if rule is None:
+            warnings.append(f"{show(name)}: unknown field, ignored")
+        elif rule.treatment is Treatment.SUPPORTED:
+            kept[name] = value
+        elif _is_neutral(value, rule):
+            continue
+        elif rule.treatment is Treatment.IGNORED:
+            warnings.append(f"{name}: ignored, {rule.note}")
+        else:
+            raise RequestError(f"{name} is not supported: {rule.note}.", param=name)
+    return kept, warnings
+
+
+def _is_neutral(value: object, rule: FieldRule) -> bool:
+    return any(value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in rule.neutral)
+
+
+def shape(kind: type[Shape], fields: Mapping[str, object]) -> Shape:
+    """``fields`` as a ``kind``; RequestError names the first field that does not fit."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as failure:
+        errors = failure.errors(include_url=False)
+        first, name = errors[0], str(errors[0]["loc"][0])
+        if first["type"] == "missing":
+            raise RequestError(f"{name} is missing; send {NOTES.get(name, 'it')}.", param=name) from None
+        if len({error["loc"][:2] for error in errors if error["loc"][0] == name}) > 1:  # members of a union
+            raise RequestError(f"{name} is {show(fields[name])}; give {NOTES[name]}.", param=name) from None
+        where = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:])
+        reason = first["msg"].removeprefix("Input should be ").rstrip(".")
+        raise RequestError(f"{where} is {show(first['input'])}; it should be {reason}.", param=where) from None
+
+
+def show(value: object) -> str:
+    """A value as it may stand in a message: short and printable."""
+    text = ascii(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

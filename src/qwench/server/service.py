@@ -1,0 +1,51 @@
+"""What every route works with: the engine, the text layer, and the operator's choices about serving."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qwench import __version__
+from qwench.server.answer import Head
+from qwench.text.model import ModelText
+
+if TYPE_CHECKING:
+    from qwench.engine.client import EngineClient
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream."""
+
+    names: tuple[str, ...]
+    api_key: str | None = None
+    max_body_bytes: int = 32 * MEBIBYTE
+    keepalive: float = 10.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """One model being served."""
+
+    client: EngineClient
+    text: ModelText
+    settings: ServerSettings
+
+    @property
+    def name(self) -> str:
+        return self.settings.names[0]
+
+    def head(self, prefix: str) -> Head:
+        """The head of a new response; the fingerprint changes when the version or the engine's settings do."""
+        made_of = repr((__version__, self.name, self.client.config)).encode()
+        return Head(
+            id=f"{prefix}-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=self.name,
+            fingerprint=f"fp_{hashlib.sha256(made_of).hexdigest()[:10]}",
+        )

@@ -1,0 +1,104 @@
+"""ModelText: everything about a checkpoint that is text. Tokenizer, template, sampling presets, end tokens.
+
+What the faces (LLM, server, commands) hold beside the engine. Knows no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwench.config import ModelConfig
+from qwench.engine.request import SamplingParams, Vocabulary
+from qwench.errors import CheckpointError, RequestError, TemplateError
+from qwench.text.chat import ChatTemplate, normalise_messages
+from qwench.text.presets import ModelPresets, presets_for
+from qwench.text.tokenizer import Tokenizer
+
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation ready for the engine. ``thinks``: the model is expected to; ``thinking_open``: it is in a block."""
+
+    text: str
+    token_ids: list[int]
+    thinking_open: bool
+    thinks: bool
+
+
+class ModelText:
+    """Raises CheckpointError, TemplateError or ConfigError if a file of ``folder`` cannot be used."""
+
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
+        self.folder = folder
+        self.tokenizer = Tokenizer.from_folder(folder)
+        if self.tokenizer.size > config.vocab_size:
+            raise CheckpointError(
+                f"{folder / 'tokenizer.json'} has {self.tokenizer.size} ids, but vocab_size in config.json is "
+                f"{config.vocab_size}; the two files belong to different models."
+            )
+        self.template: ChatTemplate | None = ChatTemplate.from_folder(folder, self.tokenizer)
+        self.presets: ModelPresets = presets_for(folder, config)
+        ends = (self.tokenizer.id_of(token) for token in END_TOKENS)
+        self.stop_token_ids: frozenset[int] = frozenset(config.eos_token_ids) | {end for end in ends if end is not None}
+
+    @property
+    def chat(self) -> ChatTemplate:
+        """The template; TemplateError if the checkpoint has none."""
+        if self.template is None:
+            raise TemplateError(
+                f"{self.folder} has no chat template, neither as chat_template.jinja nor in tokenizer_config.json; "
+                "add that file, or use generate and /v1/completions, which need none."
+            )
+        return self.template
+
+    @property
+    def usable_ids(self) -> int:
+        """Ids from here on are padding rows of the model and must not be sampled."""
+        return self.tokenizer.size
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the engine has to know of this tokenizer."""
+        return Vocabulary(self.tokenizer.size, self.stop_token_ids)
+
+    def chat_prompt(
+        self,
+        messages: object,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> ChatPrompt:
+        """Messages as clients send them -> prompt. Raises RequestError or TemplateError.
+
+        A thinking switch that the template does not have is refused, because nothing would come of it.
+        """
+        text = self.chat.render(
+            normalise_messages(messages),
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=enable_thinking,
+            variables=variables,
+        )
+        opened = self.chat.prompt_opens_thinking(text)
+        if enable_thinking is not None and add_generation_prompt and not self.chat.can_think and enable_thinking != opened:
+            always = "always thinks" if opened else "has no thinking mode"
+            raise RequestError(
+                f"enable_thinking is {enable_thinking}, but this model's chat template {always}; leave it out.",
+                param="enable_thinking",
+            )
+        return ChatPrompt(text, self.tokenizer.encode(text), opened, self.chat.will_think(text))
+
+    def sampling_defaults(self, thinking: bool) -> SamplingParams:
+        """The recommended sampling of the mode."""
+        return self.presets.of(thinking=thinking).params()
+
+    def sampling(self, thinking: bool, overrides: Mapping[str, Any]) -> SamplingParams:
+        """The recommended sampling with the user's fields on top (temperature 0: greedy, nothing recommended stays)."""
+        return self.presets.of(thinking=thinking).params(overrides)

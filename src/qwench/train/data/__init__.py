@@ -1,0 +1,1 @@
+"""Seeded generators of the embedded model's training and evaluation samples; one file per skill."""

@@ -1,0 +1,69 @@
+"""The mixture: which generator gets which share of the tokens, and how hard its samples are at a given progress.
+
+Knows nothing of tokens; shares are per token, so the caller tells how long samples of a kind were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from random import Random
+
+from qwench.train.data import arithmetic, facts, json_answers, recall, stories, tools
+from qwench.train.data.sample import Generator, Sample
+
+SHARES: dict[str, float] = {
+    "sum thinking": 8, "sum": 6, "difference thinking": 4, "difference": 2, "long sum thinking": 4, "long sum": 1,
+    "product thinking": 8, "product": 1.5,
+    "tool call": 8, "invented tool": 6, "tool answer": 12, "no tool": 1.5,
+    "copy": 5, "identifiers": 3, "order": 1.5, "lookup": 4, "needle": 2.5, "memory": 2,
+    "json": 9, "greeting": 2, "fact": 4, "unknown": 1.5, "story": 6,
+}  # fmt: skip
+
+GENERATORS: dict[str, Generator] = {
+    "sum thinking": partial(arithmetic.addition, thinking=True),
+    "sum": partial(arithmetic.addition, thinking=False),
+    "difference thinking": partial(arithmetic.subtraction, thinking=True),
+    "difference": partial(arithmetic.subtraction, thinking=False),
+    "long sum thinking": partial(arithmetic.long_sum, thinking=True),
+    "long sum": partial(arithmetic.long_sum, thinking=False),
+    "product thinking": partial(arithmetic.multiplication, thinking=True),
+    "product": partial(arithmetic.multiplication, thinking=False),
+    "tool call": tools.tool_call,
+    "invented tool": tools.invented_call,
+    "tool answer": tools.tool_answer,
+    "no tool": tools.no_tool,
+    "copy": recall.copy,
+    "identifiers": recall.identifiers,
+    "order": recall.order,
+    "lookup": recall.lookup,
+    "needle": recall.needle,
+    "memory": recall.memory,
+    "json": json_answers.json_answer,
+    "greeting": facts.greeting,
+    "fact": facts.fact,
+    "unknown": facts.unknown,
+    "story": stories.story,
+}
+
+
+class Mixture:
+    """Draws training samples so that tokens, not samples, follow the shares."""
+
+    def __init__(self, probe: Random, measure: Callable[[Sample], int], shares: dict[str, float] | None = None) -> None:
+        self.shares = shares or SHARES
+        lengths = {}
+        for name in self.shares:
+            lengths[name] = sum(measure(GENERATORS[name](probe, False)) for _ in range(40)) / 40
+        self.names = list(self.shares)
+        self.weights = [self.shares[name] / lengths[name] for name in self.names]
+
+    def draw(self, rng: Random) -> Sample:
+        name = rng.choices(self.names, self.weights)[0]
+        return GENERATORS[name](rng, False)
+
+
+def sample_text(seed: int, count: int) -> list[Sample]:
+    """Samples for the tokenizer: every generator equally often."""
+    rng, names = Random(seed), list(GENERATORS)
+    return [GENERATORS[names[index % len(names)]](rng, False) for index in range(count)]

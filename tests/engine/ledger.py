@@ -1,0 +1,95 @@
+"""The ledger model: a fake whose next token is a hash of everything it can read back through page table and state.
+
+Any mistake in paging, batching, preemption or slot reuse changes a token at once, without weights. ``ledger_next`` is
+the same hash over a plain list: the answer of an undisturbed sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from qwench.cache.pool import Pool
+from qwench.cache.storage import CacheSpec, Storage
+from qwench.engine.core import Engine
+from qwench.engine.runner import Runner
+from qwench.engine.scheduler import Scheduler
+from qwench.model.batch import Batch, CacheTensors
+
+VOCABULARY = 251
+MODULUS = 1_000_003  # every state is an integer below 2^24, exact in fp32
+
+LEDGER_SPEC = CacheSpec(
+    num_attention_layers=1,
+    num_kv_heads=1,
+    head_dim=1,
+    num_delta_layers=1,
+    conv_shape=(1, 1),
+    state_shape=(1, 1, 1),
+    dtype=torch.float64,
+)
+
+
+def ledger_next(tokens: Sequence[int]) -> int:
+    """The token that follows ``tokens``."""
+    state = 0
+    for token in tokens:
+        state = advance(state, token)
+    return mix(tokens, list(range(len(tokens))), state, tokens[-1])
+
+
+def ledger_answer(prompt: Sequence[int], length: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(length):
+        tokens.append(ledger_next(tokens))
+    return tokens[len(prompt) :]
+
+
+def advance(state: int, token: int) -> int:
+    return (state * 31 + token + 7) % MODULUS
+
+
+def mix(tokens: Sequence[int], positions: Sequence[int], state: int, last: int) -> int:
+    digest = state * 17 + last
+    for token, position in zip(tokens, positions, strict=True):
+        digest = (digest * 131 + token * 7 + position) % MODULUS
+    return digest % VOCABULARY
+
+
+class LedgerModel:
+    """Writes each token and position into its page slot, folds it into its state, and answers from both."""
+
+    def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
+        tokens, positions = batch.token_ids.tolist(), batch.positions[0].tolist()
+        kv_slots = batch.rows.kv_slots.tolist()
+        answers: list[int] = []
+        for row, span in batch.rows.spans():
+            slot = int(batch.rows.state_slots[row])
+            context = batch.rows.context_slots(row).tolist()
+            first = batch.rows.contexts[row] - (span.stop - span.start)
+            for offset, place in enumerate(range(span.start, span.stop)):
+                cache.keys[0][kv_slots[place]] = tokens[place]
+                cache.values[0][kv_slots[place]] = positions[place]
+                state = advance(int(cache.recurrent[0][slot]), tokens[place])
+                cache.recurrent[0][slot] = state
+                cache.conv[0][slot] = tokens[place]
+                seen = context[: first + offset + 1]
+                answers.append(
+                    mix(
+                        [int(cache.keys[0][s]) for s in seen],
+                        [int(cache.values[0][s]) for s in seen],
+                        int(cache.recurrent[0][slot]),
+                        int(cache.conv[0][slot]),
+                    )
+                )
+        wanted = torch.tensor([answers[index] for index in batch.logit_tokens.tolist()], dtype=torch.int64)
+        return torch.nn.functional.one_hot(wanted, VOCABULARY).float()
+
+
+def ledger_engine(*, num_pages: int, page_size: int = 4, num_slots: int = 4, max_step_tokens: int = 16) -> Engine:
+    storage = Storage(LEDGER_SPEC, num_pages=num_pages, page_size=page_size, num_slots=num_slots, device="cpu")
+    for tensor in (*storage.keys, *storage.values, *storage.conv, *storage.recurrent):
+        tensor.fill_(12345)  # what a former owner may have left behind must never be read
+    scheduler = Scheduler(Pool(num_pages), Pool(num_slots), page_size=page_size, max_step_tokens=max_step_tokens)
+    return Engine(scheduler, Runner(LedgerModel(), storage, page_size=page_size, usable_tokens=VOCABULARY))

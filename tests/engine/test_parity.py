@@ -1,0 +1,92 @@
+"""The whole engine over real weights: transformers' greedy ids, alone and in company, whatever the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qwench.config import EngineConfig
+from qwench.engine.client import EngineClient
+from qwench.engine.request import SamplingParams, Vocabulary
+from tests.oracle import VOCABULARY, make_checkpoint
+
+KINDS = ("wrapper_dense", "moe", "qwen3", "qwen3_moe_mixed")
+LONG = 200
+
+
+def start(folder: Path, **settings: Any) -> EngineClient:
+    client = EngineClient(EngineConfig(model=str(folder), dtype="float32", device="cpu", **settings))
+    client.start(Vocabulary(VOCABULARY, frozenset()))
+    client.wait_ready(60)
+    return client
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    return make_checkpoint(folder, request.param, seed=2), folder
+
+
+@pytest.fixture(scope="module")
+def client(checkpoint: tuple[Any, Path]) -> Iterator[EngineClient]:
+    client = start(checkpoint[1])
+    yield client
+    client.close()
+
+
+def prompt(length: int, seed: int) -> list[int]:
+    return torch.randint(0, VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@torch.inference_mode()
+def reference_greedy(model: Any, ids: list[int], length: int) -> list[int]:
+    """Plain decoding with transformers' own cache."""
+    past, found, fed = None, [], torch.tensor([ids])
+    for _ in range(length):
+        result = model(input_ids=fed, past_key_values=past, use_cache=True)
+        past = result.past_key_values
+        found.append(int(result.logits[0, -1].argmax()))
+        fed = torch.tensor([found[-1:]])
+    return found
+
+
+def greedy(client: EngineClient, ids: list[int], length: int) -> list[int]:
+    events = client.submit(ids, SamplingParams(temperature=0, max_tokens=length))
+    return [token for event in events for token in event.token_ids]
+
+
+def test_200_greedy_tokens_equal_transformers(checkpoint: tuple[Any, Path], client: EngineClient) -> None:
+    ids = prompt(37, seed=1)
+    assert greedy(client, ids, LONG) == reference_greedy(checkpoint[0], ids, LONG)
+
+
+def test_sixteen_ragged_requests_equal_each_alone(client: EngineClient) -> None:
+    asked = [prompt(1 + 7 * number, seed=number) for number in range(16)]
+    together = [client.submit(ids, SamplingParams(temperature=0, max_tokens=24)) for ids in asked]
+    found = [[token for event in generation for token in event.token_ids] for generation in together]
+    assert found == [greedy(client, ids, 24) for ids in asked]
+
+
+def test_chunks_and_preemption_change_nothing(checkpoint: tuple[Any, Path], client: EngineClient) -> None:
+    asked = [prompt(30, seed=number) for number in range(4)]
+    expected = [greedy(client, ids, 40) for ids in asked]
+    # Room for two full sequences of pages among four: growing means preempting.
+    memory = _bytes_for(client, pages=9, slots=4)
+    small = start(checkpoint[1], max_step_tokens=8, max_num_seqs=4, max_model_len=80, memory=memory)
+    together = [small.submit(ids, SamplingParams(temperature=0, max_tokens=40)) for ids in asked]
+    found = [[token for event in generation for token in event.token_ids] for generation in together]
+    preemptions = small.stats().preemptions
+    small.close()
+    assert preemptions > 0
+    assert found == expected
+
+
+def _bytes_for(client: EngineClient, *, pages: int, slots: int) -> int:
+    from qwench.cache.storage import CacheSpec
+
+    spec = CacheSpec.of(client.model, torch.float32)
+    return pages * client.config.page_size * spec.token_bytes + slots * spec.sequence_bytes

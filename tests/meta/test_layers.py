@@ -1,0 +1,134 @@
+"""Arrows only point down: every import of the package against the table of layers."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.meta.tree import PACKAGE, ROOT, files, imports, module_name
+
+BASE = ("errors", "config", "log", "family")
+TENSORS = ("torch", "numpy")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the files of one package may import: our modules (and what is below them), and packages of others."""
+
+    ours: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+ANYTHING = Layer(ours=("",), others=("*",))
+
+# The first entry that matches a module counts, so exceptions stand above their package.
+LAYERS = {
+    "errors": Layer(),
+    "family": Layer(),
+    "log": Layer(ours=("errors",)),
+    "config": Layer(ours=("errors",)),
+    "device": Layer(BASE, TENSORS),
+    "ops": Layer((*BASE, "device", "ops"), (*TENSORS, "triton")),
+    "model.parameters": Layer(BASE),
+    "model": Layer((*BASE, "device", "ops", "model"), TENSORS),
+    "weights.locate": Layer(BASE, ("huggingface_hub",)),
+    "weights": Layer((*BASE, "device", "ops", "model.parameters", "weights"), TENSORS),
+    "cache.storage": Layer((*BASE, "device", "ops", "cache"), TENSORS),
+    "cache": Layer((*BASE, "cache")),
+    "engine.request": Layer(("errors",)),
+    "engine.scheduler": Layer(("errors", "config", "cache", "engine.request")),
+    "engine.client": Layer((*BASE, "device", "model", "weights", "cache", "engine")),
+    "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
+    "text": Layer((*BASE, "text", "engine.request"), ("tokenizers", "jinja2")),
+    "plan": Layer((*BASE, "plan")),
+    "llm": Layer((*BASE, "text", "engine.client", "engine.request")),
+    "server": Layer(
+        (*BASE, "text", "engine.client", "engine.request", "server", "__init__"),
+        ("fastapi", "starlette", "pydantic", "uvicorn"),
+    ),
+    "cli": ANYTHING,
+    "train": ANYTHING,
+    "__main__": Layer(("cli",)),
+    "": Layer(("llm", "engine.request")),
+}
+
+
+def layer_of(module: str) -> Layer:
+    for name, layer in LAYERS.items():
+        if module == name or (name and module.startswith(f"{name}.")):
+            return layer
+    raise AssertionError(f"{module}: no layer; say in LAYERS (and in docs/architecture.md) what it may import")
+
+
+def may_import(layer: Layer, imported: str) -> bool:
+    top, _, rest = imported.partition(".")
+    if top in sys.stdlib_module_names:
+        return True
+    if top != "qwench":
+        return top in layer.others or "*" in layer.others
+    if not rest:
+        return True  # `from qwench import __version__` loads nothing
+    return any(rest == allowed or rest.startswith(f"{allowed}.") or not allowed for allowed in layer.ours)
+
+
+@pytest.mark.parametrize("path", files(PACKAGE, "*.py"), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_imports_only_from_below(path: Path) -> None:
+    layer = layer_of(module_name(path))
+    wrong = [f"{path}:{line}: {name}" for name, line in imports(path) if not may_import(layer, name)]
+    assert not wrong, "imports against the table of layers:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", files(PACKAGE, "*.py"), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nobody_imports_a_command_or_the_trainer(path: Path) -> None:
+    module = module_name(path)
+    if module.split(".")[0] in {"cli", "train", "__main__"}:
+        return
+    wrong = [name for name, _ in imports(path) if name.startswith(("qwench.cli", "qwench.train"))]
+    assert not wrong, f"{path} imports {wrong}"
+
+
+def arithmetic() -> list[Path]:
+    """The scheduler, what it schedules and the accounting below it; the tensors behind it live in one file."""
+    accounting = [path for path in files(PACKAGE / "cache", "*.py") if path.stem != "storage"]
+    return [PACKAGE / "engine" / "request.py", PACKAGE / "engine" / "scheduler.py", *accounting]
+
+
+@pytest.mark.parametrize("path", arithmetic(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_arithmetic_knows_neither_torch_nor_a_clock(path: Path) -> None:
+    loaded = {name.partition(".")[0] for name, _ in imports(path)}
+    assert not loaded & {"torch", "numpy", "time", "datetime", "random", "threading", "os"}
+
+
+def test_the_table_catches_an_arrow_that_points_up() -> None:
+    assert not may_import(layer_of("ops.linear"), "qwench.model.qwen")
+    assert not may_import(layer_of("engine.scheduler"), "torch")
+    assert not may_import(layer_of("server.chat"), "qwench.engine.core")
+    assert may_import(layer_of("server.chat"), "qwench.engine.client")
+    with pytest.raises(AssertionError, match="no layer"):
+        layer_of("helpers")
+
+
+def test_every_declared_dependency_is_imported_and_every_import_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {_name(line) for line in project["dependencies"]}
+    trained = {_name(line) for line in project["optional-dependencies"]["train"]}
+    came_along = {"starlette"}  # part of fastapi's own interface
+    run_time, training = set[str](), set[str]()
+    for path in files(PACKAGE, "*.py"):
+        found = training if module_name(path).startswith("train") else run_time
+        tops = {name.partition(".")[0] for name, _ in imports(path)}
+        found |= tops - {"qwench"} - sys.stdlib_module_names - came_along
+    assert run_time == declared, f"declared and imported differ: {run_time ^ declared}"
+    assert training - declared == trained, (
+        f"the extra `train` and what the trainer imports differ: {trained ^ training}"
+    )
+
+
+def _name(requirement: str) -> str:
+    for mark in "<>=!~[; ":
+        requirement = requirement.partition(mark)[0]
+    return requirement.strip().lower().replace("-", "_")

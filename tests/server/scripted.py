@@ -1,0 +1,87 @@
+"""An engine whose answers are written down: for what a real one does too fast, too rarely or never on purpose."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from pathlib import Path
+
+from qwench.config import EngineConfig
+from qwench.engine.client import EngineClient, EngineStatus, Generation
+from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
+from qwench.text.model import ModelText
+
+END = "<|im_end|>"
+Script = Callable[[str, SamplingParams], Iterable[TokenEvent | threading.Event]]
+
+
+class ScriptedEngine(EngineClient):
+    """The client's face over a script per request. ``alive`` holds the requests that are neither finished nor aborted.
+
+    A script yields what the engine would deliver; at a ``threading.Event`` it waits until that is set, or the request
+    aborted.
+    """
+
+    def __init__(self, folder: Path, script: Script) -> None:
+        super().__init__(EngineConfig(model=str(folder)))
+        self.text = ModelText(self.folder, self.model)
+        self.script = script
+        self.state = EngineStatus("ready", 1.0)
+        self.alive: set[int] = set()
+        self.submitted: list[SamplingParams] = []
+        self.prompts: list[str] = []
+        self._numbers = count()
+
+    def status(self) -> EngineStatus:
+        return self.state
+
+    def close(self) -> None:
+        self.state = EngineStatus("stopped", 1.0)
+
+    def submit(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
+        self._require_ready()
+        prompt = self.text.tokenizer.decode(list(prompt_token_ids), skip_special_tokens=False)
+        self.prompts.append(prompt)
+        self.submitted.append(sampling)
+        events = iter(self.script(prompt, sampling))
+        generation = Generation(next(self._numbers), len(prompt_token_ids), self.alive.discard)
+        self.alive.add(generation.id)
+        threading.Thread(target=self._deliver, args=(generation, events), daemon=True).start()
+        return generation
+
+    def _deliver(self, generation: Generation, events: Iterable[TokenEvent | threading.Event]) -> None:
+        for event in events:
+            while isinstance(event, threading.Event) and generation.id in self.alive and not event.wait(0.01):
+                pass
+            if generation.id not in self.alive:
+                generation.deliver(TokenEvent(finish_reason="abort"))
+                return
+            if isinstance(event, TokenEvent):
+                if event.finish_reason is not None:
+                    self.alive.discard(generation.id)
+                generation.deliver(event)
+
+    def spell(self, answer: str, sampling: SamplingParams) -> list[TokenEvent]:
+        """One event per token of ``answer``, then the end; log-probabilities fall by one from token to token."""
+        ids = self.text.tokenizer.encode(answer)
+        cut = ids[: sampling.max_tokens]
+        events = []
+        for position, token in enumerate(cut):
+            last = position == len(cut) - 1 and len(cut) < len(ids)
+            top = tuple((token + rank, -1.0 - position - rank) for rank in range(sampling.logprobs or 0))
+            known = (TokenLogprob(token, -1.0 - position, 1, top),) if sampling.logprobs is not None else ()
+            events.append(TokenEvent((token,), known, finish_reason="length" if last else None))
+        if len(cut) == len(ids):
+            events.append(TokenEvent(finish_reason="stop", stop_token_id=self.text.tokenizer.id_of(END)))
+        return events
+
+
+def answering(answer: str) -> Callable[[Path], ScriptedEngine]:
+    """An engine that always says ``answer``."""
+
+    def make(folder: Path) -> ScriptedEngine:
+        engine = ScriptedEngine(folder, lambda _prompt, sampling: engine.spell(answer, sampling))
+        return engine
+
+    return make

@@ -1,0 +1,42 @@
+"""The chat template equals the reference renders byte for byte; the instruction block is its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwench.train.template import render
+
+SOURCES = (Path(__file__).parents[1] / "fixtures" / "chat_golden.json", Path(__file__).parents[3] / "shared" / "fixtures" / "chat_golden.json")
+GOLDEN: dict[str, Any] = next((json.loads(path.read_text()) for path in SOURCES if path.exists()), {"renders": {}, "inputs": {}})
+CASES = [key for key in GOLDEN["renders"] if key.endswith("default_on=False")]
+# A run without the generation prompt does not depend on the default, so its reference is stored once.
+CASES += [key for key in GOLDEN["renders"] if "gen=False" in key and key.endswith("default_on=True")]
+INSTRUCTION = (
+    "\n\nTo use a function, answer in this form:\n\n<tool_call>\n<function=name>\n<parameter=key>\nvalue\n</parameter>\n"
+    "</function>\n</tool_call>"
+)
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_render_equals_reference(key: str) -> None:
+    case, generate, thinking, _default = key.split("|")
+    options: dict[str, Any] = dict(GOLDEN["inputs"][case])
+    options["add_generation_prompt"] = generate == "gen=True"
+    switch = {"None": None, "True": True, "False": False}[thinking.split("=")[1]]
+    if switch is not None:
+        options["enable_thinking"] = switch
+    wanted = GOLDEN["renders"][key]["text"]
+    if wanted == "ERROR":
+        with pytest.raises(ValueError):
+            render(**options)
+        return
+    assert render(**options) == wanted.replace("{TOOLS_INSTRUCTION}", INSTRUCTION)
+
+
+@pytest.mark.skipif(not GOLDEN["renders"], reason="the reference renders are not in this checkout")
+def test_every_case_is_covered() -> None:
+    assert len({key.split("|")[0] for key in CASES}) == len(GOLDEN["inputs"])

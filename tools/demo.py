@@ -1,0 +1,166 @@
+"""What `make demo` shows: the embedded model greets, adds with and without thinking, and calls a tool.
+
+Everything goes through the public parts, engine client and text layer, as the server does it; nothing is scripted but
+the questions and the weather. Qwench does not parse tool calls yet, so this file reads the one it shows by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from qwench import SamplingParams, __version__
+from qwench.config import EngineConfig
+from qwench.engine.client import EngineClient
+from qwench.engine.request import Vocabulary
+from qwench.errors import QwenchError
+from qwench.plan.shapes import text_parameters
+from qwench.text.chat import normalise_messages
+from qwench.text.model import ModelText
+from qwench.text.stream import AnswerStream
+
+SUM = (347, 486, 152, 69)
+WEATHER_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+WEATHER = {"temperature": 7, "sky": "rainy"}
+MAX_TOKENS = 400
+COLUMN = " " * 10
+BOLD, DIM, PLAIN = "\033[1m", "\033[2m", "\033[0m"
+
+Message = dict[str, Any]
+
+
+@dataclass
+class Demo:
+    """One model and how its answers are shown. ``tokens`` and ``seconds`` add up over all answers."""
+
+    client: EngineClient
+    text: ModelText
+    colour: bool
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def paint(self, style: str, text: str) -> str:
+        return f"{style}{text}{PLAIN}" if self.colour else text
+
+    def title(self, text: str) -> None:
+        print(f"\n{self.paint(BOLD, text)}")
+
+    def line(self, who: str, text: str) -> None:
+        print(f"  {self.paint(DIM, f'{who:6}')}  {text}")
+
+    def answer(self, messages: list[Message], *, thinking: bool = False, tools: list[Message] | None = None) -> str:
+        """Show the answer as it comes, thoughts behind a bar, and return its content."""
+        prompt = self.text.chat.render(normalise_messages(messages), tools=tools, enable_thinking=thinking)
+        stream = AnswerStream(self.text.tokenizer, thinking_open=self.text.chat.prompt_opens_thinking(prompt))
+        sampling = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+        content, kind, start = "", "", time.perf_counter()
+        print(f"  {self.paint(DIM, 'nano  ')}  ", end="")
+        for event in self.client.submit(self.text.tokenizer.encode(prompt), sampling):
+            pieces = stream.push(event.token_ids)
+            if event.finish_reason is not None:
+                pieces += stream.finish()
+            for piece in pieces:
+                bar = "| " if piece.kind == "reasoning" else ""
+                if piece.kind != kind:
+                    print((f"\n{COLUMN}" if kind else "") + self.paint(DIM, bar), end="")
+                shown = piece.text.replace("\n", f"\n{COLUMN}{bar}")
+                print(self.paint(DIM, shown) if bar else shown, end="", flush=True)
+                kind = piece.kind
+                content += piece.text if piece.kind == "content" else ""
+        seconds = time.perf_counter() - start
+        self.tokens, self.seconds = self.tokens + stream.num_tokens, self.seconds + seconds
+        rate = f"{stream.num_tokens} tokens, {stream.num_tokens / seconds:.0f} tokens/s"
+        print(f"\n{COLUMN}{self.paint(DIM, rate)}")
+        return content
+
+    def greeting(self) -> None:
+        self.title("A greeting")
+        self.line("you", "Hello!")
+        self.answer([{"role": "user", "content": "Hello!"}])
+
+    def sums(self) -> None:
+        question = f"What is {' + '.join(map(str, SUM))}?"
+        for title, thinking in (("A sum, with thinking", True), ("The same sum, without thinking", False)):
+            self.title(title)
+            self.line("you", question)
+            answer = self.answer([{"role": "user", "content": question}], thinking=thinking)
+            right = re.search(rf"\b{sum(SUM)}\b", answer)
+            self.line("check", "right" if right else f"wrong: it is {sum(SUM)}")
+
+    def tool(self) -> None:
+        self.title("A tool call")
+        self.line("tool", "get_weather(city): Get the weather in a city.")
+        self.line("you", "What is the weather in Oslo?")
+        messages: list[Message] = [{"role": "user", "content": "What is the weather in Oslo?"}]
+        call = read_call(self.answer(messages, tools=[WEATHER_TOOL]))
+        if call is None:
+            self.line("check", "no call: the model answered by itself")
+            return
+        self.line("tool", json.dumps(WEATHER))
+        messages += [
+            {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]},
+            {"role": "tool", "content": json.dumps(WEATHER)},
+        ]
+        self.answer(messages, tools=[WEATHER_TOOL])
+
+
+def read_call(content: str) -> Message | None:
+    """The first call in Qwen3.5's form, or None."""
+    called = re.search(r"<function=([^>\n]+)>(.*?)</function>", content, flags=re.DOTALL)
+    if called is None:
+        return None
+    arguments = re.findall(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>", called.group(2), flags=re.DOTALL)
+    return {"name": called.group(1), "arguments": dict(arguments)}
+
+
+def show() -> None:
+    """Load nano and go through the scenes."""
+    started = time.perf_counter()
+    client = EngineClient(EngineConfig(model="nano", offline=True))
+    text = ModelText(client.folder, client.model)
+    client.start(Vocabulary(text.usable_ids, text.stop_token_ids))
+    try:
+        client.wait_ready()
+        demo = Demo(client, text, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+        parameters = text_parameters(client.model) / 1e6
+        print(demo.paint(BOLD, f"Qwench {__version__}: nano, the embedded model, {parameters:.1f} million parameters"))
+        print(demo.paint(DIM, f"loaded in {time.perf_counter() - started:.1f} s; {'; '.join(client.banner()[:2])}"))
+        demo.greeting()
+        demo.sums()
+        demo.tool()
+    finally:
+        client.close()
+    print(f"\n{demo.tokens} tokens at {demo.tokens / demo.seconds:.0f} tokens/s, prompts included.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--since", type=float, metavar="EPOCH", help="when `make demo` began, to tell the whole time")
+    args = parser.parse_args()
+    begun = time.time()
+    try:
+        show()
+    except QwenchError as error:
+        print(f"qwench: {error.message}", file=sys.stderr)
+        return error.exit_code
+    print(f"The demo took {time.time() - begun:.1f} s", end="")
+    print(f", `make demo` with its installation {time.time() - args.since:.0f} s." if args.since else ".")
+    print("Go on: .venv/bin/qwench chat · .venv/bin/qwench serve · .venv/bin/qwench --help")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
