@@ -21,6 +21,7 @@ LayerType = Literal["full_attention", "linear_attention"]
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_SIZE = 2**31 - 1  # no field of a real checkpoint comes near; a damaged file must not make us allocate
 MAX_LAYERS = 4096
+MAX_REAL = 1e15
 
 
 @dataclass(frozen=True)
@@ -300,14 +301,14 @@ class _Fields:
         return int(value)
 
     def real(self, name: str, default: float | None = None) -> float:
-        """The number ``name``, finite and above 0; ``default`` None means that it is needed."""
+        """The number ``name``, above 0; ``default`` None means that it is needed."""
         value = self.get(name)
         if value is None:
             if default is None:
                 raise self.error(name, "is missing; the model cannot be built without it")
             return default
-        if not _is_real(value) or value <= 0:
-            raise self.error(name, f"is {value!r}; it must be a number above 0")
+        if not _is_real(value) or not 0 < value <= MAX_REAL:
+            raise self.error(name, f"is {value!r}; it must be a number above 0 and at most {MAX_REAL:g}")
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -342,7 +343,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_real(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _family(top: _Fields) -> _Family:

@@ -10,17 +10,17 @@ import asyncio
 import difflib
 import re
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, fields
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
 from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
-from qwench.errors import EngineUnavailable, QwenchError, RequestError, UsageError
+from qwench.errors import EngineUnavailable, RequestError, UsageError
 from qwench.progress import Progress
 from qwench.text.chat import prompt_opens_thinking
 from qwench.text.model import ModelText
@@ -36,7 +36,14 @@ Result = TypeVar("Result")
 MAX_IN_FLIGHT = 256  # sequences handed to the engine at once; it has a queue of its own
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 DTYPE_NAMES = {"half": "float16", "float": "float32"}
-OPTIONS = ("tensor_parallel_size", "gpu_memory_utilization", "max_step_tokens", "page_size", "offline", "trust_remote_code")
+OPTIONS = (
+    "tensor_parallel_size",
+    "gpu_memory_utilization",
+    "max_step_tokens",
+    "page_size",
+    "offline",
+    "trust_remote_code",
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class RequestOutput:
 class _Job:
     """One prompt to be answered."""
 
+    id: int
     prompt: str | None
     token_ids: list[int]
     sampling: SamplingParams
@@ -124,23 +132,12 @@ class LLM:
             seed=seed or 0,
             **{name: value for name, value in options.items() if name != "trust_remote_code"},
         )
-        client = EngineClient(config)
-        self._set_up(client, ModelText(client.folder, client.model))
-        client.start(self.text.vocabulary)
-        wait_loaded(client)
-
-    @classmethod
-    def over(cls, client: EngineClient, text: ModelText) -> LLM:
-        """The face of an engine that somebody else started; ``close`` closes it."""
-        llm = cls.__new__(cls)
-        llm._set_up(client, text)
-        return llm
-
-    def _set_up(self, client: EngineClient, text: ModelText) -> None:
-        self.client = client
-        self.text = text
         self._ids = count()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.client = EngineClient(config)
+        self.text = ModelText(self.client.folder, self.client.model)
+        self.client.start(self.text.vocabulary)
+        wait_loaded(self.client)
 
     def generate(
         self,
@@ -155,10 +152,10 @@ class LLM:
         the prompt before anything runs.
         """
         items = [prompts] if isinstance(prompts, (str, Mapping)) else list(prompts)
-        read = [_read_prompt(item, self.text.tokenizer, _place("prompts", at, items)) for at, item in enumerate(items)]
+        read = [_read_prompt(item, self.text.tokenizer, _place(at, items)) for at, item in enumerate(items)]
         thinking = [text is not None and prompt_opens_thinking(text) for text, _ in read]
         sampling = self._sampling(sampling_params, thinking)
-        jobs = [_Job(text, ids, params) for (text, ids), params in zip(read, sampling, strict=True)]
+        jobs = [_Job(next(self._ids), *prompt, params) for prompt, params in zip(read, sampling, strict=True)]
         return self._answer(jobs, show=bool(use_tqdm))
 
     def chat(
@@ -182,8 +179,6 @@ class LLM:
             )
         variables = dict(chat_template_kwargs or {})
         switch = variables.pop("enable_thinking", None) if enable_thinking is None else enable_thinking
-        several = isinstance(messages, Sequence) and bool(messages) and isinstance(messages[0], Sequence)
-        several = several and not isinstance(messages[0], str)
         prompts = [
             self.text.chat_prompt(
                 conversation,
@@ -192,11 +187,11 @@ class LLM:
                 add_generation_prompt=add_generation_prompt,
                 variables=variables,
             )
-            for conversation in (messages if several else [messages])
+            for conversation in _conversations(messages)
         ]
         sampling = self._sampling(sampling_params, [prompt.thinks for prompt in prompts])
         jobs = [
-            _Job(prompt.text, prompt.token_ids, params, prompt.thinking_open, split_thinking=True)
+            _Job(next(self._ids), prompt.text, prompt.token_ids, params, prompt.thinking_open, split_thinking=True)
             for prompt, params in zip(prompts, sampling, strict=True)
         ]
         return self._answer(jobs, show=bool(use_tqdm))
@@ -213,10 +208,12 @@ class LLM:
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 self._loop = None
 
-    def __enter__(self) -> LLM:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -238,7 +235,8 @@ class LLM:
         for at, params in enumerate(given):
             if not isinstance(params, SamplingParams):
                 raise RequestError(
-                    f"sampling_params[{at}] is of type {type(params).__name__}; give SamplingParams.", param="sampling_params"
+                    f"sampling_params[{at}] is of type {type(params).__name__}; give SamplingParams.",
+                    param="sampling_params",
                 )
         return list(given)
 
@@ -247,7 +245,7 @@ class LLM:
             return []
         total = sum(job.sampling.n for job in jobs)
         with Progress("Answering", total, enabled=show) as bar:
-            return self._wait_for(_Run(self.client, self.text.tokenizer, bar, self._ids).all(jobs))
+            return self._wait_for(_Run(self.client, self.text.tokenizer, bar).all(jobs))
 
     def _wait_for(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run ``work`` on a loop of our own: the caller may itself be inside one (a notebook is)."""
@@ -262,14 +260,77 @@ class LLM:
             raise
 
 
+class _Choice:
+    """One answer while it grows."""
+
+    def __init__(self, job: _Job, index: int, tokenizer: Tokenizer) -> None:
+        self._job = job
+        self._index = index
+        self._tokenizer = tokenizer
+        sampling = job.sampling
+        self._stream = AnswerStream(
+            tokenizer,
+            stop=sampling.stop_strings,
+            thinking_open=job.thinking_open,
+            split_thinking=job.split_thinking,
+            skip_special_tokens=sampling.skip_special_tokens,
+            include_stop=sampling.include_stop_str_in_output,
+        )
+        self._text: dict[str, list[str]] = {"reasoning": [], "content": []}
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._finish_reason: str | None = None
+        self._stop_token_id: int | None = None
+        self.prompt_logprobs: list[TokenLogprob] = []
+        self.cached_tokens = 0
+
+    @property
+    def finished(self) -> bool:
+        return self._finish_reason is not None
+
+    def take(self, event: TokenEvent) -> int:
+        """Read one event and return how many tokens it added. Raises QwenchError if the engine gave up."""
+        if event.finish_reason == "error":
+            raise EngineUnavailable(f"The engine failed on a prompt: {event.error or 'no reason given'}.")
+        self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
+        self.prompt_logprobs += event.prompt_logprobs
+        before = self._stream.num_tokens
+        pieces = self._stream.push(event.token_ids)
+        added = self._stream.num_tokens - before
+        self._token_ids += event.token_ids[:added]
+        self._logprobs += event.logprobs[:added]
+        self._finish_reason = "stop" if self._stream.stopped is not None else event.finish_reason
+        self._stop_token_id = event.stop_token_id
+        if self.finished:
+            pieces += self._stream.finish()
+        for piece in pieces:
+            self._text[piece.kind].append(piece.text)
+        return added
+
+    def output(self) -> CompletionOutput:
+        sampling = self._job.sampling
+        wanted = sampling.logprobs is not None
+        stop_id = self._stop_token_id if self._stop_token_id in (sampling.stop_token_ids or ()) else None
+        return CompletionOutput(
+            index=self._index,
+            text="".join(self._text["content"]),
+            token_ids=self._token_ids,
+            cumulative_logprob=sum(each.logprob for each in self._logprobs) if wanted else None,
+            logprobs=[_top(each, self._tokenizer) for each in self._logprobs] if wanted else None,
+            finish_reason=self._finish_reason,
+            stop_reason=stop_id if self._stream.stopped is None else self._stream.stopped,
+            reasoning_content="".join(self._text["reasoning"]) or None,
+            reasoning_tokens=self._stream.reasoning_tokens,
+        )
+
+
 class _Run:
     """The answers to several jobs at once; a stop string ends its sequence at once, not when its turn comes."""
 
-    def __init__(self, client: EngineClient, tokenizer: Tokenizer, bar: Progress, ids: count[int]) -> None:
+    def __init__(self, client: EngineClient, tokenizer: Tokenizer, bar: Progress) -> None:
         self._client = client
         self._tokenizer = tokenizer
         self._bar = bar
-        self._ids = ids
         self._done = 0
         self._tokens = 0
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
@@ -277,9 +338,7 @@ class _Run:
     async def all(self, jobs: Sequence[_Job]) -> list[RequestOutput]:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._job(job, _place("prompts", at, jobs))) for at, job in enumerate(jobs)
-                ]
+                tasks = [group.create_task(self._job(job, _place(at, jobs))) for at, job in enumerate(jobs)]
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
         return [task.result() for task in tasks]
@@ -287,16 +346,136 @@ class _Run:
     async def _job(self, job: _Job, place: str) -> RequestOutput:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._choice(job, index, place)) for index in range(job.sampling.n)]
-        answers = [task.result() for task in tasks]
-        first = answers[0]
-        prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+        choices = [task.result() for task in tasks]
+        logprobs: list[dict[int, Logprob] | None] | None = None
         if job.sampling.prompt_logprobs is not None:
-            prompt_logprobs = [None, *(self._logprobs(each, job.sampling.prompt_logprobs) for each in first.prompt_logprobs)]
+            logprobs = [None, *(_top(each, self._tokenizer) for each in choices[0].prompt_logprobs)]
         return RequestOutput(
-            request_id=str(next(self._ids)),
+            request_id=str(job.id),
             prompt=job.prompt,
             prompt_token_ids=job.token_ids,
-            outputs=[answer.output() for answer in answers],
-            prompt_logprobs=prompt_logprobs,
-            num_cached_tokens=first.cached_tokens,
+            outputs=[choice.output() for choice in choices],
+            prompt_logprobs=logprobs,
+            num_cached_tokens=choices[0].cached_tokens,
         )
+
+    async def _choice(self, job: _Job, index: int, place: str) -> _Choice:
+        choice = _Choice(job, index, self._tokenizer)
+        async with self._room:
+            generation = self._submit(job, index, place)
+            try:
+                async for event in generation:
+                    self._tokens += choice.take(event)
+                    self._bar.update(self._done, self._speed())
+                    if choice.finished:
+                        break
+            finally:
+                generation.abort()
+        self._done += 1
+        self._bar.update(self._done, self._speed())
+        return choice
+
+    def _submit(self, job: _Job, index: int, place: str) -> Generation:
+        """The engine's refusal names the prompt when there are several."""
+        try:
+            return self._client.submit(job.token_ids, job.sampling.for_choice(index))
+        except RequestError as error:
+            error.message = f"{place}{error.message}"
+            error.args = (error.message,)
+            raise
+
+    def _speed(self) -> str:
+        return f"{self._tokens / max(self._bar.seconds, 1e-9):.1f} tokens/s"
+
+
+def wait_loaded(client: EngineClient, *, show: bool = True) -> None:
+    """Wait until the engine serves, with a bar if that takes more than two seconds. Raises what made loading fail."""
+    with Progress("Loading", 1, delay=2.0, enabled=show) as bar:
+        while client.status().state == "loading":
+            bar.update(client.status().loaded)
+            time.sleep(0.02)
+    client.wait_ready()
+
+
+def read_size(text: str, name: str = "memory") -> int:
+    """Bytes of "2GiB", "512M", "1.5 gb" or "1000"; units are powers of 1024. Raises UsageError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    if found is None:
+        raise UsageError(f"{name} is {text!r}; give bytes, or a size such as 2GiB or 512MiB.", param=name)
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    if options.get("trust_remote_code"):
+        raise UsageError(
+            "trust_remote_code is True, but Qwench never runs code that comes with a model; leave it out.",
+            param="trust_remote_code",
+        )
+    known = [*OPTIONS, *(field.name for field in fields(EngineConfig))]
+    for name in options:
+        if name not in OPTIONS:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(sorted(set(known)))}."
+            raise UsageError(f"LLM has no option {name}; {hint}", param=name)
+
+
+def _read_prompt(item: object, tokenizer: Tokenizer, place: str) -> tuple[str | None, list[int]]:
+    """A prompt's text (None if it came as ids) and ids. Raises RequestError."""
+    if isinstance(item, Mapping):
+        if item.get("multi_modal_data"):
+            raise RequestError(f"{place}multi_modal_data is not supported yet; send text.", param="multi_modal_data")
+        if "prompt_token_ids" in item:
+            ids = item["prompt_token_ids"]
+            whole = isinstance(ids, Sequence) and all(isinstance(each, int) for each in ids)
+            if not whole or isinstance(ids, (str, bytes)):
+                raise RequestError(f"{place}prompt_token_ids is no list of whole numbers.", param="prompt_token_ids")
+            text = item.get("prompt")
+            return text if isinstance(text, str) else None, _not_empty(list(ids), place)
+        item = item.get("prompt")
+    if isinstance(item, str):
+        return item, _not_empty(tokenizer.encode(item), place)
+    raise RequestError(
+        f'{place}The prompt is of type {type(item).__name__}; give text, {{"prompt": text}} or '
+        '{"prompt_token_ids": ids}.',
+        param="prompts",
+    )
+
+
+def _conversations(messages: Sequence[Any]) -> Sequence[object]:
+    """One conversation is a list of messages; several are a list of such lists."""
+    several = not isinstance(messages, str) and bool(messages) and isinstance(messages[0], (list, tuple))
+    return messages if several else [messages]
+
+
+def _not_empty(ids: list[int], place: str) -> list[int]:
+    if not ids:
+        raise RequestError(f"{place}The prompt is empty; give at least one token.", param="prompts")
+    return ids
+
+
+def _top(entry: TokenLogprob, tokenizer: Tokenizer) -> dict[int, Logprob]:
+    """vLLM's form: the most likely tokens in order, and the drawn one."""
+    top = {
+        token: Logprob(value, rank, tokenizer.token_text(token))
+        for rank, (token, value) in enumerate(entry.top, start=1)
+    }
+    top.setdefault(entry.token_id, Logprob(entry.logprob, entry.rank, tokenizer.token_text(entry.token_id)))
+    return top
+
+
+def _place(at: int, items: Sequence[object]) -> str:
+    """What stands before a sentence about one of several prompts."""
+    return f"prompts[{at}]: " if len(items) > 1 else ""
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure of all; the others are its consequences."""
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TextIO
+from typing import Self, TextIO
 
 TERMINAL_SECONDS = 0.1  # between two drawings
 LINE_SECONDS = 30.0  # between two lines in a log
@@ -18,7 +18,7 @@ BAR_WIDTH = 24
 
 
 class Progress:
-    """``with Progress("Loading", 100) as bar: bar.update(40)``. Nothing is shown before ``delay`` seconds have passed."""
+    """``with Progress("Loading", 100) as bar: bar.update(40)``. Nothing is shown before ``delay`` seconds."""
 
     def __init__(
         self,
@@ -42,10 +42,12 @@ class Progress:
         self._due = self._start + max(delay, 0.0 if self._on_terminal else LINE_SECONDS)
         self._drawn = ""
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qwench.config import ModelConfig, YarnConfig
 from qwench.errors import ConfigError
@@ -257,6 +259,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         text_only("qwen3", rope_scaling={"rope_type": "linear", "factor": 2.0}),
         "rope_scaling.rope_type is 'linear'; supp",
     ),
+    (text_only("qwen3", rms_norm_eps=10**400), "; it must be a number above 0 and at most 1e+15"),
+    (text_only("qwen3", rope_theta=float("inf")), "rope_theta is inf; it must be a number above 0 and at most 1e+15"),
+    (text_only("qwen3_5_text", partial_rotary_factor=1e308), "partial_rotary_factor is 1e+308; it must be a number"),
+    (text_only("qwen3", rope_scaling={"rope_type": "yarn", "factor": 1e308}), "factor is 1e+308; it must be a number"),
     (text_only("qwen3", rope_scaling={"rope_type": "yarn"}), "rope_scaling.factor is missing"),
     (text_only("qwen3", rope_scaling={"rope_type": "yarn", "factor": 0.5}), "rope_scaling.factor is 0.5; YaRN needs"),
     (
@@ -299,6 +305,37 @@ def test_what_cannot_be_honoured_is_refused_by_name(raw: dict[str, Any], sentenc
     assert sentence in caught.value.message
     assert caught.value.message.startswith("config.json: ")
     assert caught.value.message.endswith(".")
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 300)
+    | st.sampled_from([10**400, 2**31, 1e308, -0.5, 5e-324, "", "yarn"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["factor", "rope_type"]), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_any_value_in_any_field_is_read_or_refused(data: st.DataObject) -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "mrope_section": [11, 11, 10], "beta_fast": 32, "rope_theta": 1e7}
+    quantised = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    raw = wrapper("qwen3_5_moe", {"vision_config": {"depth": 1}, "quantization_config": quantised})
+    raw["text_config"] |= {"rope_parameters": rope, "layer_types": ["full_attention"] * 4, "eos_token_id": [1, 2]}
+    raw["text_config"] |= dict.fromkeys(("head_dim", "linear_num_value_heads", "hidden_act", "dtype", "rope_scaling"))
+    sections = [raw, raw["text_config"], raw["vision_config"], raw["quantization_config"], rope]
+    for _ in range(data.draw(st.integers(1, 3))):
+        section = data.draw(st.sampled_from(sections))
+        section[data.draw(st.sampled_from(sorted(section)))] = data.draw(JSON_VALUES)
+    try:
+        config = ModelConfig.from_dict(raw)
+    except ConfigError as error:
+        assert error.message.startswith("config.json: ")  # noqa: PT017  # either outcome is right, this is one of them
+        return
+    assert config.num_layers == len(config.sparse_layers) == 4 or raw["text_config"]["num_hidden_layers"] != 4
+    assert config.rope.rotary_dim % 2 == 0
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])

@@ -11,7 +11,7 @@ import pytest
 
 from tests.meta.tree import PACKAGE, ROOT, files, imports, module_name
 
-BASE = ("errors", "config", "log", "family")
+BASE = ("errors", "config", "log", "family", "progress")
 TENSORS = ("torch", "numpy")
 
 
@@ -29,6 +29,7 @@ ANYTHING = Layer(ours=("",), others=("*",))
 LAYERS = {
     "errors": Layer(),
     "family": Layer(),
+    "progress": Layer(),
     "log": Layer(ours=("errors",)),
     "config": Layer(ours=("errors",)),
     "device": Layer(BASE, TENSORS),

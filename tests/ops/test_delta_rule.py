@@ -104,9 +104,9 @@ def test_convolution_is_causal_and_cuts_do_not_matter(cuts: tuple[int, ...]) -> 
         [sum(weight[:, j].double() * padded[t + j] for j in range(taps)) for t in range(length)]  # type: ignore[misc]
     )
     expected = mixed * mixed.sigmoid()
-    states = torch.zeros(2, channels, taps - 1)
+    states = torch.zeros(2, taps - 1, channels)
     bounds = [sum(cuts[:n]) for n in range(len(cuts) + 1)]
     found = [causal_conv(x[a:b], weight, states, rows_of((b - a,), [1])) for a, b in pairwise(bounds)]
     assert (torch.cat(found) - expected).abs().max() < tolerance("causal_conv")
-    assert torch.equal(states[1], x[-3:].T)  # the state holds inputs, before convolution and gate
+    assert torch.equal(states[1], x[-3:])  # the state holds inputs, before convolution and gate
     assert not states[0].any()

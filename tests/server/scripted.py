@@ -27,17 +27,18 @@ class ScriptedEngine(EngineClient):
         super().__init__(EngineConfig(model=str(folder)))
         self.text = ModelText(self.folder, self.model)
         self.script = script
-        self.state = EngineStatus("ready", 1.0)
+        self._status = EngineStatus("ready", 1.0)
+        self.go = threading.Event()  # for scripts that wait
         self.alive: set[int] = set()
         self.submitted: list[SamplingParams] = []
         self.prompts: list[str] = []
         self._numbers = count()
 
-    def status(self) -> EngineStatus:
-        return self.state
+    def become(self, status: EngineStatus) -> None:
+        self._status = status
 
     def close(self) -> None:
-        self.state = EngineStatus("stopped", 1.0)
+        self.become(EngineStatus("stopped", 1.0))
 
     def submit(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
         self._require_ready()

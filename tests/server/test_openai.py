@@ -139,13 +139,15 @@ def test_the_models_own_end_ends_the_answer_unless_ignored(openai: OpenAI, text:
 
 
 @pytest.mark.parametrize("spelling", [{"enable_thinking": True}, {"chat_template_kwargs": {"enable_thinking": True}}])
-def test_both_thinking_switches_open_a_thinking_block(openai: OpenAI, spelling: dict[str, Any]) -> None:
-    on = openai.chat.completions.create(messages=HELLO, extra_body=spelling, **GREEDY)
+def test_both_thinking_switches_open_a_thinking_block(
+    openai: OpenAI, text: ModelText, spelling: dict[str, Any]
+) -> None:
+    bias = {str(text.tokenizer.encode("a")[0]): 100}
+    on = openai.chat.completions.create(messages=HELLO, extra_body=spelling, logit_bias=bias, **GREEDY)
     message = on.choices[0].message
     assert message.content == ""
     assert message.model_extra is not None
-    assert message.model_extra["reasoning_content"]
-    assert message.model_extra["reasoning_content"] == message.model_extra["reasoning"]
+    assert message.model_extra["reasoning_content"] == message.model_extra["reasoning"] == "a" * 12
     assert on.usage is not None
     assert on.usage.completion_tokens_details is not None
     assert on.usage.completion_tokens_details.reasoning_tokens == 12
@@ -173,16 +175,14 @@ def test_tools_and_a_history_of_calls_are_accepted(openai: OpenAI) -> None:
     assert counted[0] > counted[1]  # with none the tools are left out
 
 
-@pytest.mark.parametrize("shape", ["text", "texts", "ids", "lists of ids"])
-def test_completions_take_every_shape_of_prompt(openai: OpenAI, text: ModelText, shape: str) -> None:
+@pytest.mark.parametrize(("shape", "count"), [("text", 1), ("texts", 2), ("ids", 1), ("lists of ids", 2)])
+def test_completions_take_every_shape_of_prompt(openai: OpenAI, text: ModelText, shape: str, count: int) -> None:
     ids = text.tokenizer.encode("Hello world")
     forms: dict[str, Any] = {"text": "Hello world", "texts": ["Hello world"] * 2, "ids": ids, "lists of ids": [ids] * 2}
     answer = openai.completions.create(prompt=forms[shape], model=NAME, temperature=0, n=1)
     one = openai.completions.create(prompt="Hello world", model=NAME, temperature=0).choices[0].text
     assert answer.object == "text_completion"
-    assert [choice.text for choice in answer.choices] == [one] * (
-        2 if isinstance(forms[shape][0], (list, str)) and shape != "text" else 1
-    )
+    assert [choice.text for choice in answer.choices] == [one] * count
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 16 * len(answer.choices)  # OpenAI's default of max_tokens
 
@@ -207,8 +207,8 @@ def test_echo_with_logprobs_tells_the_prompts_too(openai: OpenAI, text: ModelTex
     count = len(text.tokenizer.encode(prompt))
     assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.top_logprobs) == count + 3
     assert "".join(logprobs.tokens[:count]) == prompt
-    assert logprobs.token_logprobs[0] is None
-    assert all(value is not None and value < 0 for value in logprobs.token_logprobs[1:])
+    assert [value is None for value in logprobs.token_logprobs] == [True] + [False] * (count + 2)
+    assert all(value < 0 for value in logprobs.token_logprobs[1:])
     assert logprobs.text_offset == [len("".join(logprobs.tokens[:at])) for at in range(count + 3)]
 
 

@@ -1,4 +1,4 @@
-"""A complete checkpoint in a few milliseconds: Qwen3.5's architecture, random weights, a real tokenizer and template."""
+"""A complete checkpoint in a moment: Qwen3.5's architecture, random weights, a real tokenizer and template."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WINDOW = 512
 TEMPLATE = Path(qwench.__file__).parent / "train" / "chat_template.jinja"
 
 
-def configuration(vocab_size: int, end: int) -> dict[str, Any]:
+def configuration(vocab_size: int, end: int | None) -> dict[str, Any]:
     """config.json of a Qwen3.5 text model with two DeltaNet layers and two of attention."""
     return {
         "architectures": ["Qwen3_5ForCausalLM"],
@@ -68,8 +68,7 @@ def write_checkpoint(folder: Path) -> Path:
     config = ModelConfig.from_folder(folder)
     tensors = random_weights(config, device="cpu", dtype=torch.float32, seed=7)
     stored = {stored_name(Place(name), "model."): tensor for name, tensor in tensors.items()}
-    for name in stored:
-        if name.endswith("conv1d.weight"):
-            stored[name] = stored[name].unsqueeze(1)  # [C, 4] -> [C, 1, 4], as checkpoints keep it
+    convolutions = {name: tensor.unsqueeze(1) for name, tensor in stored.items() if name.endswith("conv1d.weight")}
+    stored |= convolutions  # [C, 4] -> [C, 1, 4], as checkpoints keep them
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

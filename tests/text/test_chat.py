@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.text.tiny import TEMPLATE, write_text_files
 
 from qwench.errors import RequestError, TemplateError
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
 from qwench.text.tokenizer import Tokenizer
+from tests.text.tiny import TEMPLATE, write_text_files
 
 USER = [{"role": "user", "content": " Hi "}]
 

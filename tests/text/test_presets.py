@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.text.tiny import write_text_files
 
 from qwench.config import LayerType, ModelConfig, MoeConfig, RopeConfig
 from qwench.engine.request import SamplingParams
 from qwench.errors import CheckpointError, ConfigError, RequestError, TemplateError
 from qwench.text.model import ModelText
 from qwench.text.presets import SamplingPreset, presets_for
+from tests.text.tiny import write_text_files
 
 
 def config(model_type: str, hidden: int, layers: int, experts: int = 0, vocab: int = 512) -> ModelConfig:

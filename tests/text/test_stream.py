@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.text.tiny import tokenizer_json
 from tokenizers import Tokenizer as Backend
 
 from qwench.text.detok import Detokenizer
 from qwench.text.stream import AnswerStream, Piece, StopFilter, ThinkingSplitter, overlap
 from qwench.text.tokenizer import Tokenizer
+from tests.text.tiny import tokenizer_json
 
 TOKENIZER = Tokenizer(Backend.from_str(tokenizer_json()))
 IDS = st.lists(st.integers(0, TOKENIZER.size + 3), max_size=40)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.text.tiny import ADDED, SPECIAL, tokenizer_json, write_text_files
 from tokenizers import Tokenizer as Backend
 
 from qwench.errors import CheckpointError, RequestError
 from qwench.text.tokenizer import Tokenizer
+from tests.text.tiny import ADDED, SPECIAL, tokenizer_json, write_text_files
 
 BACKEND = Backend.from_str(tokenizer_json())
 TOKENIZER = Tokenizer(Backend.from_str(tokenizer_json()))

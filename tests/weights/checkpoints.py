@@ -31,7 +31,7 @@ VISION = {
     "out_hidden_size": 32,
     "num_position_embeddings": 16,
 }
-TEXT = {
+TEXT: dict[str, dict[str, Any]] = {
     "qwen3": BASE | DENSE | {"num_hidden_layers": 2},
     "qwen3_moe": BASE | DENSE | MOE | {"num_hidden_layers": 3, "mlp_only_layers": [1]},
     "qwen3_5_text": BASE | DENSE | HYBRID,

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError
+from qwench.model.parameters import declare
 from qwench.weights.load import load
 from tests.weights import checkpoints
 
@@ -45,7 +48,7 @@ def message_of(folder: Path) -> str:
     return caught.value.message
 
 
-def changed(source: Path, target: Path, change: Callable[[Tensors], None], **metadata: str) -> Path:
+def changed(source: Path, target: Path, change: Callable[[Tensors], object], **metadata: str) -> Path:
     """``source`` with ``change`` done to its tensors."""
     copied(source, target)
     tensors = load_file(target / "model.safetensors")
@@ -246,15 +249,15 @@ def edited_index(folder: Path, edit: Callable[[dict[str, Any]], object]) -> Path
 
 def test_an_index_that_names_an_absent_tensor(saved: dict[str, Path], tmp_path: Path) -> None:
     folder = copied(saved["sharded"], tmp_path / "x")
-    shard = sorted(folder.glob("*.safetensors"))[0].name
+    shard = min(folder.glob("*.safetensors")).name
     path = edited_index(folder, lambda index: index["weight_map"].update({"model.ghost": shard}))
     assert message_of(folder).startswith(f"{path} says that {shard} holds model.ghost, but it does not;")
 
 
 def test_a_tensor_in_two_shards(saved: dict[str, Path], tmp_path: Path) -> None:
     folder = copied(saved["sharded"], tmp_path / "x")
-    save_file({"lm_head.weight": torch.zeros(80, 32)}, folder / "more.safetensors")
-    edited_index(folder, lambda index: index["weight_map"].update({"lm_head.weight": "more.safetensors"}))
+    save_file({"lm_head.weight": torch.zeros(80, 32), "mtp.x": torch.zeros(1)}, folder / "more.safetensors")
+    edited_index(folder, lambda index: index["weight_map"].update({"mtp.x": "more.safetensors"}))
     assert "Tensor lm_head.weight is in " in message_of(folder)
 
 
@@ -287,3 +290,24 @@ def test_no_weights_to_read(saved: dict[str, Path], tmp_path: Path, present: lis
     for name in present:
         (tmp_path / name).write_bytes(b"x")
     assert f"{tmp_path} {sentence}" in message_of(tmp_path)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_a_damaged_header_is_refused_or_reads_in_full(
+    saved: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    source, folder = saved["qwen3"], tmp_path_factory.getbasetemp() / "damaged"
+    if not folder.exists():
+        copied(source, folder)
+    raw = bytearray((source / "model.safetensors").read_bytes())
+    header_end = 8 + int.from_bytes(raw[:8], "little")
+    position = data.draw(st.integers(8, header_end - 1))
+    raw[position] = data.draw(st.sampled_from(b'0123456789BFIU-.[]{},:"aw'))
+    (folder / "model.safetensors").write_bytes(raw)
+    config = ModelConfig.from_folder(folder)
+    try:
+        loaded = load(folder, config, device="cpu", dtype=torch.bfloat16)
+    except CheckpointError:
+        return
+    assert loaded.tensors.keys() == declare(config).keys()

@@ -1,4 +1,4 @@
-"""Headers of safetensors files: what the library writes is understood, what is damaged is a CheckpointError and no more."""
+"""Headers of safetensors files: what the library writes is understood, damage is a CheckpointError and never more."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class CacheSpec:
     num_kv_heads: int
     head_dim: int
     num_delta_layers: int
-    conv_shape: tuple[int, int]  # [C, K-1]
+    conv_shape: tuple[int, int]  # [K-1, C]
     state_shape: tuple[int, int, int]  # [Hv, dk, dv]
     dtype: torch.dtype
 
@@ -33,7 +33,7 @@ class CacheSpec:
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             num_delta_layers=config.layer_types.count("linear_attention"),
-            conv_shape=(delta.conv_dim, delta.conv_kernel - 1) if delta else (0, 0),
+            conv_shape=(delta.conv_kernel - 1, delta.conv_dim) if delta else (0, 0),
             state_shape=(delta.num_value_heads, delta.key_head_dim, delta.value_head_dim) if delta else (0, 0, 0),
             dtype=dtype,
         )
@@ -47,12 +47,12 @@ class CacheSpec:
     def sequence_bytes(self) -> int:
         """Recurrent (fp32) and convolution state of one sequence in all DeltaNet layers."""
         heads, key_dim, value_dim = self.state_shape
-        channels, columns = self.conv_shape
+        columns, channels = self.conv_shape
         return self.num_delta_layers * (heads * key_dim * value_dim * 4 + channels * columns * self.dtype.itemsize)
 
 
 class Storage:
-    """keys[l], values[l] [pages * page_size, K, D]; conv[l] [slots, C, K-1]; recurrent[l] [slots, Hv, dk, dv] fp32."""
+    """keys[l], values[l] [pages * page_size, K, D]; conv[l] [slots, K-1, C]; recurrent[l] [slots, Hv, dk, dv] fp32."""
 
     def __init__(self, spec: CacheSpec, *, num_pages: int, page_size: int, num_slots: int, device: str) -> None:
         def empty(count: int, shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwench.errors import ModelNotFound, UsageError
+from qwench.errors import ModelNotFound, QwenchError, UsageError
 
 if TYPE_CHECKING:
     from qwench.cache.storage import CacheSpec
@@ -152,7 +152,7 @@ def measure(subject: Subject, load: Load, seed: int) -> Sample:
 
         def deliver(event: TokenEvent, index: int = index) -> None:
             if event.error:
-                raise UsageError(f"the engine failed while it was measured: {event.error}")
+                raise QwenchError(f"the engine failed while it was measured: {event.error}")
             count[index] += len(event.token_ids)
 
         prompt = [draw.randrange(subject.model.vocab_size) for _ in range(load.prefill)]

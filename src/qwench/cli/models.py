@@ -23,7 +23,7 @@ NOTES = (
     "params, GB  the whole checkpoint, with vision tower and MTP head; scales of a",
     "            quantised file come on top",
     "active      parameters that one token is multiplied with",
-    "KV/token    of one sequence in BF16; state: once per sequence, however long, FP32",
+    "KV/token    BF16; state: FP32, once per sequence however long",
     "",
     "`nano` is built in; any other model is one `qwench chat NAME` away.",
 )
@@ -95,9 +95,9 @@ def _row(cells: list[str], columns: list[Column]) -> str:
 def _columns() -> Iterator[Column]:
     yield Column("", "model", 18, lambda shape: shape.short_name)
     yield Column("billions", "params", 7, lambda shape: _short(shapes.total_parameters(shape.config) / 1e9))
-    yield Column("billions", "active", 8, lambda shape: _short(shapes.active_parameters(shape.config) / 1e9))
+    yield Column("billions", "active", 7, lambda shape: _short(shapes.active_parameters(shape.config) / 1e9))
     for bits in BITS:
-        yield Column("GB of weights, by bits", str(bits), 7, _weights_in_gb(bits))
+        yield Column("GB of weights, by bits", str(bits), 6, _weights_in_gb(bits))
     yield Column("KiB", "KV/token", 10, lambda shape: f"{shapes.kv_bytes_per_token(shape.config) / shapes.KiB:g}")
     yield Column("MiB", "state", 7, _state_in_mib)
 

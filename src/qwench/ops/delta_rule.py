@@ -17,23 +17,28 @@ CHUNK = 64
 def causal_conv(inputs: torch.Tensor, weight: torch.Tensor, states: torch.Tensor, rows: Rows) -> torch.Tensor:
     """silu of a depthwise causal convolution over each row: inputs [T, C], weight [C, K] -> [T, C].
 
-    states [N, C, K-1] hold the last K-1 inputs of every sequence, newest last, and are advanced in place.
-    The last tap multiplies the current token.
+    states [N, K-1, C] hold the last K-1 inputs of every sequence, newest last, and are advanced in place.
+    The last tap multiplies the current token. Sums are fp32 (and never TF32, as a library's convolution may be).
     """
     output = torch.empty_like(inputs)
+    taps = weight.T.float()  # [K, C]
+    columns = states.shape[1]
     single = rows.num_single
     if single:
         slots = rows.state_slots[:single]
-        window = torch.cat((states[slots].to(inputs.dtype), inputs[:single, :, None]), dim=-1)  # [single, C, K]
-        output[:single] = (window * weight).sum(-1)
-        states[slots] = window[..., 1:].to(states.dtype)
-    columns = states.shape[-1]
+        window = torch.cat((states[slots].to(inputs.dtype), inputs[:single, None]), dim=1)  # [single, K, C]
+        output[:single] = F.silu((window * taps).sum(1))
+        states[slots] = window[:, 1:].to(states.dtype)
     for row, span in rows.spans(single):
         slot = rows.state_slots[row]
-        window = torch.cat((states[slot].to(inputs.dtype), inputs[span].T), dim=-1)  # [C, K-1+n]
-        output[span] = F.conv1d(window[None], weight[:, None], groups=weight.shape[0])[0].T
-        states[slot] = window[:, window.shape[1] - columns :].to(states.dtype)
-    return F.silu(output)
+        window = torch.cat((states[slot].to(inputs.dtype), inputs[span]))  # [K-1+n, C]
+        length = len(window) - columns
+        total = window[:length] * taps[0]
+        for tap in range(1, len(taps)):
+            total += window[tap : tap + length] * taps[tap]
+        output[span] = F.silu(total)
+        states[slot] = window[length:].to(states.dtype)
+    return output
 
 
 def gated_delta_rule(

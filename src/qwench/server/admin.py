@@ -35,7 +35,7 @@ def model_routes(service: Service) -> APIRouter:
         return {
             "id": service.name,
             "object": "model",
-            "created": 0,
+            "created": int(service.started),
             "owned_by": "qwench",
             "context_length": window,
             "max_model_len": window,

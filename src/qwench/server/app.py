@@ -14,10 +14,11 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -86,6 +87,8 @@ class Gate:
                 await refusal(scope, receive, send_marked)
                 return
             await self._app(scope, receive, send_marked)
+        except ClientDisconnect:
+            return  # it left while its body was being read: nothing was begun and nobody waits
         except Exception:
             logger.exception("request %s failed", request_id)
             if started:
@@ -108,24 +111,31 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
     """The whole server. ``client`` may still be loading: requests that need it get 503 until it is ready."""
     service = Service(client, text, settings)
     app = FastAPI(title="Qwench", version=__version__, openapi_url=None, redirect_slashes=False)
-
-    @app.post("/v1/chat/completions", openapi_extra=body_of("ChatRequest"))
-    async def chat_completions(request: Request) -> Response:
-        """Answer a conversation."""
-        return await generate(service, request, prepare_chat, ChatFormat, "chatcmpl")
-
-    @app.post("/v1/completions", openapi_extra=body_of("CompletionRequest"))
-    async def completions(request: Request) -> Response:
-        """Continue raw text or token ids."""
-        return await generate(service, request, prepare_completion, CompletionFormat, "cmpl")
-
-    for router in (model_routes(service), token_routes(service)):
+    routers = [answer_routes(service), model_routes(service), token_routes(service)]
+    listed = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    for router in (*routers, docs_routes(service, listed)):
         app.include_router(router)
-    app.include_router(docs_routes(service, [route for route in app.routes if isinstance(route, APIRoute)]))
     app.add_exception_handler(QwenchError, on_qwench_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_middleware(Gate, api_key=settings.api_key)
     return app
+
+
+def answer_routes(service: Service) -> APIRouter:
+    """The routes that generate."""
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions", openapi_extra=body_of("ChatRequest"))
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation."""
+        return await generate(service, request, prepare_chat, ChatFormat, "chatcmpl")
+
+    @router.post("/v1/completions", openapi_extra=body_of("CompletionRequest"))
+    async def completions(request: Request) -> Response:
+        """Continue raw text or token ids."""
+        return await generate(service, request, prepare_completion, CompletionFormat, "cmpl")
+
+    return router
 
 
 async def generate(

@@ -186,7 +186,7 @@ def _thinking(request: ChatRequest) -> tuple[bool | None, list[str]]:
             reason = "reasoning_effort is 'none' but enable_thinking is true; send one of them"
             raise RequestError(f"{reason}.", param="reasoning_effort")
         return False, []
-    return switch, ["reasoning_effort: ignored, only none has an effect; use enable_thinking"]
+    return switch, ["reasoning_effort: ignored, only none has an effect (send enable_thinking)"]
 
 
 def _max_tokens(request: ChatRequest) -> int | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 5.0  # what running answers get to end by themselves
 LAST_SECONDS = 10  # then the engine stops and tells them; after this, connections are cut
-POLL_SECONDS = 0.1
+IDLE_SECONDS = 75  # longer than clients keep idle connections, so that none is closed under a new request
 
 
 class Server(uvicorn.Server):
@@ -55,6 +55,7 @@ def configure(app: ASGIApp) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=int(DRAIN_SECONDS) + LAST_SECONDS,
     )
 

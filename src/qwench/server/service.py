@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qwench import __version__
@@ -35,6 +35,7 @@ class Service:
     client: EngineClient
     text: ModelText
     settings: ServerSettings
+    started: float = field(default_factory=time.time)  # seconds since 1970
 
     @property
     def name(self) -> str:

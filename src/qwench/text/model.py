@@ -22,7 +22,7 @@ END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A conversation ready for the engine. ``thinks``: the model is expected to; ``thinking_open``: it is in a block."""
+    """A conversation for the engine. ``thinks``: the model is expected to; ``thinking_open``: it already does."""
 
     text: str
     token_ids: list[int]
@@ -87,7 +87,12 @@ class ModelText:
             variables=variables,
         )
         opened = self.chat.prompt_opens_thinking(text)
-        if enable_thinking is not None and add_generation_prompt and not self.chat.can_think and enable_thinking != opened:
+        if (
+            enable_thinking is not None
+            and add_generation_prompt
+            and not self.chat.can_think
+            and enable_thinking != opened
+        ):
             always = "always thinks" if opened else "has no thinking mode"
             raise RequestError(
                 f"enable_thinking is {enable_thinking}, but this model's chat template {always}; leave it out.",

@@ -29,14 +29,14 @@ from qwench.train.recipe import PRESETS, Recipe
 from qwench.train.template import TEMPLATE
 
 STATE = "state.pt"
-CORPUS = 46_000
+SAVE_SECONDS = 300.0
 
 
 def prepare_folder(recipe: Recipe, out: Path) -> Tokenizer:
     """Tokenizer, template and configuration, once per folder."""
     path = out / "tokenizer.json"
     if not path.exists():
-        corpus = ("".join(text for text, _ in parts(sample)) for sample in sample_text(recipe.seed, CORPUS))
+        corpus = ("".join(text for text, _ in parts(sample)) for sample in sample_text(recipe.seed, recipe.corpus))
         tokenizers.save(tokenizers.train(corpus, recipe.vocabulary), out)
     tokenizer = Tokenizer.from_file(str(path))
     for name, text in models.side_files(configuration(recipe, tokenizer), tokenizer).items():
@@ -63,13 +63,14 @@ class Trainer:
         self.parameters = list(named.values())
         pieces = Pieces.compiled() if recipe.compiled else Pieces()
         self.forward = Forward(self.model, torch.bfloat16 if recipe.half else torch.float32, pieces)
-        self.mixture = Mixture(Random(0), lambda sample: len(encode(self.tokenizer, sample).ids), recipe.shares or None)
+        self.mixtures = [Mixture(Random(0), lambda sample: len(encode(self.tokenizer, sample).ids), shares) for _, shares in recipe.stages]
         self.step = 0
 
     def batch(self, step: int, shard: int) -> Ragged:
         rng, rows, left = Random(f"{self.recipe.seed} {step} {shard}"), [], self.recipe.budget(step)
+        mixture = self.mixtures[self.recipe.stage(step)]
         while left > 0:
-            rows.append(encode(self.tokenizer, self.mixture.draw(rng)))
+            rows.append(encode(self.tokenizer, mixture.draw(rng)))
             left -= len(rows[-1].ids)
         return pack(rows, self.recipe.chunk).to(self.device)
 
@@ -124,8 +125,8 @@ def _taken(parameter: torch.Tensor) -> torch.Tensor:
     return gradient
 
 
-def run(recipe: Recipe, out: Path, rank: int = 0, processes: int = 1, resume: bool = False, save_seconds: float = 300.0) -> Trainer:
-    """Trains to the recipe's last step."""
+def run(recipe: Recipe, out: Path, rank: int = 0, processes: int = 1, resume: bool = False, stop: int | None = None) -> Trainer:
+    """Trains to the recipe's last step, or to step `stop`."""
     if recipe.device == "cpu":
         torch.set_num_threads(1)
         large_allocations()
@@ -134,14 +135,14 @@ def run(recipe: Recipe, out: Path, rank: int = 0, processes: int = 1, resume: bo
         trainer.resume()
     started = saved = time.monotonic()
     first, tokens, mean = trainer.step, 0, 0.0
-    while trainer.step < recipe.steps:
+    while trainer.step < (stop or recipe.steps):
         loss, seen = trainer.advance()
         tokens += seen * processes
         mean = loss if mean == 0.0 else 0.98 * mean + 0.02 * loss
         now = time.monotonic()
         if rank == 0 and (trainer.step % 20 == 0 or trainer.step == recipe.steps):
             report(trainer.step, recipe.steps, first, mean, tokens, now - started)
-        if rank == 0 and now - saved > save_seconds:
+        if rank == 0 and now - saved > SAVE_SECONDS:
             trainer.save()
             saved = now
     if rank == 0:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-SUMS_ONLY = {"sum thinking": 4.0, "greeting": 0.2}
+from qwench.train.data.mix import EARLY, LATE
+
+Stages = tuple[tuple[float, dict[str, float]], ...]
+SUMS_ONLY: Stages = ((1.0, {"small sum thinking": 1.0}),)
+WHOLE: Stages = ((0.45, EARLY), (1.0, LATE))
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,17 @@ class Recipe:
     half: bool = True  # products in bfloat16
     compiled: bool = True
     device: str = "cpu"
-    largest_operand: int = 4  # digits
-    shares: dict[str, float] = field(default_factory=dict)  # empty: the whole mixture
+    corpus: int = 46_000  # samples the tokenizer is trained on
+    stages: Stages = WHOLE  # up to this share of the steps, this mixture
 
     def rate(self, step: int) -> float:
         """Warm-up, flat, then linear to 2 %."""
         start = self.steps * (1 - self.decay)
         fall = 1.0 if step < start else 1 - 0.98 * (step - start) / max(1.0, self.steps - start)
         return min(1.0, (step + 1) / self.warm_up) * fall
+
+    def stage(self, step: int) -> int:
+        return next(index for index, (end, _) in enumerate(self.stages) if step < end * self.steps or end == 1.0)
 
     def budget(self, step: int) -> int:
         """Tokens of one shard at this step."""
@@ -48,8 +55,8 @@ class Recipe:
 
 PRESETS = {
     "smoke": Recipe(
-        steps=300, tokens=(768,), hidden=128, layers=4, key_heads=1, value_heads=2, expert_width=32, vocabulary=512, shares=SUMS_ONLY,
-        compiled=False, largest_operand=2, warm_up=20,
+        steps=300, tokens=(512,), hidden=128, layers=4, key_heads=1, value_heads=2, expert_width=32, vocabulary=512, stages=SUMS_ONLY,
+        compiled=False, corpus=4000, warm_up=20,
     ),
     "cpu": Recipe(steps=4000, tokens=(1024, 1536)),
     "gpu": Recipe(steps=6000, tokens=(16384, 32768), device="cuda"),

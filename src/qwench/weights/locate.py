@@ -9,6 +9,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 from qwench.errors import ConfigError, ModelNotFound
 from qwench.family import PUBLISHED, nearest_names
@@ -27,12 +28,12 @@ def locate(name: str, *, offline: bool) -> Path:
     """
     if name == EMBEDDED:
         return _embedded()
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return _checked(path)
+    kind = _on_disk(name)
+    if kind == "folder":
+        return _checked(Path(name).expanduser())
     if name.lower().endswith(".gguf"):
         raise ModelNotFound(f"{name}: GGUF files are not read yet; give the safetensors repository or folder instead.")
-    if path.is_file():
+    if kind == "file":
         raise ModelNotFound(f"{name} is a file; give the folder that holds it, with config.json beside it.")
     hub_id = PUBLISHED.get(name.lower())
     if hub_id is None and _HUB_ID.fullmatch(name):
@@ -40,6 +41,17 @@ def locate(name: str, *, offline: bool) -> Path:
     if hub_id is None:
         raise ModelNotFound(_unknown(name))
     return _from_hub(hub_id, offline=offline)
+
+
+def _on_disk(name: str) -> Literal["folder", "file"] | None:
+    """What ``name`` is as a path; a string that cannot be a path, or that must not be looked at, is nothing."""
+    try:
+        path = Path(name).expanduser()
+        if not name or not path.exists():
+            return None
+        return "folder" if path.is_dir() else "file"
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def _unknown(name: str) -> str:

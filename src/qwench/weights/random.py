@@ -18,29 +18,29 @@ POOL = 4_194_301  # a prime, so that rows of a matrix do not repeat one another
 
 def random_weights(config: ModelConfig, *, device: str, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
     """Every declared parameter, scaled so that activations stay near one and states decay as trained ones do."""
-    generator = torch.Generator().manual_seed(seed)
-    pool = torch.randn(POOL, generator=generator).to(device)
+    pool = torch.randn(POOL, generator=torch.Generator().manual_seed(seed)).to(device)
+    scaled: dict[tuple[float, torch.dtype], torch.Tensor] = {}  # a model has only a handful of spreads
     offset = 0
     tensors: dict[str, torch.Tensor] = {}
     for name, spec in declare(config).items():
         kept = torch.float32 if spec.kind == "float32" else dtype
-        tensor = torch.empty(spec.shape, dtype=kept, device=device)
         mean, deviation = _distribution(name, spec, config)
-        offset = _fill(tensor.view(-1), pool, offset, deviation)
+        if (deviation, kept) not in scaled:
+            scaled[deviation, kept] = (pool * deviation).to(kept)
+        tensor = torch.empty(spec.shape, dtype=kept, device=device)
+        offset = _fill(tensor.view(-1), scaled[deviation, kept], offset)
         if mean:
             tensor += mean
         tensors[name] = tensor
     return tensors
 
 
-def _fill(flat: torch.Tensor, pool: torch.Tensor, offset: int, deviation: float) -> int:
-    """Write scaled pool values, starting at ``offset`` and wrapping round; returns where the next tensor starts."""
-    scaled = (pool * deviation).to(flat.dtype) if len(flat) > len(pool) else None
+def _fill(flat: torch.Tensor, pool: torch.Tensor, offset: int) -> int:
+    """Copy pool values, starting at ``offset`` and wrapping round; returns where the next tensor starts."""
     position = 0
     while position < len(flat):
         count = min(len(flat) - position, len(pool) - offset)
-        source = scaled[offset : offset + count] if scaled is not None else pool[offset : offset + count] * deviation
-        flat[position : position + count].copy_(source)
+        flat[position : position + count].copy_(pool[offset : offset + count])
         position += count
         offset = (offset + count) % len(pool)
     return offset

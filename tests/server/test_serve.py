@@ -1,0 +1,190 @@
+"""``qwench serve``: who may connect, what is told, and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+
+import qwench
+from qwench.cli import main
+from qwench.cli.serve import (
+    EVERY_IPV4,
+    add_arguments,
+    bind,
+    check_exposure,
+    engine_config,
+    read_size,
+    served_names,
+    url,
+)
+from qwench.errors import UsageError
+
+SOURCE = Path(qwench.__file__).parents[1]
+
+
+@contextmanager
+def serve(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """``qwench serve`` in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "qwench", "serve", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    with process:
+        yield process
+        process.kill()
+
+
+def address_of(process: subprocess.Popen[str]) -> str:
+    """Where it listens, once it says so."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"listens on (http://\S+)", line):
+            return found[1]
+    raise AssertionError("it ended before it listened")
+
+
+def test_nano_is_served_by_default_and_a_newcomer_changes_only_the_address() -> None:
+    with serve("--port", "0") as process:
+        with OpenAI(base_url=f"{address_of(process)}/v1", api_key="none", max_retries=0) as client:
+            hello: Any = [{"role": "user", "content": "Hello!"}]
+            answer = client.chat.completions.create(model="nano", messages=hello, max_tokens=64)
+            assert answer.choices[0].message.content
+            events = client.chat.completions.create(model="nano", messages=hello, max_tokens=64, stream=True)
+            assert "".join(event.choices[0].delta.content or "" for event in events)
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert stdout == ""
+    assert "Traceback" not in stderr
+
+
+def test_a_served_name_a_key_and_the_end_by_control_c(checkpoint: Path) -> None:
+    with serve(str(checkpoint), "--port", "0", "--served-name", "mine", "--api-key", "k") as process:
+        address = address_of(process)
+        assert httpx.get(f"{address}/health").json()["model"] == "mine"
+        assert httpx.get(f"{address}/v1/models").status_code == 401
+        asked = {"prompt": "Hello", "model": "mine", "max_tokens": 2}
+        answer = httpx.post(f"{address}/v1/completions", json=asked, headers={"authorization": "Bearer k"})
+        assert answer.json()["usage"]["completion_tokens"] == 2
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in stderr
+
+
+def test_a_model_that_cannot_be_loaded_ends_it_with_one_sentence(text_folder: Path, tmp_path: Path) -> None:
+    for file in text_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with serve(str(tmp_path), "--port", "0") as process:
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert stderr.splitlines()[-1].startswith("qwench: ")
+    assert "model.safetensors" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+
+
+def test_a_port_in_use_is_told_before_the_model_is_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "no-such-model", "--port", str(port)]) == 2
+    error = capsys.readouterr().err
+    assert error == f"qwench: port {port} on 127.0.0.1 is in use; stop what listens there or choose another --port.\n"
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "sentence"),
+    [
+        ("127.0.0.1", 70_000, "--port is 70000"),
+        ("127.0.0.1", -1, "--port is -1"),
+        ("no such host", 0, "--host no such host is no address"),
+        ("192.0.2.1", 0, "cannot listen on 192.0.2.1"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_one_sentence(host: str, port: int, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        bind(host, port)
+
+
+@pytest.mark.parametrize("host", [EVERY_IPV4, "::", "192.168.1.5", "example.org", ""])
+def test_other_machines_need_a_key_unless_told_otherwise(host: str) -> None:
+    with pytest.raises(UsageError, match="--api-key KEY, or --allow-no-key"):
+        check_exposure(host, None, allowed=False)
+    check_exposure(host, None, allowed=True)
+    check_exposure(host, "key", allowed=False)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.9"])
+def test_this_machine_needs_none(host: str) -> None:
+    check_exposure(host, None, allowed=False)
+    with pytest.raises(UsageError, match="key is empty"):
+        check_exposure(host, " ", allowed=False)
+
+
+def test_the_key_comes_from_the_environment_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QWENCH_API_KEY", "")
+    assert main(["serve", "--host", EVERY_IPV4]) == 2
+    assert "the API key is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("123", 123), ("4GiB", 4 << 30), ("1.5g", 3 << 29), ("512 MB", 512 << 20), ("2kib", 2048)]
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert read_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "four", "4XB", "-1", "1.2.3", "4 4"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="give a size such as 4GiB"):
+        read_size(text)
+
+
+def test_flags_become_the_engines_configuration() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    flags = "qwen3.5:4b --max-model-len 4096 --max-num-seqs 8 --memory 2GiB --device cpu --dtype float32 --offline"
+    config = engine_config(parser.parse_args(flags.split()))
+    assert (config.model, config.device, config.dtype, config.offline) == ("qwen3.5:4b", "cpu", "float32", True)
+    assert (config.max_model_len, config.max_num_seqs, config.memory) == (4096, 8, 2 << 30)
+    assert engine_config(parser.parse_args([])).model == "nano"
+
+
+def test_the_served_names(tmp_path: Path) -> None:
+    (tmp_path / "My-Model").mkdir()
+    assert served_names("nano", None) == ("nano",)
+    assert served_names("Qwen/Qwen3.5-4B", None) == ("Qwen/Qwen3.5-4B", "qwen3.5:4b")
+    assert served_names("qwen3.5:4b", "mine") == ("mine", "qwen3.5:4b")
+    assert served_names(str(tmp_path / "My-Model"), None) == ("My-Model",)
+    assert served_names(f"{tmp_path}/My-Model/", None) == ("My-Model",)
+
+
+def test_the_address_told_is_one_that_works_here() -> None:
+    assert url(EVERY_IPV4, 1) == "http://127.0.0.1:1"
+    assert url("::", 1) == "http://[::1]:1"
+    assert url("::1", 1) == "http://[::1]:1"
+    assert url("localhost", 1) == "http://localhost:1"
+
+
+def test_the_server_and_its_schemas_load_no_torch() -> None:
+    program = (
+        "import sys, json, qwench.server.app; print(json.dumps([name for name in sys.modules if name == 'torch']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert json.loads(done.stdout) == []
