@@ -95,23 +95,22 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def make_model(kind: str, seed: int) -> Any:
-    """A transformers model of ``kind`` with random fp32 weights."""
-    config_class, model_class, fields = KINDS[kind]
+def build_model(config_class: str, model_class: str, fields: dict[str, Any], *, seed: int) -> Any:
+    """A transformers model with random fp32 weights."""
     config = getattr(transformers, config_class)(**fields)
     config._attn_implementation = "eager"
-    torch.manual_seed(seed)
     model = getattr(transformers, model_class)(config).float().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(_draw(name, tuple(parameter.shape), generator, zero_centred="3_5" in model_class))
+            drawn = _draw(name, tuple(parameter.shape), generator, zero_centred="3_5" in model_class)
+            parameter.copy_(drawn)
     return model
 
 
 def make_checkpoint(folder: Path, kind: str, seed: int, **save: Any) -> Any:
-    """The same, saved to ``folder`` in Hugging Face layout; returns the model."""
-    model = make_model(kind, seed)
+    """A model of ``kind``, saved to ``folder`` in Hugging Face layout; returns it."""
+    model = build_model(*KINDS[kind], seed=seed)
     model.save_pretrained(folder, **save)
     return model
 

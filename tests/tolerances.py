@@ -27,6 +27,7 @@ TOLERANCES: dict[tuple[str, str, str], Tolerance] = {
     ),
     ("experts", "float32", "torch"): Tolerance(1e-5, "experts are summed in another order"),
     ("model_logits", "float32", "torch"): Tolerance(1e-3, "the reference's own distance from fp64 is about 1e-4"),
+    ("model_logits", "float32", "cuda"): Tolerance(1e-3, "the same fp32 arithmetic in another order; TF32 is off"),
 }
 
 

@@ -150,9 +150,9 @@ def nano_table() -> str:
     lines = ["| skill | without thinking | with thinking |", "|---|--:|--:|"]
     lines += [f"| {skill} | {shown.get(False, '')} | {shown.get(True, '')} |" for skill, shown in skills.items()]
     ended = min(row["ended"] for row in document["results"])
-    engine = {"engine": "our engine", "transformers": "transformers"}[document["by"]]
+    by = {"engine": "our engine", "transformers": "transformers"}[document["by"]]
     told = (
-        f"Exact answers in per cent with a 95 % interval; {document['samples']} held-out samples a row, greedy, by {engine}. "
+        f"Exact answers in per cent with a 95 % interval; {document['samples']} held-out samples a row, greedy, by {by}. "
         f"In the worst row {ended:.1f} % of the answers end by themselves."
     )
     return "\n".join([*lines, "", told])

@@ -21,15 +21,16 @@ PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
 class Driver:
     """One checkpoint in fp32 with room for NUM_SLOTS sequences."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        self.device = device
         self.config = ModelConfig.from_folder(folder)
-        self.model = Qwen(self.config, load(folder, self.config, device="cpu", dtype=torch.float32).tensors)
+        self.model = Qwen(self.config, load(folder, self.config, device=device, dtype=torch.float32).tensors)
         self.storage = Storage(
             CacheSpec.of(self.config, torch.float32),
             num_pages=NUM_PAGES,
             page_size=PAGE_SIZE,
             num_slots=NUM_SLOTS,
-            device="cpu",
+            device=device,
         )
 
     def logits(self, sequences: Sequence[Sequence[int]], chunk: int) -> list[torch.Tensor]:
@@ -54,7 +55,7 @@ class Driver:
             rows = [StepRow(r, r.computed, min(chunk, r.missing)) for r in requests if r.missing]
             rows.sort(key=lambda row: row.count > 1)
             step = Step(tuple(rows), ())
-            parts = self.model.forward(build_batch(step, PAGE_SIZE, "cpu"), self.storage)
+            parts = self.model.forward(build_batch(step, PAGE_SIZE, self.device), self.storage)
             for row, part in zip(rows, torch.split(parts, [row.count for row in rows]), strict=True):
                 found[row.request.id].append(part)
                 row.request.computed += row.count

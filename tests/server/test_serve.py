@@ -6,10 +6,12 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,7 @@ from qwench.cli.serve import (
     url,
 )
 from qwench.errors import UsageError
+from tests.server.conftest import wait_until
 
 SOURCE = Path(qwench.__file__).parents[1]
 
@@ -71,30 +74,52 @@ def test_nano_is_served_by_default_and_a_newcomer_changes_only_the_address() -> 
     assert "Traceback" not in stderr
 
 
-def test_a_served_name_a_key_and_the_end_by_control_c(checkpoint: Path) -> None:
-    with serve(str(checkpoint), "--port", "0", "--served-name", "mine", "--api-key", "k") as process:
-        address = address_of(process)
-        assert httpx.get(f"{address}/health").json()["model"] == "mine"
-        assert httpx.get(f"{address}/v1/models").status_code == 401
-        asked = {"prompt": "Hello", "model": "mine", "max_tokens": 2}
-        answer = httpx.post(f"{address}/v1/completions", json=asked, headers={"authorization": "Bearer k"})
-        assert answer.json()["usage"]["completion_tokens"] == 2
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
-    assert process.returncode == 0
-    assert "Traceback" not in stderr
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
 
 
-def test_a_model_that_cannot_be_loaded_ends_it_with_one_sentence(text_folder: Path, tmp_path: Path) -> None:
-    for file in text_folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    with serve(str(tmp_path), "--port", "0") as process:
-        _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 4
-    assert stderr.splitlines()[-1].startswith("qwench: ")
-    assert "model.safetensors" in stderr.splitlines()[-1]
-    assert "Traceback" not in stderr
+def test_a_served_name_a_key_and_the_end_by_control_c(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    seen: list[object] = []
+
+    def use() -> None:
+        try:
+            wait_until(lambda: _is_ready(address), 60)
+            asked = {"prompt": "Hello", "model": "mine", "max_tokens": 2}
+            seen.append(httpx.post(f"{address}/v1/completions", json=asked).status_code)
+            answer = httpx.post(f"{address}/v1/completions", json=asked, headers={"authorization": "Bearer k"})
+            seen.append(answer.json()["usage"]["completion_tokens"])
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    user = threading.Thread(target=use)
+    user.start()
+    assert main(["serve", str(checkpoint), "--port", str(port), "--served-name", "mine", "--api-key", "k"]) == 0
+    user.join()
+    assert seen == [401, 2]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f'curl {address}/v1/chat/completions -H "Authorization: Bearer $QWENCH_API_KEY"' in captured.err
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/health").status_code == 200
+    except httpx.ConnectError:
+        return False
+
+
+def test_a_model_that_cannot_be_loaded_ends_it_with_one_sentence(
+    text_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(text_folder, tmp_path / "damaged"))
+    (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    assert main(["serve", str(folder), "--port", "0"]) == 4
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("qwench: ")
+    assert "model.safetensors" in last
 
 
 def test_a_port_in_use_is_told_before_the_model_is_looked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,10 @@ import qwench
 from qwench.train.template import TEMPLATE
 
 NANO = Path(qwench.__file__).parent / "assets" / "nano"
-FILES = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors",
-    "preprocessor_config.json", "video_preprocessor_config.json", "MODEL_CARD.md", "evaluation.json",
-)  # fmt: skip
+FILES = """
+config.json generation_config.json tokenizer.json tokenizer_config.json chat_template.jinja model.safetensors
+preprocessor_config.json video_preprocessor_config.json MODEL_CARD.md evaluation.json
+""".split()
 
 
 @pytest.fixture(scope="module")

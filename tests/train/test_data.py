@@ -1,4 +1,4 @@
-"""The generators: right answers, the same from the same seed, evaluation apart from training, tokens as at inference."""
+"""The generators: right answers, decided by the seed, evaluation apart from training, tokens as at inference."""
 
 from __future__ import annotations
 

@@ -27,7 +27,10 @@ def model() -> Any:
 
 def rows() -> list[Row]:
     random = torch.Generator().manual_seed(1)
-    return [Row(torch.randint(0, 96, (n,), generator=random).tolist(), [index % 3 > 0 for index in range(n)]) for n in LENGTHS]
+    return [
+        Row(torch.randint(0, 96, (n,), generator=random).tolist(), [index % 3 > 0 for index in range(n)])
+        for n in LENGTHS
+    ]
 
 
 def test_hidden_states_equal_transformers(model: Any) -> None:

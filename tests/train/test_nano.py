@@ -18,7 +18,16 @@ from qwench.train.optimizer import Optimizer, orthogonal
 from qwench.train.recipe import PRESETS
 
 TINY = dataclasses.replace(
-    PRESETS["smoke"], steps=4, tokens=(96,), hidden=64, layers=4, vocabulary=384, corpus=300, chunk=16, warm_up=2, half=False
+    PRESETS["smoke"],
+    steps=4,
+    tokens=(96,),
+    hidden=64,
+    layers=4,
+    vocabulary=384,
+    corpus=300,
+    chunk=16,
+    warm_up=2,
+    half=False,
 )
 
 
@@ -40,7 +49,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_give_the_same_bits_as_one(tmp_path: Path) -> None:
     script = (
-        "import dataclasses, sys; from pathlib import Path; from qwench.train.nano import launch; from tests.train.test_nano import TINY\n"
+        "import sys; from pathlib import Path; from qwench.train.nano import launch\n"
+        "from tests.train.test_nano import TINY\n"
         "if __name__ == '__main__': launch(TINY, Path(sys.argv[1]), int(sys.argv[2]), False)"
     )
     (tmp_path / "start.py").write_text(script)
@@ -68,7 +78,11 @@ def test_newton_schulz_evens_out_singular_values() -> None:
 
 
 def test_matrices_and_the_rest_are_told_apart() -> None:
-    names = {"layers.0.self_attn.q_proj.weight": (8, 4), "layers.0.mlp.experts.down_proj": (2, 4, 3), "embed_tokens.weight": (9, 4)}
+    names = {
+        "layers.0.self_attn.q_proj.weight": (8, 4),
+        "layers.0.mlp.experts.down_proj": (2, 4, 3),
+        "embed_tokens.weight": (9, 4),
+    }
     names |= {"layers.0.mlp.gate.weight": (2, 4), "layers.0.linear_attn.A_log": (4,)}
     optimizer = Optimizer({name: torch.zeros(shape) for name, shape in names.items()})
     assert optimizer.matrices == list(names)[:2]
@@ -93,11 +107,13 @@ def test_the_smoke_preset_learns_to_add(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "qwench.train.nano", "--preset", "smoke", "--out", str(tmp_path)]
     subprocess.run(command, check=True, env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)), timeout=390)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    rng, problems = Random(1), []
-    for _ in range(40):
-        problems.append(arithmetic.problem(rng, "sum", "+", arithmetic.draw(rng, (2, 2), True, "+"), True))
+    rng = Random(1)
+    pairs = [arithmetic.draw(rng, (2, 2), True, "+") for _ in range(40)]
+    problems = [arithmetic.problem(rng, "sum", "+", pair, True) for pair in pairs]
     prompts = [tokenizer.encode(prompt_text(one, 1), add_special_tokens=False).ids for one in problems]
     written = transformers_generator(tmp_path)(prompts, 60)
     texts = [tokenizer.decode(ids) for ids, _ in written]
-    right = sum(text.endswith(f"</think>\n\n{one.messages[-1]['content']}") for one, text in zip(problems, texts, strict=True))
+    right = sum(
+        text.endswith(f"</think>\n\n{one.messages[-1]['content']}") for one, text in zip(problems, texts, strict=True)
+    )
     assert right >= 32, f"{right} of 40 sums are right"

@@ -15,8 +15,8 @@ CASES = [key for key in GOLDEN["renders"] if key.endswith("default_on=False")]
 # A render without the generation prompt does not depend on the default, so its reference is stored once.
 CASES += [key for key in GOLDEN["renders"] if "gen=False" in key and key.endswith("default_on=True")]
 INSTRUCTION = (
-    "\n\nTo use a function, answer in this form:\n\n<tool_call>\n<function=name>\n<parameter=key>\nvalue\n</parameter>\n"
-    "</function>\n</tool_call>"
+    "\n\nTo use a function, answer in this form:\n\n<tool_call>\n<function=name>\n<parameter=key>\nvalue\n"
+    "</parameter>\n</function>\n</tool_call>"
 )
 
 

@@ -32,7 +32,9 @@ def test_special_flags_are_those_of_qwen(tokenizer: Tokenizer) -> None:
     assert {entry["content"]: entry["special"] for entry in described.values()} == stored
 
 
-@pytest.mark.parametrize("text", ["Hello 1234!\n\n x", "grüße, 你好 🙂", "<think>\n12+34\n</think>\n\n46", "e\u0301 = \u00e9", " \t\r\n"])
+@pytest.mark.parametrize(
+    "text", ["Hello 1234!\n\n x", "grüße, 你好 🙂", "<think>\n12+34\n</think>\n\n46", "e\u0301 = \u00e9", " \t\r\n"]
+)
 def test_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     assert tokenizer.decode(ids, skip_special_tokens=False) == text.replace("e\u0301", "\u00e9")

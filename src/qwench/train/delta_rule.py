@@ -1,4 +1,4 @@
-"""The gated delta rule in chunks, over rows of different lengths; equal to transformers' function, without its Python loop.
+"""The gated delta rule in chunks, over rows of different lengths; equal to transformers' function, without its loop.
 
 Knows nothing of projections, convolution or gates. Legend: N chunks, C chunk length, Hk key heads, Hv value heads,
 D head size; g is the log of the decay, so it is at most 0.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class UnitLowerInverse(torch.autograd.Function):
-    """(I + L)^-1 of strictly lower triangular L [..., C, C]; the gradient is two products instead of two more solves."""
+    """(I + L)^-1 of strictly lower triangular L [..., C, C]; the gradient is two products, not two more solves."""
 
     @staticmethod
     def forward(ctx: Any, lower: Tensor) -> Tensor:
@@ -58,14 +58,15 @@ def combine(
 
 
 def scan(q: Tensor, k: Tensor, u: Tensor, w: Tensor, weights: Tensor, last: Tensor, steps: tuple[int, ...]) -> Tensor:
-    """From chunk to chunk: the first step starts from an empty state, later ones from that of the rows still running."""
+    """From chunk to chunk: the first step starts from an empty state, later ones from that of rows still running."""
     outputs: list[Tensor] = []
     state: Tensor | None = None
     # split, not slices: the gradient of a slice fills a whole tensor with zeros.
-    for index, (qs, ks, new, ws, inner, fade) in enumerate(zip(*(x.split(steps) for x in (q, k, u, w, weights, last)), strict=True)):
+    for index, (qs, ks, own, ws, inner, fade) in enumerate(
+        zip(*(x.split(steps) for x in (q, k, u, w, weights, last)), strict=True)
+    ):
         old = None if state is None else state if len(state) == steps[index] else state[: steps[index]]
-        if old is not None:
-            new = new - ws @ old
+        new = own if old is None else own - ws @ old
         output = inner @ new
         outputs.append(output if old is None else output + qs @ old)
         if index + 1 < len(steps):
@@ -75,7 +76,7 @@ def scan(q: Tensor, k: Tensor, u: Tensor, w: Tensor, weights: Tensor, last: Tens
 
 
 def causal_conv(x: Tensor, weight: Tensor, positions: Tensor) -> Tensor:
-    """Depthwise causal convolution and SiLU. x [T, channels], weight [channels, 4]; rows never look into one another."""
+    """Depthwise causal convolution and SiLU. x [T, channels], weight [channels, 4]; rows never mix."""
     taps = weight.shape[-1]
     result = x * weight[:, -1]
     for back in range(1, taps):

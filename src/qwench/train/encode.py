@@ -22,7 +22,12 @@ class Row:
 
 def prompt_text(sample: Sample, upto: int) -> str:
     """What the engine would be given to write message `upto`."""
-    return render(list(sample.messages[:upto]), list(sample.tools) or None, add_generation_prompt=True, enable_thinking=sample.thinking)
+    return render(
+        list(sample.messages[:upto]),
+        list(sample.tools) or None,
+        add_generation_prompt=True,
+        enable_thinking=sample.thinking,
+    )
 
 
 def parts(sample: Sample) -> list[tuple[str, bool]]:

@@ -71,7 +71,8 @@ def table(results: Sequence[Result]) -> str:
     for row in results:
         note = "" if row.parsed is None else f" (parsed {row.parsed:.1f})"
         switch = "on" if row.thinking else "off"
-        lines.append(f"| {row.skill} | {switch} | {row.n} | {row.exact:.1f}{note} | {row.low:.1f} to {row.high:.1f} | {row.ended:.1f} |")
+        interval = f"{row.low:.1f} to {row.high:.1f}"
+        lines.append(f"| {row.skill} | {switch} | {row.n} | {row.exact:.1f}{note} | {interval} | {row.ended:.1f} |")
     return "\n".join(lines)
 
 
@@ -93,7 +94,9 @@ def transformers_generator(folder: Path, batch: int = 64) -> Generate:
             ids = torch.tensor([[pad] * (longest - len(prompts[index])) + prompts[index] for index in part])
             mask = torch.tensor([[0] * (longest - len(prompts[index])) + [1] * len(prompts[index]) for index in part])
             with torch.no_grad():
-                out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, pad_token_id=pad)
+                out = model.generate(
+                    input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, pad_token_id=pad
+                )
             for index, row in zip(part, out[:, longest:].tolist(), strict=True):
                 stop = next((place for place, token in enumerate(row) if token in ends), None)
                 done[index] = (row if stop is None else row[:stop], stop is not None)
@@ -128,12 +131,16 @@ def evaluate(folder: Path, generate: Generate, count: int, only: str = "") -> li
             results.append(run_suite(suite, tokenizer, generate, count))
             row = results[-1]
             seconds = time.monotonic() - started
-            print(f"{row.skill}, thinking {row.thinking}: {row.exact:.1f} %, {seconds:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"{row.skill}, thinking {row.thinking}: {row.exact:.1f} %, {seconds:.0f} s", file=sys.stderr, flush=True
+            )
     return results
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m qwench.train.evaluate", description="The held-out table of a checkpoint.")
+    parser = argparse.ArgumentParser(
+        prog="python -m qwench.train.evaluate", description="The held-out table of a checkpoint."
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--by", choices=sorted(GENERATORS), default="engine", help="who generates")
@@ -141,7 +148,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the JSON goes; default: DIR/evaluation.json")
     options = parser.parse_args()
     results = evaluate(options.folder, GENERATORS[options.by](options.folder), options.samples, options.only)
-    document = {"samples": options.samples, "by": options.by, "greedy": True, "results": [asdict(row) for row in results]}
+    document = {
+        "samples": options.samples,
+        "by": options.by,
+        "greedy": True,
+        "results": [asdict(row) for row in results],
+    }
     path = options.out or options.folder / "evaluation.json"
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(table(results))

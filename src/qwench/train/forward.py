@@ -83,7 +83,9 @@ class Forward:
 
     def linear_attention(self, x: Tensor, module: Any, batch: Ragged) -> Tensor:
         heads, size = module.num_v_heads, module.head_k_dim
-        wide = self.linear(x, module.in_proj_qkv.weight, module.in_proj_z.weight, module.in_proj_b.weight, module.in_proj_a.weight)
+        wide = self.linear(
+            x, module.in_proj_qkv.weight, module.in_proj_z.weight, module.in_proj_b.weight, module.in_proj_a.weight
+        )
         mixed, gate, b, a = wide.split([module.conv_dim, module.value_dim, heads, heads], -1)
         mixed = self.pieces.conv(mixed, module.conv1d.weight.squeeze(1).to(self.dtype), batch.positions)
         scalars = self.pieces.decay_and_rate(b, a, module.A_log, module.dt_bias)

@@ -35,26 +35,71 @@ class Sizes:
 def configuration(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
     """config.json as Qwen3.5 writes it."""
     text = {
-        "model_type": "qwen3_5_moe_text", "vocab_size": sizes.vocabulary, "hidden_size": sizes.hidden, "num_hidden_layers": sizes.layers,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "attention_bias": False, "attention_dropout": 0.0,
-        "attn_output_gate": True, "full_attention_interval": 4, "hidden_act": "silu", "initializer_range": 0.02,
+        "model_type": "qwen3_5_moe_text",
+        "vocab_size": sizes.vocabulary,
+        "hidden_size": sizes.hidden,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "attn_output_gate": True,
+        "full_attention_interval": 4,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
         "layer_types": ["full_attention" if index % 4 == 3 else "linear_attention" for index in range(sizes.layers)],
-        "linear_conv_kernel_dim": 4, "linear_key_head_dim": 64, "linear_value_head_dim": 64, "linear_num_key_heads": sizes.key_heads,
-        "linear_num_value_heads": sizes.value_heads, "mamba_ssm_dtype": "float32", "max_position_embeddings": MAX_POSITIONS,
-        "moe_intermediate_size": sizes.expert_width, "shared_expert_intermediate_size": sizes.expert_width, "num_experts": sizes.experts,
-        "num_experts_per_tok": 2, "mtp_num_hidden_layers": 0, "mtp_use_dedicated_embeddings": False, "output_router_logits": False,
-        "router_aux_loss_coef": 0.01, "rms_norm_eps": 1e-6, "use_cache": True, "tie_word_embeddings": True, "dtype": "bfloat16",
-        "bos_token_id": None, "eos_token_id": tokenizer.token_to_id("<|endoftext|>"),
+        "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 64,
+        "linear_value_head_dim": 64,
+        "linear_num_key_heads": sizes.key_heads,
+        "linear_num_value_heads": sizes.value_heads,
+        "mamba_ssm_dtype": "float32",
+        "max_position_embeddings": MAX_POSITIONS,
+        "moe_intermediate_size": sizes.expert_width,
+        "shared_expert_intermediate_size": sizes.expert_width,
+        "num_experts": sizes.experts,
+        "num_experts_per_tok": 2,
+        "mtp_num_hidden_layers": 0,
+        "mtp_use_dedicated_embeddings": False,
+        "output_router_logits": False,
+        "router_aux_loss_coef": 0.01,
+        "rms_norm_eps": 1e-6,
+        "use_cache": True,
+        "tie_word_embeddings": True,
+        "dtype": "bfloat16",
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.token_to_id("<|endoftext|>"),
         "rope_parameters": {
-            "mrope_interleaved": True, "mrope_section": [2, 1, 1], "rope_type": "default", "rope_theta": 100000, "partial_rotary_factor": 0.25,
+            "mrope_interleaved": True,
+            "mrope_section": [2, 1, 1],
+            "rope_type": "default",
+            "rope_theta": 100000,
+            "partial_rotary_factor": 0.25,
         },
-    }  # fmt: skip
+    }
     vision = {
-        "model_type": "qwen3_5_moe", "deepstack_visual_indexes": [], "depth": 3, "hidden_act": "gelu_pytorch_tanh", "hidden_size": 96,
-        "in_channels": 3, "initializer_range": 0.02, "intermediate_size": 192, "num_heads": 4, "num_position_embeddings": 256,
-        "out_hidden_size": sizes.hidden, "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2,
-    }  # fmt: skip
-    ids = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>", "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+        "model_type": "qwen3_5_moe",
+        "deepstack_visual_indexes": [],
+        "depth": 3,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_size": 96,
+        "in_channels": 3,
+        "initializer_range": 0.02,
+        "intermediate_size": 192,
+        "num_heads": 4,
+        "num_position_embeddings": 256,
+        "out_hidden_size": sizes.hidden,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    ids = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
     return {
         "architectures": ["Qwen3_5MoeForConditionalGeneration"],
         "model_type": "qwen3_5_moe",
@@ -94,8 +139,20 @@ def save_weights(model: Any, path: Path) -> None:
 def side_files(config: dict[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
     """Everything beside weights and tokenizer, by file name."""
     end, pad = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")
-    generation = {"do_sample": True, "eos_token_id": [end, pad], "pad_token_id": pad, "temperature": 0.6, "top_k": 20, "top_p": 0.95}
-    picture: dict[str, Any] = {"size": {"longest_edge": 262144, "shortest_edge": 4096}, "patch_size": 16, "temporal_patch_size": 2, "merge_size": 2}
+    generation = {
+        "do_sample": True,
+        "eos_token_id": [end, pad],
+        "pad_token_id": pad,
+        "temperature": 0.6,
+        "top_k": 20,
+        "top_p": 0.95,
+    }
+    picture: dict[str, Any] = {
+        "size": {"longest_edge": 262144, "shortest_edge": 4096},
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+    }
     picture |= {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "processor_class": "Qwen3VLProcessor"}
     files = {
         "config.json": config,

@@ -46,7 +46,9 @@ def prepare_folder(recipe: Recipe, out: Path) -> Tokenizer:
 
 
 def configuration(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
-    sizes = models.Sizes(recipe.vocabulary, recipe.hidden, recipe.layers, recipe.key_heads, recipe.value_heads, recipe.expert_width)
+    sizes = models.Sizes(
+        recipe.vocabulary, recipe.hidden, recipe.layers, recipe.key_heads, recipe.value_heads, recipe.expert_width
+    )
     return models.configuration(sizes, tokenizer)
 
 
@@ -63,7 +65,10 @@ class Trainer:
         self.parameters = list(named.values())
         pieces = Pieces.compiled() if recipe.compiled else Pieces()
         self.forward = Forward(self.model, torch.bfloat16 if recipe.half else torch.float32, pieces)
-        self.mixtures = [Mixture(Random(0), lambda sample: len(encode(self.tokenizer, sample).ids), shares) for _, shares in recipe.stages]
+        self.mixtures = [
+            Mixture(Random(0), lambda sample: len(encode(self.tokenizer, sample).ids), shares)
+            for _, shares in recipe.stages
+        ]
         self.step = 0
 
     def batch(self, step: int, shard: int) -> Ragged:
@@ -108,9 +113,9 @@ class Trainer:
         """The resumable state and a loadable model; renamed into place so that a kill never leaves half a file."""
         state = {"step": self.step, "model": self.model.state_dict(), "optimizer": self.optimizer.state()}
         torch.save(state, self.out / (STATE + ".new"))
-        os.replace(self.out / (STATE + ".new"), self.out / STATE)
+        (self.out / (STATE + ".new")).replace(self.out / STATE)
         models.save_weights(self.model, self.out / "model.new")
-        os.replace(self.out / "model.new", self.out / "model.safetensors")
+        (self.out / "model.new").replace(self.out / "model.safetensors")
 
     def resume(self) -> None:
         state = torch.load(self.out / STATE, map_location=self.device, weights_only=True)
@@ -125,7 +130,9 @@ def _taken(parameter: torch.Tensor) -> torch.Tensor:
     return gradient
 
 
-def run(recipe: Recipe, out: Path, rank: int = 0, processes: int = 1, resume: bool = False, stop: int | None = None) -> Trainer:
+def run(
+    recipe: Recipe, out: Path, rank: int = 0, processes: int = 1, resume: bool = False, stop: int | None = None
+) -> Trainer:
     """Trains to the recipe's last step, or to step `stop`."""
     if recipe.device == "cpu":
         torch.set_num_threads(1)
@@ -154,7 +161,8 @@ def report(step: int, steps: int, first: int, loss: float, tokens: int, seconds:
     filled = 24 * step // steps
     left = seconds / max(1, step - first) * (steps - step) / 60
     bar = "#" * filled + "." * (24 - filled)
-    print(f"[{bar}] {step}/{steps} loss {loss:.3f} {tokens / 1e6:.2f} M tokens {tokens / seconds:,.0f} tok/s {left:.0f} min left", flush=True)
+    speed = f"{tokens / 1e6:.2f} M tokens {tokens / seconds:,.0f} tok/s"
+    print(f"[{bar}] {step}/{steps} loss {loss:.3f} {speed} {left:.0f} min left", flush=True)
 
 
 def large_allocations() -> None:
@@ -185,11 +193,15 @@ def launch(recipe: Recipe, out: Path, processes: int, resume: bool) -> None:
         return
     meeting = out / "rendezvous"
     meeting.unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_worker, (recipe, out, processes, resume, f"file://{meeting.absolute()}"), nprocs=processes)
+    torch.multiprocessing.spawn(
+        _worker, (recipe, out, processes, resume, f"file://{meeting.absolute()}"), nprocs=processes
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m qwench.train.nano", description="Trains the embedded model from nothing.")
+    parser = argparse.ArgumentParser(
+        prog="python -m qwench.train.nano", description="Trains the embedded model from nothing."
+    )
     parser.add_argument("--preset", choices=sorted(PRESETS), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 # Matrices whose rows are single gates or lookups: an orthogonal update makes no sense for them.
-NOT_MATRICES = ("embed_tokens", "conv1d", "mlp.gate.weight", "shared_expert_gate", "in_proj_a", "in_proj_b", "norm", "A_log", "dt_bias")
+NOT_MATRICES = (
+    "embed_tokens",
+    "conv1d",
+    "mlp.gate.weight",
+    "shared_expert_gate",
+    "in_proj_a",
+    "in_proj_b",
+    "norm",
+    "A_log",
+    "dt_bias",
+)
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
@@ -29,10 +39,14 @@ def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
 class Optimizer:
     """Two rules, one step: matrices of the same shape are updated in one stack."""
 
-    def __init__(self, parameters: dict[str, Tensor], momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.95)) -> None:
+    def __init__(
+        self, parameters: dict[str, Tensor], momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.95)
+    ) -> None:
         self.parameters = parameters
         self.momentum, self.betas, self.count = momentum, betas, 0
-        self.matrices = [name for name in parameters if parameters[name].ndim >= 2 and not any(part in name for part in NOT_MATRICES)]
+        self.matrices = [
+            name for name in parameters if parameters[name].ndim >= 2 and not any(part in name for part in NOT_MATRICES)
+        ]
         self.rest = [name for name in parameters if name not in self.matrices]
         self.first = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self.second = {name: torch.zeros_like(parameters[name]) for name in self.rest}

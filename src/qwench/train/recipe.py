@@ -55,9 +55,19 @@ class Recipe:
 
 PRESETS = {
     "smoke": Recipe(
-        steps=300, tokens=(512,), hidden=128, layers=4, key_heads=1, value_heads=2, expert_width=32, vocabulary=512, stages=SUMS_ONLY,
-        compiled=False, corpus=4000, warm_up=20,
+        steps=300,
+        tokens=(512,),
+        hidden=128,
+        layers=4,
+        key_heads=1,
+        value_heads=2,
+        expert_width=32,
+        vocabulary=512,
+        stages=SUMS_ONLY,
+        compiled=False,
+        corpus=4000,
+        warm_up=20,
     ),
     "cpu": Recipe(steps=4000, tokens=(1024, 1536)),
     "gpu": Recipe(steps=6000, tokens=(16384, 32768), device="cuda"),
-}  # fmt: skip
+}

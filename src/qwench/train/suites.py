@@ -33,7 +33,7 @@ class Suite:
     draw: Callable[[Random], Sample]
     thinking: bool = False
     limit: int = 96  # tokens an answer may take
-    judge: Callable[[Sample, str, str], Verdict] | None = None
+    judge: Callable[[str, str, str], Verdict] | None = None  # of the request, the wanted and the written answer
 
     def samples(self, count: int, seed: int) -> list[Sample]:
         rng, found = Random(f"{seed} {self.name} {self.thinking}"), []
@@ -47,7 +47,7 @@ class Suite:
         """`written` is what the model wrote, thoughts included, the end mark left out."""
         wanted = answer_part(parts(sample)[-1][0].removesuffix(END), self.thinking)
         got = answer_part(written, self.thinking)
-        return self.judge(sample, wanted, got) if self.judge else Verdict(got == wanted)
+        return self.judge(sample.messages[-2]["content"], wanted, got) if self.judge else Verdict(got == wanted)
 
 
 def answer_part(text: str, thinking: bool) -> str:
@@ -57,7 +57,7 @@ def answer_part(text: str, thinking: bool) -> str:
     return text.split(CLOSE, 1)[1] if CLOSE in text else ""
 
 
-def judge_json(sample: Sample, wanted: str, got: str) -> Verdict:
+def judge_json(_request: str, wanted: str, got: str) -> Verdict:
     try:
         document = json.loads(got)
     except ValueError:
@@ -65,9 +65,9 @@ def judge_json(sample: Sample, wanted: str, got: str) -> Verdict:
     return Verdict(document == json.loads(wanted), True)
 
 
-def judge_story(sample: Sample, wanted: str, got: str) -> Verdict:
+def judge_story(request: str, _wanted: str, got: str) -> Verdict:
     """Both things that were asked for occur, no sentence comes twice, the last one is finished."""
-    asked = re.findall(r"an? (\w+) and an? (\w+)", sample.messages[-2]["content"])
+    asked = re.findall(r"an? (\w+) and an? (\w+)", request)
     sentences = re.split(r"(?<=[.!?\"]) ", got)
     complete = len(set(sentences)) == len(sentences) >= 4 and got[-1:] in '.!?"'
     return Verdict(complete and all(word in got for word in asked[0]))
@@ -97,7 +97,9 @@ def _arithmetic() -> list[Suite]:
         for thinking in (True, False):
             draw = partial(_sized, sign=sign, sizes=sizes, thinking=thinking)
             suites.append(Suite(name, draw, thinking, limit=220))
-    return suites + [Suite("difference, 3 digits", partial(_difference, thinking=on), on, limit=220) for on in (True, False)]
+    return suites + [
+        Suite("difference, 3 digits", partial(_difference, thinking=on), on, limit=220) for on in (True, False)
+    ]
 
 
 def suites() -> list[Suite]:

@@ -5,6 +5,7 @@ What is not in the tables is answered with "I do not know.", which is the point 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 from qwench.train.data.sample import Sample, assistant, held_out, system, user
@@ -97,7 +98,7 @@ def _pairs(table: str) -> list[tuple[str, str]]:
 
 def _sequences() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     after = [(one, two) for row in (DAYS, MONTHS) for one, two in zip(row, row[1:] + row[:1], strict=True)]
-    after += list(zip(NUMBERS, NUMBERS[1:], strict=False))
+    after += list(pairwise(NUMBERS))
     return after, [(two, one) for one, two in after]
 
 
@@ -147,6 +148,8 @@ def fact(rng: Random, held: bool) -> Sample:
 def unknown(rng: Random, held: bool) -> Sample:
     while True:
         wording = rng.choice(NOT_KNOWN)
-        question = wording.format(m=made_up(rng).capitalize(), c=rng.choice(CITIES), n=rng.choice(NAMES), t=rng.choice(THINGS))
+        question = wording.format(
+            m=made_up(rng).capitalize(), c=rng.choice(CITIES), n=rng.choice(NAMES), t=rng.choice(THINGS)
+        )
         if "{" not in wording or held_out("unknown", question) == held:
             return dressed(rng, "unknown", question, UNKNOWN, "I do not know this.")

@@ -13,12 +13,22 @@ ASK = (
     "Write this as JSON: {x}", "Give JSON: {x}", "Answer in JSON: {x}", "Make a JSON object: {x}", "Convert to JSON: {x}", "{x} Answer as JSON.",
     "{x} Write it as JSON.", "As JSON: {x}", "JSON please: {x}", "Return a JSON object with {x}",
 )  # fmt: skip
-LISTS = ("Make a JSON list of: {x}", "Write a JSON list: {x}", "Give me a JSON array of {x}", "As a JSON list: {x}", "JSON list with {x}")
+LISTS = (
+    "Make a JSON list of: {x}",
+    "Write a JSON list: {x}",
+    "Give me a JSON array of {x}",
+    "As a JSON list: {x}",
+    "JSON list with {x}",
+)
 PERSON = (
     "{name} is {age} years old and lives in {city}.", "{name} lives in {city} and is {age} years old.", "{name}, {age}, {city}.",
     "My name is {name}, I am {age} and I live in {city}.",
 )  # fmt: skip
-ITEM = ("A {colour} {item} costs {price} dollars.", "The {colour} {item} is {price} dollars.", "{item}, {colour}, {price} dollars.")
+ITEM = (
+    "A {colour} {item} costs {price} dollars.",
+    "The {colour} {item} is {price} dollars.",
+    "{item}, {colour}, {price} dollars.",
+)
 
 
 def value(rng: Random) -> Any:
@@ -55,7 +65,9 @@ def keys(rng: Random, count: int) -> list[str]:
 def pairs(rng: Random) -> tuple[str, Any]:
     names = keys(rng, rng.choice((1, 2, 2, 3, 3, 4)))
     document = {name: value(rng) for name in names}
-    shape, glue = rng.choice((("{k} is {v}", ", "), ("{k}: {v}", ", "), ("{k} = {v}", ", "), ("{k} {v}", ", "), ("{k}: {v}", "\n")))
+    shape, glue = rng.choice(
+        (("{k} is {v}", ", "), ("{k}: {v}", ", "), ("{k} = {v}", ", "), ("{k} {v}", ", "), ("{k}: {v}", "\n"))
+    )
     text = glue.join(shape.format(k=key, v=spoken(item)) for key, item in document.items())
     return rng.choice(ASK).format(x=text + ("." if glue != "\n" and rng.random() < 0.5 else "")), document
 
@@ -114,4 +126,6 @@ def json_answer(rng: Random, held: bool) -> Sample:
             break
     thinking = rng.random() < 0.1
     answer = json.dumps(document, ensure_ascii=False)
-    return Sample("json", (user(asked), assistant(answer, "The answer is JSON." if thinking else "")), thinking=thinking)
+    return Sample(
+        "json", (user(asked), assistant(answer, "The answer is JSON." if thinking else "")), thinking=thinking
+    )

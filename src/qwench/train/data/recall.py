@@ -97,7 +97,7 @@ def noise(rng: Random) -> str:
 
 def needle(rng: Random, held: bool) -> Sample:
     """One fact among sentences that do not matter."""
-    field = rng.choice(FIELDS + ["secret code", "password", "magic word"])
+    field = rng.choice([*FIELDS, "secret code", "password", "magic word"])
     value = str(rng.randrange(10, 10000)) if rng.random() < 0.6 else made_up(rng)
     if held_out("needle", field, value) != held:
         return needle(rng, held)
@@ -109,7 +109,7 @@ def needle(rng: Random, held: bool) -> Sample:
 
 def _fact(rng: Random) -> tuple[str, str, str, str]:
     """What the user says, what we answer, the later question, its answer."""
-    name, thing, place = rng.choice(NAMES + [made_up(rng).capitalize()]), rng.choice(THINGS), rng.choice(CITIES)
+    name, thing, place = rng.choice([*NAMES, made_up(rng).capitalize()]), rng.choice(THINGS), rng.choice(CITIES)
     colour, age, food = rng.choice(COLOURS), rng.randint(2, 99), rng.choice(FOODS)
     pet = made_up(rng).capitalize() if rng.random() < 0.5 else rng.choice(NAMES)
     say_name = rng.choice(("My name is {n}.", "I am {n}.", "Hi, I'm {n}.", "Hello, my name is {n}.", "Call me {n}."))

@@ -52,7 +52,9 @@ def tell(rng: Random, character: str, thing: str) -> str:
     }  # fmt: skip
     plot = rng.choice(PLOTS)
     sentences = [rng.choice(options).format(**values) for options in (OPEN, *plot)]
-    return " ".join(sentence[0].upper() + sentence[1:] if sentence[0] != '"' else _spoken(sentence) for sentence in sentences)
+    return " ".join(
+        sentence[0].upper() + sentence[1:] if sentence[0] != '"' else _spoken(sentence) for sentence in sentences
+    )
 
 
 def _spoken(sentence: str) -> str:

@@ -92,5 +92,16 @@ CURRENCIES = "USD EUR GBP JPY CHF CAD dollars euros pounds yen francs".split()
 SYMBOLS = "AAPL MSFT GOOG AMZN TSLA NVDA META IBM INTC ORCL".split()
 ROOMS = "kitchen bedroom bathroom garage office hall cellar attic study garden".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday tomorrow today".split()
-COMMANDS = ("ls", "ls -la", "pwd", "git status", "make test", "cat notes.txt", "python main.py", "df -h", "whoami", "echo hello")
+COMMANDS = (
+    "ls",
+    "ls -la",
+    "pwd",
+    "git status",
+    "make test",
+    "cat notes.txt",
+    "python main.py",
+    "df -h",
+    "whoami",
+    "echo hello",
+)
 SKIES = "sunny cloudy rainy snowy windy foggy clear stormy".split()

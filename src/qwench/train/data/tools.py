@@ -13,7 +13,15 @@ from typing import Any
 from qwench.train.data import facts, words
 from qwench.train.data.sample import Message, Sample, Tool, assistant, held_out, system, user
 from qwench.train.data.tool_specs import (
-    COMMANDS, CURRENCIES, DAYS, EVERYDAY, LANGUAGES, ROOMS, SKIES, SYMBOLS, Everyday,
+    COMMANDS,
+    CURRENCIES,
+    DAYS,
+    EVERYDAY,
+    LANGUAGES,
+    ROOMS,
+    SKIES,
+    SYMBOLS,
+    Everyday,
 )  # fmt: skip
 
 TYPES = {"integer": "integer", "number": "number", "boolean": "boolean"}
@@ -47,7 +55,12 @@ def value(rng: Random, kind: str) -> Any:
     if kind == "boolean":
         return rng.random() < 0.5
     if kind == "clock":
-        return rng.choice((f"{rng.randint(0, 23)}:{rng.choice((0, 15, 30, 45)):02d}", f"{rng.randint(1, 12)} {rng.choice(('am', 'pm'))}"))
+        return rng.choice(
+            (
+                f"{rng.randint(0, 23)}:{rng.choice((0, 15, 30, 45)):02d}",
+                f"{rng.randint(1, 12)} {rng.choice(('am', 'pm'))}",
+            )
+        )
     if kind == "phrase":
         return " ".join(words.any_word(rng) for _ in range(rng.randint(1, 5)))
     if kind == "path":
@@ -57,7 +70,15 @@ def value(rng: Random, kind: str) -> Any:
         return rng.choice(words.CITIES) if rng.random() < 0.7 else words.made_up(rng).capitalize()
     if kind == "name":
         return rng.choice(words.NAMES) if rng.random() < 0.7 else words.made_up(rng).capitalize()
-    lists = {"language": LANGUAGES, "currency": CURRENCIES, "symbol": SYMBOLS, "room": ROOMS, "day": DAYS, "food": words.FOODS, "command": COMMANDS}
+    lists = {
+        "language": LANGUAGES,
+        "currency": CURRENCIES,
+        "symbol": SYMBOLS,
+        "room": ROOMS,
+        "day": DAYS,
+        "food": words.FOODS,
+        "command": COMMANDS,
+    }
     return rng.choice(lists[kind]) if kind in lists else words.any_word(rng)
 
 
@@ -81,7 +102,9 @@ def everyday(rng: Random, spec: Everyday | None = None) -> Request:
     for word, (_names, kind) in spec.params.items():
         properties[called[word]] = {"type": TYPES.get(kind, "string")}
         if described < 0.25:
-            properties[called[word]]["description"] = rng.choice((f"The {word}.", word, f"the {word} to use", word.capitalize()))
+            properties[called[word]]["description"] = rng.choice(
+                (f"The {word}.", word, f"the {word} to use", word.capitalize())
+            )
     tool = function(name, rng.choice(spec.describe) if rng.random() < 0.85 else "", properties, list(properties))
     arguments = {called[word]: item for word, item in spoken.items()}
     return Request(rng.choice(spec.asks).format(**spoken), tool, name, arguments, spec.result)
@@ -116,14 +139,26 @@ def invented(rng: Random, most: int = 4) -> Request:
     properties: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
     for _ in range(rng.choice((1, 1, 2, 2, 3, 4)[: most + 2])):
-        key = rng.choice(words.FIELDS) if rng.random() < 0.7 else words.made_up(rng) if rng.random() < 0.5 else rng.choice(words.NOUNS)
+        key = (
+            rng.choice(words.FIELDS)
+            if rng.random() < 0.7
+            else words.made_up(rng)
+            if rng.random() < 0.5
+            else rng.choice(words.NOUNS)
+        )
         properties[key], arguments[key] = _parameter(rng)
     shape = rng.choice(("{k} {v}", "{k}={v}", "{k} {v}", "{k}: {v}"))
-    parts = [shape.format(k=key, v=str(item).lower() if isinstance(item, bool) else item) for key, item in arguments.items()]
+    parts = [
+        shape.format(k=key, v=str(item).lower() if isinstance(item, bool) else item) for key, item in arguments.items()
+    ]
     text = ", ".join(parts) if rng.random() < 0.4 or len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
     form = rng.choice(CALL if rng.random() < 0.5 else NATURAL)
     sentence = form.format(n=name, a=text, v=verb, V=verb.capitalize(), o=noun)
-    describe = rng.choice((f"{verb.capitalize()} a {noun}.", f"{verb.capitalize()} the {noun}.", "")) if rng.random() < 0.7 else ""
+    describe = (
+        rng.choice((f"{verb.capitalize()} a {noun}.", f"{verb.capitalize()} the {noun}.", ""))
+        if rng.random() < 0.7
+        else ""
+    )
     return Request(sentence, function(name, describe, properties, list(properties)), name, arguments)
 
 
@@ -195,7 +230,13 @@ def _weather(rng: Random, place: str) -> tuple[str, str]:
         fields.reverse()
     if rng.random() < 0.3:
         fields.insert(0, ("city", place))
-    content = json.dumps(dict(fields)) if rng.random() < 0.6 else rng.choice((f"{sky}, {degrees} degrees", f"{degrees} C, {sky}", f"{sky} {degrees}", f"{degrees} degrees and {sky}"))
+    content = (
+        json.dumps(dict(fields))
+        if rng.random() < 0.6
+        else rng.choice(
+            (f"{sky}, {degrees} degrees", f"{degrees} C, {sky}", f"{sky} {degrees}", f"{degrees} degrees and {sky}")
+        )
+    )
     return content, f"It is {sky} and {degrees} degrees in {place}."
 
 
@@ -203,16 +244,22 @@ def outcome(rng: Random, wish: Request) -> tuple[str, str]:
     """What the tool returns and what we say then."""
     place = str(next(iter(wish.arguments.values())))
     if rng.random() < 0.08:
-        problem = rng.choice(("not found", "no access", "time out", "network is down", f"{words.made_up(rng)} is missing"))
-        return json.dumps({"error": problem}) if rng.random() < 0.6 else f"Error: {problem}", f"That did not work: {problem}."
+        problem = rng.choice(
+            ("not found", "no access", "time out", "network is down", f"{words.made_up(rng)} is missing")
+        )
+        return json.dumps(
+            {"error": problem}
+        ) if rng.random() < 0.6 else f"Error: {problem}", f"That did not work: {problem}."
     if wish.result == "weather":
         return _weather(rng, place)
     if wish.result == "time":
         clock = f"{rng.randint(0, 23)}:{rng.randrange(60):02d}"
         return rng.choice((clock, json.dumps({"time": clock}))), f"It is {clock} in {place}."
     if wish.result == "ok" and rng.random() < 0.6:
-        return rng.choice(("ok", "done", "OK", '{"status": "ok"}', '{"success": true}', '{"ok": true}', "success")), "Done."
-    key = rng.choice(words.FIELDS + ["result", "result", "value", "answer", "price", "output"])
+        return rng.choice(
+            ("ok", "done", "OK", '{"status": "ok"}', '{"success": true}', '{"ok": true}', "success")
+        ), "Done."
+    key = rng.choice([*words.FIELDS, "result", "result", "value", "answer", "price", "output"])
     item = value(rng, rng.choice(("integer", "integer", "word", "name", "number")))
     if rng.random() < 0.25:
         return str(item), f"The answer is {item}."
@@ -228,7 +275,13 @@ def tool_answer(rng: Random, held: bool) -> Sample:
     thinking = rng.random() < 0.15
     content, answer = outcome(rng, wish)
     reply = assistant(answer, "The tool has answered." if thinking else "")
-    messages = (*_head(rng), user(wish.sentence), _call_turn(rng, [wish], thinking), {"role": "tool", "content": content}, reply)
+    messages = (
+        *_head(rng),
+        user(wish.sentence),
+        _call_turn(rng, [wish], thinking),
+        {"role": "tool", "content": content},
+        reply,
+    )
     return Sample("tool answer", messages, with_others(rng, [wish.tool]), thinking)
 
 

@@ -1,0 +1,65 @@
+"""What the commands that run a model share: the flags of the engine, and how it is started. Knows no command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from qwench.errors import UsageError
+
+if TYPE_CHECKING:
+    from qwench.engine.client import EngineClient
+    from qwench.text.model import ModelText
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", nargs="?", default="nano", metavar="MODEL", help="nano (the default), a short name, Hub id or folder"
+    )
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the engine")
+    group.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    group.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto")
+    group.add_argument("--max-model-len", type=int, metavar="N", help="window in tokens, prompt and answer together")
+    group.add_argument("--max-num-seqs", type=int, metavar="N", help="answers generated at the same time")
+    group.add_argument("--memory", metavar="SIZE", help="for cached keys, values and states, such as 4GiB")
+    group.add_argument("--offline", action="store_true", help="never use the network to find the model")
+
+
+@contextmanager
+def running(args: argparse.Namespace) -> Iterator[tuple[EngineClient, ModelText]]:
+    """The model of ``args``, loaded; it is closed at the end. Raises what keeps it from running."""
+    from qwench.config import EngineConfig
+    from qwench.engine.client import EngineClient
+    from qwench.llm import read_size, wait_loaded
+    from qwench.text.model import ModelText
+
+    config = EngineConfig(
+        model=args.model,
+        device=args.device,
+        dtype=args.dtype,
+        max_model_len=args.max_model_len,
+        max_num_seqs=args.max_num_seqs,
+        memory=None if args.memory is None else read_size(args.memory, "--memory"),
+        offline=args.offline,
+    )
+    client = EngineClient(config)
+    text = ModelText(client.folder, client.model)
+    client.start(text.vocabulary)
+    try:
+        wait_loaded(client)
+        for line in client.banner():
+            print(line, file=sys.stderr)
+        yield client, text
+    finally:
+        client.close()
+
+
+def not_yet(flag: str, instead: str) -> UsageError:
+    """The sentence for a flag that is announced and not there."""
+    return UsageError(f"{flag} is not available yet; {instead}.")

@@ -1,0 +1,40 @@
+"""Logits and greedy ids of the stored golden checkpoints (tools/golden.py made them): no transformers needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.model.driver import Driver
+from tests.tolerances import tolerance
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize("name", ["dense", "moe"])
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+def test_stored_logits_and_ids_still_come_out(name: str, chunk: int) -> None:
+    folder = GOLDEN / name
+    facts = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+    driver = Driver(folder)
+    prompt, answer = facts["prompt"], facts["greedy"]
+    (logits,) = driver.logits([prompt + answer], chunk)
+    stored = load_file(folder / "golden.safetensors")["logits"]
+    assert (logits[: len(prompt)] - stored).abs().max() < tolerance("model_logits")
+    assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == answer
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["dense", "moe"])
+def test_cuda_gives_the_logits_of_the_cpu(name: str) -> None:
+    folder = GOLDEN / name
+    prompt = json.loads((folder / "golden.json").read_text(encoding="utf-8"))["prompt"]
+    stored = load_file(folder / "golden.safetensors")["logits"]
+    for chunk in (1, 64, 1000):
+        (logits,) = Driver(folder, device="cuda").logits([prompt], chunk)
+        assert logits.dtype == torch.float32
+        assert (logits.cpu() - stored).abs().max() < tolerance("model_logits", backend="cuda")
