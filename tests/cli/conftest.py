@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from qwench.engine.client import EngineStatus
 from qwench.engine.request import SamplingParams, Vocabulary
 from tests.server.scripted import ScriptedEngine
 from tests.server.tiny import write_checkpoint, write_text
@@ -18,6 +19,7 @@ class Scripted(ScriptedEngine):
 
     def start(self, vocabulary: Vocabulary | None = None) -> None:
         assert vocabulary is not None
+        self.become(EngineStatus("ready", 1.0))
 
     def wait_ready(self, timeout: float | None = None) -> None:
         self._require_ready()

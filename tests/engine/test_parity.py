@@ -90,3 +90,15 @@ def _bytes_for(client: EngineClient, *, pages: int, slots: int) -> int:
 
     spec = CacheSpec.of(client.model, torch.float32)
     return pages * client.config.page_size * spec.token_bytes + slots * spec.sequence_bytes
+
+
+def test_padding_rows_of_the_vocabulary_are_never_drawn(checkpoint: tuple[Any, Path]) -> None:
+    client = EngineClient(EngineConfig(model=str(checkpoint[1]), dtype="float32", device="cpu"))
+    client.start(Vocabulary(size=7, end_ids=frozenset()))
+    client.wait_ready(60)
+    events = client.submit([1, 2], SamplingParams(temperature=100.0, max_tokens=60, logprobs=7, seed=1))
+    drawn = [event for event in events if event.token_ids]
+    client.close()
+    assert {token for event in drawn for token in event.token_ids} == set(range(7))
+    told = [entry for event in drawn for entry in event.logprobs]
+    assert all({token for token, _ in entry.top} == set(range(7)) for entry in told)

@@ -152,7 +152,7 @@ def nano_table() -> str:
     ended = min(row["ended"] for row in document["results"])
     by = {"engine": "our engine", "transformers": "transformers"}[document["by"]]
     told = (
-        f"Exact answers in per cent with a 95 % interval; {document['samples']} held-out samples a row, greedy, by {by}. "
+        f"Exact answers in per cent with a 95 % interval; {document['samples']} held-out samples a row, by {by}. "
         f"In the worst row {ended:.1f} % of the answers end by themselves."
     )
     return "\n".join([*lines, "", told])

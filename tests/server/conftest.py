@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ from openai import OpenAI
 from qwench.cli.serve import bind
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
-from qwench.engine.request import Vocabulary
 from qwench.server.app import build_app
 from qwench.server.run import Server, configure
 from qwench.server.service import ServerSettings
@@ -41,6 +41,15 @@ def running(client: EngineClient, text: ModelText, settings: ServerSettings) -> 
         assert not thread.is_alive()
 
 
+@pytest.fixture(autouse=True)
+def _restored_log() -> Iterator[None]:
+    """Commands that run inside a test take the package's log over; the next test shall have it as it was."""
+    logger = logging.getLogger("qwench")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    yield
+    logger.handlers, logger.level, logger.propagate = before[0], before[1], before[2]
+
+
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint without weights."""
@@ -60,7 +69,7 @@ def engine(checkpoint: Path) -> Iterator[EngineClient]:
     torch.set_num_threads(1)
     client = EngineClient(EngineConfig(model=str(checkpoint), dtype="float32", device="cpu"))
     text = ModelText(client.folder, client.model)
-    client.start(Vocabulary(text.tokenizer.size, text.stop_token_ids))
+    client.start(text.vocabulary)
     client.wait_ready(60)
     yield client
     client.close()
@@ -112,7 +121,7 @@ def scripted(text_folder: Path) -> Iterator[Start]:
         yield start
 
 
-def wait_until(done: Callable[[], bool], seconds: float = 5.0) -> None:
+def wait_until(done: Callable[[], bool], seconds: float = 20.0) -> None:
     """Until ``done()``; fails when it takes longer than ``seconds``."""
     deadline = time.monotonic() + seconds
     while not done():

@@ -226,6 +226,19 @@ def test_tokens_there_and_back(http: httpx.Client, text: ModelText) -> None:
     assert refused(http.post("/tokenize", json={}))["param"] == "prompt"
 
 
+def test_no_path_of_the_server_is_told(http: httpx.Client, text: ModelText) -> None:
+    broken = {"messages": HELLO, "chat_template_kwargs": {"namespace": 3}}
+    error = refused(http.post(CHAT, json=broken))
+    assert "fails on these messages" in error["message"]
+    for answer in (
+        http.post(CHAT, json=broken),
+        http.get("/health"),
+        http.get("/v1/models"),
+        http.get("/openapi.json"),
+    ):
+        assert str(text.folder.parent) not in answer.text
+
+
 def test_the_template_shows_the_prompt_that_chat_uses(http: httpx.Client) -> None:
     for switch in ({}, {"enable_thinking": True}, {"chat_template_kwargs": {"enable_thinking": True}}):
         rendered = http.post("/apply-template", json={"messages": HELLO, **switch}).json()["prompt"]

@@ -14,7 +14,7 @@ from qwench.engine.request import SamplingParams
 from qwench.errors import CheckpointError, ConfigError, RequestError, TemplateError
 from qwench.text.model import ModelText
 from qwench.text.presets import SamplingPreset, presets_for
-from tests.text.tiny import write_text_files
+from tests.text.tiny import TEMPLATE, write_text_files
 
 
 def config(model_type: str, hidden: int, layers: int, experts: int = 0, vocab: int = 512) -> ModelConfig:
@@ -126,3 +126,54 @@ def test_chat_without_a_template_says_what_to_do(tmp_path: Path) -> None:
     text = ModelText(write_text_files(tmp_path, template=None), config("qwen3_5", 1024, 24))
     with pytest.raises(TemplateError, match="has no chat template"):
         _ = text.chat
+
+
+QWEN3 = """\
+{%- for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and enable_thinking is false %}<think>
+
+</think>
+
+{% endif %}{% endif %}"""
+USER = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    ("template", "switch", "opened", "thinks"),
+    [
+        (TEMPLATE, None, True, True),
+        (TEMPLATE, False, False, False),
+        (QWEN3, None, False, True),  # the model opens the block itself
+        (QWEN3, True, False, True),
+        (QWEN3, False, False, False),
+        ("<|im_start|>assistant\n", None, False, False),
+        ("<|im_start|>assistant\n", False, False, False),
+        ("<|im_start|>assistant\n<think>\n", True, True, True),
+    ],
+)
+def test_a_prompt_knows_whether_the_model_will_think(
+    tmp_path: Path, template: str, switch: bool | None, opened: bool, thinks: bool
+) -> None:
+    text = ModelText(write_text_files(tmp_path, template=template), config("qwen3_5", 1024, 24))
+    prompt = text.chat_prompt(USER, enable_thinking=switch)
+    assert (prompt.thinking_open, prompt.thinks) == (opened, thinks)
+    assert prompt.token_ids == text.tokenizer.encode(prompt.text)
+
+
+@pytest.mark.parametrize(
+    ("template", "switch", "sentence"),
+    [
+        (
+            "<|im_start|>assistant\n",
+            True,
+            "enable_thinking is True, but this model's chat template has no thinking mode",
+        ),
+        ("<|im_start|>assistant\n<think>\n", False, "enable_thinking is False, but .* always thinks; leave it out"),
+    ],
+)
+def test_a_switch_that_would_do_nothing_is_refused(tmp_path: Path, template: str, switch: bool, sentence: str) -> None:
+    text = ModelText(write_text_files(tmp_path, template=template), config("qwen3_5", 1024, 24))
+    with pytest.raises(RequestError, match=sentence):
+        text.chat_prompt(USER, enable_thinking=switch)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import time
+from pathlib import Path
+from typing import Any
 
+import jinja2
 import pytest
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+import qwench
 from qwench.errors import TemplateError
 from qwench.text.chat import ChatTemplate
 
 USER = [{"role": "user", "content": "x"}]
+NANO = Path(qwench.__file__).parent / "train" / "chat_template.jinja"
 GROW = "{%% set n = namespace(x=%s, y=%s) %%}{%% for i in range(60) %%}{%% set n.x = %s %%}{%% endfor %%}{{ n.x }}"
 COMPARE = (
     "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}"
@@ -132,6 +140,61 @@ def test_asking_for_the_length_in_every_turn_stays_cheap() -> None:
 )
 def test_honest_templates_render_as_in_jinja(source: str, wanted: str) -> None:
     assert ChatTemplate(source).render(USER) == wanted
+    assert plain(source, {"messages": USER}) == wanted
+
+
+def plain(source: str, given: dict[str, Any]) -> str:
+    """The same template in jinja2's own sandbox, set up as chat templates expect it."""
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+
+    def tojson(value: Any, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateRuntimeError(message)
+
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = refuse
+    return environment.from_string(source).render(given)
+
+
+def conversations() -> list[list[dict[str, Any]]]:
+    """Every kind of turn a chat template knows."""
+    call = {"function": {"name": "f", "arguments": {"city": "X\nY", "n": 2, "on": True, "none": None, "o": {"ü": [1]}}}}
+    question = {"role": "user", "content": "\n  w?  \n"}
+    asked: list[dict[str, Any]] = [
+        question,
+        {"role": "assistant", "content": "Let me look.", "tool_calls": [call, call]},
+    ]
+    told = [{"role": "tool", "content": "sunny"}, {"role": "tool", "content": "12"}]
+    picture = [{"type": "image"}, {"type": "text", "text": "what?"}, {"type": "video", "video": "v"}]
+    return [
+        [question],
+        [{"role": "system", "content": " Be brief. "}, *asked, *told],
+        [*asked, *told, {"role": "assistant", "content": "Nice", "reasoning_content": "done"}, question],
+        [question, {"role": "assistant", "content": "<think>\nsecret\n</think>\n\nb"}, question],
+        [
+            {"role": "user", "content": picture},
+            {"role": "assistant", "content": "k"},
+            {"role": "user", "content": picture},
+        ],
+        [{"role": "assistant", "content": "no question"}],
+        [question, {"role": "critic", "content": "x"}],
+    ]
+
+
+@pytest.mark.parametrize("messages", conversations())
+@pytest.mark.parametrize("options", [{}, {"enable_thinking": True}, {"tools": [{"a": "é<"}], "add_vision_id": True}])
+def test_nanos_template_renders_as_in_plain_jinja(messages: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    source = NANO.read_text(encoding="utf-8")
+    given = {"messages": messages, "tools": None, "add_generation_prompt": True, **options}
+    try:
+        wanted = plain(source, given)
+    except jinja2.TemplateRuntimeError as error:
+        with pytest.raises(TemplateError, match=str(error)):
+            ChatTemplate(source).render(messages, variables=options)
+        return
+    assert ChatTemplate(source).render(messages, variables=options) == wanted
 
 
 def test_json_keeps_order_letters_and_brackets() -> None:

@@ -38,7 +38,7 @@ def joined(pieces: list[Piece]) -> list[Piece]:
     return whole
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(IDS, st.lists(st.integers(0, 40), max_size=6), st.booleans())
 def test_detokenising_in_portions_is_the_full_decode(ids: list[int], cuts: list[int], skip: bool) -> None:
     detokenizer = Detokenizer(TOKENIZER, skip_special_tokens=skip)
@@ -66,7 +66,7 @@ def stop_by_letters(text: str, stops: list[str], include: bool) -> str:
     return text
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(TAGGED, STOPS, st.lists(st.integers(0, 60), max_size=6), st.booleans())
 def test_stop_strings_in_any_portions(text: str, stops: list[str], cuts: list[int], include: bool) -> None:
     stop_filter = StopFilter(stops, include_stop=include)
@@ -79,7 +79,7 @@ def test_stop_strings_in_any_portions(text: str, stops: list[str], cuts: list[in
     assert (stop_filter.stopped is not None) == any(stop in text for stop in stops)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(TAGGED, STOPS)
 def test_only_what_may_begin_a_stop_string_is_held_back(text: str, stops: list[str]) -> None:
     stop_filter = StopFilter(stops)
@@ -106,7 +106,7 @@ def split_whole(text: str, thinking_open: bool) -> list[Piece]:
     return [piece for piece in pieces if piece.text]
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(TAGGED, st.lists(st.integers(0, 80), max_size=6), st.booleans())
 def test_splitting_in_any_portions(text: str, cuts: list[int], thinking_open: bool) -> None:
     splitter = ThinkingSplitter(thinking_open=thinking_open)
@@ -126,7 +126,7 @@ def test_splitting_at_every_pair_of_places(text: str, thinking_open: bool) -> No
             assert joined(pieces + splitter.finish()) == split_whole(text, thinking_open)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(TAGGED, STOPS, st.lists(st.integers(0, 80), max_size=6), st.booleans(), st.booleans())
 def test_the_stream_in_any_portions(
     text: str, stops: list[str], cuts: list[int], thinking_open: bool, include: bool

@@ -19,7 +19,7 @@ TOKENIZER = Tokenizer(Backend.from_str(tokenizer_json()))
 TEXT = st.text(st.characters(codec="utf-8")) | st.text("<|think/>im_ed \n'sé日👍")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TEXT)
 def test_ids_are_the_librarys_and_decode_to_the_normalised_text(text: str) -> None:
     ids = TOKENIZER.encode(text)
@@ -27,7 +27,7 @@ def test_ids_are_the_librarys_and_decode_to_the_normalised_text(text: str) -> No
     assert TOKENIZER.decode(ids, skip_special_tokens=False) == BACKEND.normalizer.normalize_str(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, TOKENIZER.size - 1), max_size=30), st.booleans())
 def test_any_ids_decode_as_the_library_decodes_them(ids: list[int], skip: bool) -> None:
     assert TOKENIZER.decode(ids, skip_special_tokens=skip) == BACKEND.decode(ids, skip_special_tokens=skip)

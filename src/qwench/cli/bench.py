@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwench.cli.engine import add_model_argument, not_yet
 from qwench.errors import ModelNotFound, QwenchError, UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Sample:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", default="nano", metavar="MODEL", help="a model's name (default: nano)")
+    add_model_argument(parser)
     parser.add_argument("--shape", metavar="NAME", help="random weights of a published shape, such as qwen3.5:0.8b")
     parser.add_argument("--quantization", metavar="FORMAT", help="not available yet")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> Load:
     """The load asked for. Raises UsageError naming the flag."""
     if args.quantization is not None:
-        raise UsageError("--quantization is not available yet; leave it out to run the checkpoint's own precision.")
+        raise not_yet("--quantization", "leave it out to run the checkpoint's own precision")
     if args.shape is not None and args.model != "nano":
         raise UsageError(f"--shape {args.shape} and the model {args.model} exclude each other; give one of them.")
     for name in ("prefill", "decode", "batch", "runs"):

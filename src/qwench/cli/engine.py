@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from qwench.errors import UsageError
 
 if TYPE_CHECKING:
+    from qwench.config import EngineConfig
     from qwench.engine.client import EngineClient
     from qwench.text.model import ModelText
 
@@ -31,15 +32,12 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--offline", action="store_true", help="never use the network to find the model")
 
 
-@contextmanager
-def running(args: argparse.Namespace) -> Iterator[tuple[EngineClient, ModelText]]:
-    """The model of ``args``, loaded; it is closed at the end. Raises what keeps it from running."""
+def engine_config(args: argparse.Namespace) -> EngineConfig:
+    """The operator's choices. Raises UsageError."""
     from qwench.config import EngineConfig
-    from qwench.engine.client import EngineClient
-    from qwench.llm import read_size, wait_loaded
-    from qwench.text.model import ModelText
+    from qwench.llm import read_size
 
-    config = EngineConfig(
+    return EngineConfig(
         model=args.model,
         device=args.device,
         dtype=args.dtype,
@@ -48,7 +46,16 @@ def running(args: argparse.Namespace) -> Iterator[tuple[EngineClient, ModelText]
         memory=None if args.memory is None else read_size(args.memory, "--memory"),
         offline=args.offline,
     )
-    client = EngineClient(config)
+
+
+@contextmanager
+def running(args: argparse.Namespace) -> Iterator[tuple[EngineClient, ModelText]]:
+    """The model of ``args``, loaded; it is closed at the end. Raises what keeps it from running."""
+    from qwench.engine.client import EngineClient
+    from qwench.llm import wait_loaded
+    from qwench.text.model import ModelText
+
+    client = EngineClient(engine_config(args))
     text = ModelText(client.folder, client.model)
     client.start(text.vocabulary)
     try:

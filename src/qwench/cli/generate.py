@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from qwench.cli.engine import add_engine_flags, add_model_argument, running
 from qwench.cli.results import ResultFile
-from qwench.errors import QwenchError, RequestError, UsageError
+from qwench.errors import Overloaded, QwenchError, RequestError, UsageError
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
     from qwench.progress import Progress
     from qwench.server.answer import Answer
+    from qwench.server.prepare import Prepared
     from qwench.server.service import Service
     from qwench.text.model import ModelText
 
@@ -132,7 +133,7 @@ class Batch:
                 if not raw.strip():
                     continue
                 self.seen += 1
-                custom_id: str | None = None
+                record: dict[str, Any] = {}
                 try:
                     record = _parse(raw, number)
                     custom_id = _custom_id(record, number, ids)
@@ -141,7 +142,7 @@ class Batch:
                         continue
                     yield _line(record, custom_id, number)
                 except RequestError as error:
-                    self._refuse(custom_id, error)
+                    self._refuse(record.get("custom_id"), error)
 
     async def _work(self, lines: Iterator[Line]) -> None:
         for line in lines:
@@ -164,7 +165,7 @@ class Batch:
         self._write(line.custom_id, response, None)
 
     async def _body(self, line: Line) -> dict[str, object]:
-        from qwench.server.answer import Answer, whole
+        from qwench.server.answer import whole
         from qwench.server.chat import ChatFormat
         from qwench.server.completions import CompletionFormat
         from qwench.server.prepare import prepare_chat, prepare_completion
@@ -174,7 +175,7 @@ class Batch:
             raise RequestError("stream is true, but a batch has whole answers; leave it out.", param="stream")
         prepared = (prepare_chat if chat else prepare_completion)(line.body, self.text)
         self.warnings.update(prepared.warnings)
-        answer = Answer(self.client, self.text, prepared)
+        answer = await self._submit(prepared)
         self.running.add(answer)
         try:
             head = self._service().head("chatcmpl" if chat else "cmpl")
@@ -184,16 +185,26 @@ class Batch:
             self.running.discard(answer)
             self.tokens += _tokens(answer)
 
+    async def _submit(self, prepared: Prepared) -> Answer:
+        """Requests of many choices fill the engine's queue for a moment; a batch has time."""
+        from qwench.server.answer import Answer
+
+        while True:
+            try:
+                return Answer(self.client, self.text, prepared)
+            except Overloaded:
+                await asyncio.sleep(TICK_SECONDS)
+
     def _service(self) -> Service:
         from qwench.server.service import ServerSettings, Service
 
         return Service(self.client, self.text, ServerSettings(names=(self.client.name,)))
 
-    def _refuse(self, custom_id: str | None, error: RequestError) -> None:
+    def _refuse(self, custom_id: object, error: RequestError) -> None:
         self.failed += 1
         self._write(custom_id, None, {"code": error.code or error.type, "message": error.message})
 
-    def _write(self, custom_id: str | None, response: dict[str, object] | None, error: dict[str, str] | None) -> None:
+    def _write(self, custom_id: object, response: dict[str, object] | None, error: dict[str, str] | None) -> None:
         result = {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": custom_id, "response": response, "error": error}
         self.results.write(result)
 

@@ -56,10 +56,11 @@ class ResultFile:
         except OSError as error:
             with contextlib.suppress(OSError):  # a device has no length to cut
                 os.ftruncate(self._file, os.fstat(self._file).st_size - done)
-            reason = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else str(error.strerror).lower()
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            reason = "the disk is full" if full else str(error.strerror).lower()
             raise OutputError(
-                f"{self.path} cannot take more results: {reason}. The {self.written} written in this run are kept; make "
-                "room and give the same command to go on."
+                f"{self.path} cannot take more results: {reason}. The {self.written} written in this run are kept; "
+                "make room and give the same command to go on."
             ) from None
         self.written += 1
 
@@ -79,10 +80,12 @@ class ResultFile:
                 spare.unlink()
             else:
                 spare.replace(self.path)
+        except OutputError:
+            spare.unlink()
+            raise
         except OSError as error:
-            raise OutputError(
-                f"{self.path} cannot be continued ({error.strerror}); give another file with -o."
-            ) from None
+            reason = f"cannot be continued ({error.strerror})"
+            raise OutputError(f"{self.path} {reason}; give another file with -o.") from None
 
     def _lines(self) -> Iterator[tuple[bytes, str | None]]:
         """Each line with its id, None for what is no answer: failures, and a last line that was cut off."""
@@ -96,7 +99,8 @@ class ResultFile:
                     yield line, result["custom_id"] if good else None
                 elif whole or line[: len(BEGIN)] != BEGIN[: len(line)]:
                     raise OutputError(
-                        f"line {number} of {self.path} is no result of a batch; nothing was changed, give another file with -o."
+                        f"line {number} of {self.path} is no result of a batch, so the file was left as it is; give "
+                        "another one with -o."
                     )
                 else:
                     yield line, None

@@ -12,41 +12,32 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qwench.cli.engine import add_engine_flags, add_model_argument, engine_config
 from qwench.errors import QwenchError, UsageError
 from qwench.family import PUBLISHED
 
 if TYPE_CHECKING:
-    from qwench.config import EngineConfig
     from qwench.engine.client import EngineClient
 
 SUMMARY = "serve a model over HTTP, compatible with OpenAI's API"
 KEY_VARIABLE = "QWENCH_API_KEY"
 BACKLOG = 128
 EVERY_IPV4 = "0.0.0.0"  # noqa: S104  (named to be recognised, not to be bound)
-UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", nargs="?", default="nano", metavar="MODEL", help="nano, a short name, Hub id or folder"
-    )
+    add_model_argument(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for any free one (8000)")
     parser.add_argument("--api-key", metavar="KEY", help=f"ask clients for this key (or set {KEY_VARIABLE})")
     parser.add_argument("--allow-no-key", action="store_true", help="let other machines in without a key")
     parser.add_argument("--served-name", metavar="NAME", help="the name clients send as `model`")
-    parser.add_argument("--max-model-len", type=int, metavar="N", help="window in tokens, prompt and answer together")
-    parser.add_argument("--max-num-seqs", type=int, metavar="N", help="answers generated at the same time")
-    parser.add_argument("--memory", metavar="SIZE", help="for cached keys, values and states, such as 4GiB")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto")
-    parser.add_argument("--offline", action="store_true", help="never use the network to find the model")
+    add_engine_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM, which is a success. Raises what keeps the model from loading."""
     from qwench.engine.client import EngineClient
-    from qwench.engine.request import Vocabulary
     from qwench.server.app import build_app
     from qwench.server.run import serve
     from qwench.server.service import ServerSettings
@@ -62,36 +53,11 @@ def run(args: argparse.Namespace) -> int:
         app = build_app(client, text, ServerSettings(names=names, api_key=key))
         where = url(args.host, listener.getsockname()[1])
         _say(f"Loading {names[0]}; {where}/health shows the progress")
-        client.start(Vocabulary(text.tokenizer.size, text.stop_token_ids))
+        client.start(text.vocabulary)
         watch = threading.Thread(target=_greet, args=(client, where, names[0], bool(key)), daemon=True)
         watch.start()
         serve(app, client, listener)
     return 0
-
-
-def engine_config(args: argparse.Namespace) -> EngineConfig:
-    """The operator's choices. Raises UsageError."""
-    from qwench.config import EngineConfig
-
-    return EngineConfig(
-        model=args.model,
-        device=args.device,
-        dtype=args.dtype,
-        max_model_len=args.max_model_len,
-        max_num_seqs=args.max_num_seqs,
-        memory=None if args.memory is None else read_size(args.memory),
-        offline=args.offline,
-    )
-
-
-def read_size(text: str) -> int:
-    """``4GiB``, ``4G``, ``512M`` or a number of bytes; units are powers of 1024."""
-    number = text.strip().lower().removesuffix("ib").removesuffix("b")
-    unit = number[-1:] if number[-1:].isalpha() else ""
-    digits = number.removesuffix(unit).strip()
-    if unit not in UNITS or not digits.isascii() or not digits.replace(".", "", 1).isdecimal():
-        raise UsageError(f"--memory is {text!r}; give a size such as 4GiB or 512MiB.")
-    return int(float(digits) * UNITS[unit])
 
 
 def check_exposure(host: str, key: str | None, *, allowed: bool) -> None:
@@ -152,8 +118,10 @@ def url(host: str, port: int) -> str:
 
 def _greet(client: EngineClient, where: str, name: str, locked: bool) -> None:
     """Once the model is loaded: how it runs, where, and one command to try. A failure is told by ``serve``."""
+    from qwench.llm import wait_loaded
+
     try:
-        client.wait_ready()
+        wait_loaded(client)
     except QwenchError:
         return
     for line in client.banner():

@@ -35,6 +35,7 @@ class Resolved:
 
     device: str
     dtype: torch.dtype
+    threads: int
     max_model_len: int
     max_num_seqs: int
     num_pages: int
@@ -67,10 +68,18 @@ def resolve_dtype(config: EngineConfig, model: ModelConfig, num_parameters: int,
     return Choice("dtype", stored, "as in the checkpoint")
 
 
+def resolve_threads(num_parameters: int) -> Choice:
+    """Threads of one operation. Waiting for a second one costs a small model far more than it brings on a busy CPU."""
+    if num_parameters < SMALL_MODEL:
+        return Choice("threads", "1", "a small model")
+    return Choice("threads", str(torch.get_num_threads()), "one per core, or OMP_NUM_THREADS")
+
+
 def resolve(config: EngineConfig, model: ModelConfig, num_parameters: int) -> Resolved:
     """Decide everything for a model of ``num_parameters``. Raises UsageError where the operator's choices collide."""
     device = resolve_device(config)
     dtype = resolve_dtype(config, model, num_parameters, device.value)
+    threads = resolve_threads(num_parameters)
     torch_dtype = DTYPES[dtype.value]
     spec = CacheSpec.of(model, torch_dtype)
     sequences = config.max_num_seqs or DEFAULT_SEQUENCES
@@ -98,12 +107,13 @@ def resolve(config: EngineConfig, model: ModelConfig, num_parameters: int) -> Re
     choices = (
         device,
         dtype,
+        threads,
         Choice("max_model_len", f"{fits:,}", window),
         Choice("max_num_seqs", str(sequences), "as asked" if config.max_num_seqs else "default"),
         Choice("cache", _gib(used), f"{num_pages * config.page_size:,} tokens and {sequences} states"),
         Choice("kernels", "torch", "the reference operations; no native kernels are built"),
     )
-    return Resolved(device.value, torch_dtype, fits, sequences, num_pages, choices)
+    return Resolved(device.value, torch_dtype, int(threads.value), fits, sequences, num_pages, choices)
 
 
 def _cache_memory(config: EngineConfig, device: str, weight_bytes: int) -> int:

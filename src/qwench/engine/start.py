@@ -46,7 +46,11 @@ def assemble(
     tensors: Mapping[str, torch.Tensor],
     vocabulary: Vocabulary,
 ) -> Engine:
-    """An engine over tensors that are already there (loaded, or random for a benchmark)."""
+    """An engine over tensors that are already there (loaded, or random for a benchmark).
+
+    Call it on the thread that will step the engine: torch keeps the number of threads per calling thread.
+    """
+    torch.set_num_threads(resolved.threads)
     spec = CacheSpec.of(model, resolved.dtype)
     storage = Storage(
         spec,

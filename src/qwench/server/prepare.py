@@ -79,7 +79,7 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
         "max_tokens": _max_tokens(request),
         "logprobs": _chat_logprobs(request),
     }
-    sampling = text.sampling(thinking_open, _asked(request, own))
+    sampling = text.sampling(template_of(text).will_think(rendered), _asked(request, own))
     prompts = (Prompt(tuple(text.tokenizer.encode(rendered))),)
     return Prepared(
         prompts=prompts,

@@ -137,7 +137,7 @@ class ChatTemplate:
             ) from error
         except FAILURES as error:
             raise TemplateError(
-                f"{self.origin} fails on these messages: {_reason(error)}.", param="messages"
+                f"{Path(self.origin).name} fails on these messages: {_reason(error)}.", param="messages"
             ) from error
 
     @cached_property

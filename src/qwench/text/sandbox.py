@@ -60,7 +60,7 @@ class Meter:
         size = self.size(given)
         self._max_size = 1_000_000 + 4 * size
         self._characters = 64 * self._max_size
-        self._steps = 300_000 + 12 * size
+        self._steps = 200_000 + 12 * size
 
     def step(self) -> None:
         self._steps -= 1

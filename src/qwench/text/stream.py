@@ -90,7 +90,14 @@ class ThinkingSplitter:
         self.opened = thinking_open
         self.close_offset: int | None = None
 
+    @property
+    def in_content(self) -> bool:
+        """Whether all that follows is content."""
+        return self._state is _State.CONTENT
+
     def push(self, text: str) -> list[Piece]:
+        if self._state is _State.CONTENT:  # most of most answers
+            return [Piece("content", text)] if text else []
         self._buffer += text
         pieces: list[Piece] = []
         state = None
@@ -218,8 +225,8 @@ class AnswerStream:
             return
         for piece in self._splitter.push(text):
             _add(pieces, piece.kind, piece.text)
-        if self._splitter.close_offset is not None and self._reasoning_tokens is None:
-            self._reasoning_tokens = bisect_left(self._starts, self._splitter.close_offset)
+        if self._reasoning_tokens is None and (self._splitter.in_content or self._splitter.close_offset is not None):
+            self._reasoning_tokens = bisect_left(self._starts, self._splitter.close_offset or 0)
             self._starts.clear()
 
 

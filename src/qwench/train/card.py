@@ -17,7 +17,8 @@ A Qwen3.5-MoE of 6.2 million parameters, trained from nothing on made-up example
 has a real model to run: linear and full attention, experts, thinking, tool calls. It is not a useful assistant.
 
 - **Architecture**: `Qwen3_5MoeForConditionalGeneration`; hidden size 256, 6 Gated DeltaNet and 2 full-attention
-  layers, 8 experts (2 chosen) and a shared one, own vocabulary of 4,096 with Qwen3.5's 33 added tokens, BF16, 8,192 positions.
+  layers, 8 experts (2 chosen) and a shared one, own vocabulary of 4,096 with Qwen3.5's 33 added tokens, BF16,
+  8,192 positions.
 - **Vision**: the tower is present so that pictures can pass through; it is **not trained**, and what is said
   about a picture means nothing.
 - **Thinking**: off unless `enable_thinking` is true, as in the smallest Qwen3.5 models.

@@ -22,11 +22,11 @@ EARLY: dict[str, float] = {
     "json": 12, "greeting": 1.5, "fact": 3, "unknown": 1, "story": 5,
 }  # fmt: skip
 LATE: dict[str, float] = {
-    "sum thinking": 8, "sum": 6, "difference thinking": 4, "difference": 2, "long sum thinking": 4, "long sum": 1,
-    "product thinking": 8, "product": 1.5,
-    "tool call": 8, "invented tool": 6, "tool answer": 12, "no tool": 1.5,
-    "copy": 5, "identifiers": 3, "order": 1.5, "lookup": 4, "needle": 2.5, "memory": 2,
-    "json": 9, "greeting": 2, "fact": 4, "unknown": 1.5, "story": 6,
+    "sum thinking": 6, "sum": 7, "difference thinking": 4, "difference": 2, "long sum thinking": 3, "long sum": 0.7,
+    "product thinking": 7, "product": 1,
+    "tool call": 9, "invented tool": 8, "tool answer": 12, "no tool": 1.5,
+    "copy": 4, "identifiers": 3, "order": 2, "lookup": 5, "needle": 2, "memory": 2.5,
+    "json": 9, "greeting": 2, "fact": 4, "unknown": 1.5, "story": 5,
 }  # fmt: skip
 
 GENERATORS: dict[str, Generator] = {
