@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -124,7 +125,8 @@ def serve(args: argparse.Namespace) -> None:
     print(json.dumps({"ready": True}), flush=True)
     for _line in sys.stdin:
         print(json.dumps(next(samples)), flush=True)
-    print(json.dumps({"peak_memory_bytes": peak_memory_bytes(), "torch": str(torch.__version__)}), flush=True)
+    facts = {"version": version(args.side), "torch": version("torch"), "peak_memory_bytes": peak_memory_bytes()}
+    print(json.dumps(facts), flush=True)
 
 
 def qwench_samples(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -222,20 +224,53 @@ def describe(sample: dict[str, Any]) -> str:
     return f"prefill {sample['prefill']:8.1f} tokens/s   decode {sample['decode']:8.2f} tokens/s ({sample['decoded']})"
 
 
+def speed(document: dict[str, Any], side: str, phase: str) -> tuple[float, float]:
+    """(median tokens/s, share of the machine's limit) of one side in one phase."""
+    bounds = document["limits"]
+    need, limit = {
+        "prefill": ("flop_per_prompt_token", "flop_per_second"),
+        "decode": ("bytes_per_decoded_token", "bytes_per_second"),
+    }[phase]
+    rate = median(sample[phase] for sample in document["sides"][side]["samples"])
+    return rate, rate * bounds[need] / bounds[limit]
+
+
+def table(document: dict[str, Any]) -> str:
+    """The comparison in Markdown, as the README shows the newest one."""
+    work, sides = document["work"], document["sides"]
+    names = " | ".join(f"{name} {sides[name]['version']}" for name in SIDES)
+    lines = [f"| {work['shape']}, random weights, BF16 | {names} | ratio |", "|---|--:|--:|--:|"]
+    for phase in ("prefill", "decode"):
+        rates = {name: speed(document, name, phase) for name in SIDES}
+        cells = " | ".join(f"{rate:.1f} tokens/s ({share:.0%} of the limit)" for rate, share in rates.values())
+        lines.append(f"| {phase} {work[phase]} | {cells} | {rates['qwench'][0] / rates['transformers'][0]:.2f} |")
+    peaks = [sides[name]["peak_memory_bytes"] / 2**30 for name in SIDES]
+    lines.append(f"| peak memory | {peaks[0]:.2f} GiB | {peaks[1]:.2f} GiB | {peaks[0] / peaks[1]:.2f} |")
+    runs = len(sides["qwench"]["samples"])
+    bounds = document["limits"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{document['machine']['cpu']}, {work['threads']} threads, {document['date'][:10]}, commit "
+            f"{(document['commit'] or 'none')[:12]}; medians of {runs} samples a side, taken in turns. The limits, measured in "
+            f"the same run: {bounds['flop_per_second'] / 1e12:.2f} Tflop/s in BF16, {bounds['bytes_per_second'] / 1e9:.1f} GB/s.",
+        ]
+    )
+
+
 def render(document: dict[str, Any]) -> list[str]:
-    """The comparison as a table: medians, ratio, share of the limit, peak memory."""
+    """The comparison for a terminal, with every raw sample."""
     work, bounds, sides = document["work"], document["limits"], document["sides"]
     lines = [f"{work['shape']}, random weights, BF16, CPU, {work['threads']} threads; median of raw samples"]
-    for phase, tokens, per_token, limit in (
-        ("prefill", work["prefill"], "flop_per_prompt_token", "flop_per_second"),
-        ("decode", work["decode"], "bytes_per_decoded_token", "bytes_per_second"),
-    ):
-        medians = {name: median(sample[phase] for sample in side["samples"]) for name, side in sides.items()}
-        for name, speed in medians.items():
-            share = speed * bounds[per_token] / bounds[limit]
-            raw = " ".join(f"{sample[phase]:.4g}" for sample in sides[name]["samples"])
-            lines.append(f"  {phase:8}{tokens:5}  {name:13}{speed:9.2f} tokens/s  {share:6.1%} of the limit   ({raw})")
-        lines.append(f"  {phase:8}{tokens:5}  ratio        {medians['qwench'] / medians['transformers']:9.2f}")
+    for phase in ("prefill", "decode"):
+        head = f"  {phase:8}{work[phase]:5}  "
+        for name, side in sides.items():
+            rate, share = speed(document, name, phase)
+            raw = " ".join(f"{sample[phase]:.4g}" for sample in side["samples"])
+            lines.append(f"{head}{name:13}{rate:9.2f} tokens/s  {share:6.1%} of the limit   ({raw})")
+        ratio = speed(document, "qwench", phase)[0] / speed(document, "transformers", phase)[0]
+        lines.append(f"{head}{'ratio':13}{ratio:9.2f}")
     lines += [f"  peak memory    {name:13}{side['peak_memory_bytes'] / 2**30:9.2f} GiB" for name, side in sides.items()]
     return [
         *lines,

@@ -178,7 +178,8 @@ def _time(work: Callable[[], object], device: str, runs: int) -> list[float]:
 def _where(device: str) -> str:
     import torch
 
-    return f"{torch.get_num_threads()} threads" if device == "cpu" else device
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' * (threads > 1)}" if device == "cpu" else device
 
 
 def _read(path: Path) -> str:

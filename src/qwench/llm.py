@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import logging
 import re
 import threading
 import time
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 Prompt = str | Mapping[str, Any]
 Result = TypeVar("Result")
 
+logger = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 256  # sequences handed to the engine at once; it has a queue of its own
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 DTYPE_NAMES = {"half": "float16", "float": "float32"}
@@ -138,6 +140,8 @@ class LLM:
         self.text = ModelText(self.client.folder, self.client.model)
         self.client.start(self.text.vocabulary)
         wait_loaded(self.client)
+        for line in self.client.banner():
+            logger.info(line)
 
     def generate(
         self,

@@ -22,9 +22,10 @@ from qwench import cli
 from qwench.cli.chat import Chat, converse
 from qwench.cli.terminal import Terminal
 from qwench.engine.request import SamplingParams, TokenEvent
-from qwench.errors import ContextLengthExceeded, EngineUnavailable, RequestError, UsageError
+from qwench.errors import ContextLengthExceeded, EngineUnavailable, RequestError, TemplateError, UsageError
 from tests.cli.conftest import Install, Scripted
 
+Capsys = pytest.CaptureFixture[str]
 THOUGHT = "I see.\n</think>\n\nForty-two."
 SOURCE = Path(cli.__file__).parents[2]
 
@@ -117,6 +118,23 @@ def test_wrong_flags_are_told(
     assert sentence in told.err
     assert told.out == ""
     assert engine.submitted == []
+
+
+def test_bytes_that_are_no_text_are_told(
+    scripted: Install, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted("Hi.")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ab\xff"), encoding="utf-8"))
+    assert cli.main(["chat", "m"]) == UsageError.exit_code
+    assert "standard input is not UTF-8 at byte 2" in capsys.readouterr().err
+
+
+def test_a_missing_template_is_told_before_loading(text_folder: Path, tmp_path: Path, capsys: Capsys) -> None:
+    for path in text_folder.iterdir():
+        if path.name != "chat_template.jinja":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert cli.main(["chat", str(tmp_path), "-p", "x"]) == TemplateError.exit_code
+    assert "has no chat template" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["nan", "-1", "1000"])
@@ -268,12 +286,16 @@ def test_in_a_real_terminal(checkpoint: Path) -> None:
     os.close(slave)
     screen = bytearray()
 
+    seen = 0  # what stands before was waited for already
+
     def until(text: bytes) -> None:
-        start, deadline = len(screen), time.monotonic() + 60
-        while text not in screen[start:]:
+        nonlocal seen
+        deadline = time.monotonic() + 60
+        while (found := screen.find(text, seen)) < 0:
             assert time.monotonic() < deadline, screen.decode(errors="replace")
             if select.select([master], [], [], 0.1)[0]:
                 screen.extend(os.read(master, 4096))
+        seen = found + len(text)
 
     type_in: Callable[[bytes], int] = lambda text: os.write(master, text)  # noqa: E731
     try:

@@ -170,9 +170,10 @@ def test_what_is_answered_is_not_asked_again(
     results = read(target)
     assert sorted(result["custom_id"] for result in results) == ["a", "b", "c", "d"]
     assert {result["custom_id"]: result for result in results if result["custom_id"] in {"a", "c"}} == first
-    assert "4 of 4" not in capsys.readouterr().err
+    assert "4 requests answered, 2 were there before" in capsys.readouterr().err
     before = target.read_bytes()
-    assert generate(source, target) == 0
+    assert generate(source, target, "/no/such/model") == 0  # nothing to do: no model is needed
+    assert "all 4 requests are answered already" in capsys.readouterr().err
     assert target.read_bytes() == before
     assert not list(target.parent.glob("*.part"))
 

@@ -6,10 +6,12 @@ import ast
 import json
 import re
 import shlex
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
 
+from bench import compare_transformers
 from qwench import __version__
 from qwench.cli import COMMANDS, Parser, _load
 from tests.meta.tree import IGNORED, PACKAGE, ROOT, files
@@ -135,6 +137,16 @@ def test_no_file_names_a_machine_or_leaves_a_note_without_an_owner() -> None:
 
 def _is_ours(path: Path) -> bool:
     return not path.is_relative_to(PACKAGE / "assets") and not path.is_relative_to(ROOT / "tests" / "fixtures")
+
+
+def test_the_readme_shows_the_newest_comparison() -> None:
+    results = files(ROOT / "bench" / "results", "*.json")
+    newest = max(
+        (json.loads(path.read_text(encoding="utf-8")) for path in results), key=itemgetter("date"), default=None
+    )
+    expected = compare_transformers.table(newest) if newest else "To be measured."
+    shown = README.partition("<!-- measured -->\n")[2].partition("\n<!-- /measured -->")[0]
+    assert shown == expected, f"README: between the measured marks put\n{expected}"
 
 
 def nano_table() -> str:

@@ -42,6 +42,14 @@ def test_the_setting_is_a_text_or_a_list_of_named_ones(tmp_path: Path, setting: 
     assert template.render(USER) == wanted
 
 
+def test_a_processors_file_is_the_last_resort(tmp_path: Path) -> None:
+    folder = write_text_files(tmp_path, template=None)
+    (folder / "chat_template.json").write_text('{"chat_template": "last"}', encoding="utf-8")
+    template = found(folder)
+    assert template is not None
+    assert template.render(USER) == "last"
+
+
 def test_a_special_token_may_be_an_object(tmp_path: Path) -> None:
     token = {"__type": "AddedToken", "content": "<|endoftext|>", "special": True}
     template = found(
@@ -126,7 +134,7 @@ def test_failures_are_sentences() -> None:
         ChatTemplate("a\n{% endfor %}")
     with pytest.raises(TemplateError, match="No filter named 'nope'"):
         ChatTemplate("{{ 1 | nope }}")
-    with pytest.raises(TemplateError, match="at most 524288 are accepted"):
+    with pytest.raises(TemplateError, match="at most 262144 are accepted"):
         ChatTemplate("a" * 600_000)
     with pytest.raises(TemplateError, match="Unexpected message role"):
         ChatTemplate(TEMPLATE).render([{"role": "critic", "content": ""}])

@@ -162,6 +162,14 @@ def test_a_prompt_knows_whether_the_model_will_think(
     assert prompt.token_ids == text.tokenizer.encode(prompt.text)
 
 
+def test_variables_do_not_replace_what_has_its_own_parameter(tmp_path: Path) -> None:
+    text = ModelText(write_text_files(tmp_path), config("qwen3_5", 1024, 24))
+    with pytest.raises(RequestError, match="chat_template_kwargs holds messages"):
+        text.chat_prompt(USER, variables={"messages": []})
+    with pytest.raises(RequestError, match="enable_thinking is 'false'; give True, False or None"):
+        text.chat_prompt(USER, enable_thinking="false")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("template", "switch", "sentence"),
     [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qwench.train.delta_rule import UnitLowerInverse, causal_conv, combine, prepare, scan
+from qwench.train.delta_rule import causal_conv, combine, prepare, scan, unit_lower_inverse
 from qwench.train.encode import Row
 from qwench.train.ragged import pack
 
@@ -36,7 +36,7 @@ def ours(rows: list[list[Tensor]], chunk: int) -> list[Tensor]:
         chunked.append(wide)
     q, k, v, g, beta = chunked
     q, k, lower, weights, total = prepare(q, k, g, beta)
-    q, k, u, w, last = combine(q, k, v, beta, total, UnitLowerInverse.apply(lower))
+    q, k, u, w, last = combine(q, k, v, beta, total, unit_lower_inverse(lower))
     out = scan(q, k, u, w, weights, last, batch.steps).transpose(1, 2).flatten(0, 1)[batch.token_in_chunks]
     pieces = dict(zip(order, out.split([lengths[index] for index in order]), strict=True))
     return [pieces[index] for index in range(len(rows))]
@@ -46,8 +46,8 @@ def theirs(row: list[Tensor]) -> Tensor:
     from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import torch_chunk_gated_delta_rule
 
     q, k, v, g, beta = (value.unsqueeze(0) for value in row)
-    out, _ = torch_chunk_gated_delta_rule(q, k, v, g=g, beta=beta, use_qk_l2norm_in_kernel=True)
-    return out[0]
+    outputs: Tensor = torch_chunk_gated_delta_rule(q, k, v, g=g, beta=beta, use_qk_l2norm_in_kernel=True)[0]
+    return outputs[0]
 
 
 @pytest.mark.parametrize("chunk", [16, 32])
@@ -65,8 +65,8 @@ def test_equals_transformers(chunk: int) -> None:
 def test_the_inverse_and_its_gradient() -> None:
     lower = (torch.rand(3, 8, 8, dtype=torch.float64) - 0.5).tril(-1).requires_grad_()
     eye = torch.eye(8, dtype=torch.float64)
-    torch.testing.assert_close(UnitLowerInverse.apply(lower) @ (lower + eye), eye.expand(3, 8, 8))
-    assert torch.autograd.gradcheck(lambda x: UnitLowerInverse.apply(x.tril(-1)), (lower,))
+    torch.testing.assert_close(unit_lower_inverse(lower) @ (lower + eye), eye.expand(3, 8, 8))
+    assert torch.autograd.gradcheck(lambda x: unit_lower_inverse(x.tril(-1)), (lower,))
 
 
 def test_convolution_does_not_look_into_the_row_before() -> None:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     SamplingParams(**overrides)  # a wrong value is told before the model is loaded
     prompt = _single_prompt(args)
     thinking = True if args.think else False if args.no_think else None
-    with running(args) as (client, text):
+    with running(args, chat=True) as (client, text):
         chat = Chat(client, text, Terminal(), args.system, thinking, overrides)
         if prompt is None:
             converse(chat)
@@ -90,7 +90,10 @@ def _single_prompt(args: argparse.Namespace) -> str | None:
         if args.json:
             raise UsageError("--json needs a prompt; give one with -p.")
         return None
-    prompt = str(sys.stdin.read()) if args.prompt in {None, "-"} else str(args.prompt)
+    try:
+        prompt = sys.stdin.read() if args.prompt in {None, "-"} else str(args.prompt)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 at byte {error.start}; give text.") from None
     if not prompt.strip():
         raise UsageError("the prompt is empty; give a text with -p, or pipe one in.")
     return prompt

@@ -49,14 +49,19 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
 
 
 @contextmanager
-def running(args: argparse.Namespace) -> Iterator[tuple[EngineClient, ModelText]]:
-    """The model of ``args``, loaded; it is closed at the end. Raises what keeps it from running."""
+def running(args: argparse.Namespace, *, chat: bool = False) -> Iterator[tuple[EngineClient, ModelText]]:
+    """The model of ``args``, loaded; it is closed at the end. Raises what keeps it from running.
+
+    With ``chat``, a missing chat template is told before the weights are loaded.
+    """
     from qwench.engine.client import EngineClient
     from qwench.llm import wait_loaded
     from qwench.text.model import ModelText
 
     client = EngineClient(engine_config(args))
     text = ModelText(client.folder, client.model)
+    if chat:
+        _ = text.chat
     client.start(text.vocabulary)
     try:
         wait_loaded(client)

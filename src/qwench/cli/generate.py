@@ -52,12 +52,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer all requests. Raises RequestError at the end if some failed, OutputError if results cannot be written."""
-    from qwench.progress import clock_time
-
     total = _count_lines(args.input)
     if args.output.exists() and args.output.samefile(args.input):
         raise UsageError("the input is also the output; give another file with -o.")
-    with ResultFile(args.output) as results, running(args) as (client, text):
+    with ResultFile(args.output) as results:
+        if _all_answered(args.input, results.answered):
+            print(f"all {total} requests are answered already in {args.output}", file=sys.stderr)
+            return 0
+        return _run(args, results, total)
+
+
+def _run(args: argparse.Namespace, results: ResultFile, total: int) -> int:
+    from qwench.progress import clock_time
+
+    with running(args) as (client, text):
         batch = Batch(client, text, args.input, results)
         try:
             seconds = batch.run(total)
@@ -235,6 +243,21 @@ def _count_lines(path: Path) -> int:
     if not total:
         raise UsageError(f"{path} has no requests; give one JSON object a line.")
     return total
+
+
+def _all_answered(path: Path, answered: set[str]) -> bool:
+    """Whether there is nothing left to do, not even a broken line to be told; then no model is needed."""
+    ids: dict[str, int] = {}
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.strip():
+                continue
+            try:
+                if _custom_id(_parse(raw, number), number, ids) not in answered:
+                    return False
+            except RequestError:
+                return False
+    return True
 
 
 def _parse(raw: bytes, number: int) -> dict[str, Any]:

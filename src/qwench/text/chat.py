@@ -20,7 +20,7 @@ from qwench.text.sandbox import METER, Meter, MeteredEnvironment
 from qwench.text.stream import THINK_CLOSE, THINK_OPEN
 from qwench.text.tokenizer import Tokenizer
 
-MAX_TEMPLATE_CHARACTERS = 512 * 1024
+MAX_TEMPLATE_CHARACTERS = 256 * 1024
 RENDER_SECONDS = 10.0
 TURN_START = "<|im_start|>assistant"
 TURN_END = "<|im_end|>"
@@ -87,7 +87,7 @@ class ChatTemplate:
 
     @classmethod
     def from_folder(cls, folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-        """``chat_template.jinja``, else ``chat_template`` in tokenizer_config.json; None if there is neither.
+        """``chat_template.jinja``, else ``chat_template`` in tokenizer_config.json or chat_template.json, else None.
 
         ``tokenizer`` gives the default of ``eos_token``. Of several named templates the one called "default" is taken.
         """
@@ -100,9 +100,10 @@ class ChatTemplate:
             source: str | None = path.read_text(encoding="utf-8") if path.exists() else None
         except (OSError, UnicodeDecodeError) as error:
             raise TemplateError(f"{path} cannot be read ({error}); download it again.") from error
-        if source is None:
-            path = folder / "tokenizer_config.json"
-            source = _choose(settings.get("chat_template"), path)
+        for name in ("tokenizer_config.json", "chat_template.json"):
+            if source is None:
+                path = folder / name
+                source = _choose(_read_settings(path).get("chat_template"), path)
         return None if source is None else cls(source, variables=variables, origin=str(path))
 
     def render(

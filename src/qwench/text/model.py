@@ -17,6 +17,7 @@ from qwench.text.chat import ChatTemplate, normalise_messages
 from qwench.text.presets import ModelPresets, presets_for
 from qwench.text.tokenizer import Tokenizer
 
+TEMPLATE_OWN = frozenset(("messages", "tools", "add_generation_prompt", "enable_thinking"))
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
@@ -79,6 +80,15 @@ class ModelText:
 
         A thinking switch that the template does not have is refused, because nothing would come of it.
         """
+        if enable_thinking is not None and not isinstance(enable_thinking, bool):
+            raise RequestError(
+                f"enable_thinking is {enable_thinking!r}; give True, False or None.", param="enable_thinking"
+            )
+        for name in TEMPLATE_OWN & (variables or {}).keys():
+            raise RequestError(
+                f"chat_template_kwargs holds {name}, which has a parameter of its own; use that.",
+                param="chat_template_kwargs",
+            )
         text = self.chat.render(
             normalise_messages(messages),
             tools=tools,

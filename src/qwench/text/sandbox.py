@@ -28,14 +28,19 @@ from jinja2.visitor import NodeTransformer
 NODE_COST = 16  # characters that one list item, key or number counts for
 MAX_INTEGER_BITS = 4096
 MAX_INDENT = 64
+MAX_NEEDLE = 64
+CLOCK_COST = 4096  # characters worked on between two looks at the clock
 METER = "the meter"  # a key of the template's context that no template can name
 
 # Filters that give back what exists or work only when iterated; they cost a step, whatever they are applied to.
-LIGHT_FILTERS = "abs count d default first items last length map reject rejectattr safe select selectattr".split()
+LIGHT_FILTERS = "abs count d default first items last length safe".split()
+LAZY_FILTERS = "map reject rejectattr select selectattr".split()
 FILTER_NAMES = (
     "capitalize dictsort e escape float indent int join list lower max min replace reverse sort string title trim "
     "unique upper"
 ).split()
+# Their search is slow for a long second argument: text times argument.
+NEEDLE_NAMES = frozenset("lstrip rfind rindex rpartition rsplit rstrip strip trim".split())
 METHOD_NAMES = frozenset(
     (
         "capitalize casefold changed copy count cycle endswith find get index isalnum isalpha isdecimal isdigit "
@@ -56,22 +61,27 @@ class Meter:
     def __init__(self, given: object, *, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._deadline = clock() + seconds
-        self._max_size = self._steps = self._characters = 1 << 62
+        self._max_size = self._steps = self._characters = self._until_clock = 1 << 62
         size = self.size(given)
         self._max_size = 1_000_000 + 4 * size
         self._characters = 64 * self._max_size
         self._steps = 200_000 + 12 * size
+        self._until_clock = CLOCK_COST
 
-    def step(self) -> None:
+    def step(self, size: int = 0) -> None:
+        """One operation, on ``size`` characters."""
         self._steps -= 1
         if self._steps < 0:
             raise BudgetExceeded("it takes too many steps")
-        if not self._steps & 0xFF and self._clock() > self._deadline:
-            raise BudgetExceeded("it takes too long")
+        self._until_clock -= NODE_COST + size
+        if self._until_clock < 0:
+            self._until_clock = CLOCK_COST
+            if self._clock() > self._deadline:
+                raise BudgetExceeded("it takes too long")
 
     def expect(self, size: int) -> None:
         """Refuse a result of ``size`` characters before it is built."""
-        self.step()
+        self.step(size)
         if size > self._max_size:
             raise BudgetExceeded("it builds too large a text or list")
         self._characters -= size
@@ -125,6 +135,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         )
         self.globals = {name: self.globals[name] for name in ("range", "dict", "namespace")}
         self.filters = {name: _light(FILTERS[name]) for name in LIGHT_FILTERS}
+        self.filters |= {name: _lazy(FILTERS[name]) for name in LAZY_FILTERS}
         self.filters |= {name: _metered(name, FILTERS[name]) for name in FILTER_NAMES}
         self.filters |= {"tojson": tojson, "_each": _each, "_joined": _joined, "_slice": _slice, "_literal": _literal}
 
@@ -144,8 +155,8 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         elif operator == "**":
             _check_integers(left, 0, left_bits=abs(right) if isinstance(right, int) else 1)
         elif operator == "%" and isinstance(left, str):
-            _check_format(left)
-            meter.expect(len(left) + meter.size(right))
+            fields = _check_format(left)
+            meter.expect(len(left) + 100 * fields + meter.size(right) * (fields if isinstance(right, Mapping) else 1))
         return meter.charge(super().call_binop(context, operator, left, right))
 
     def call(self, context: Context, target: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -264,6 +275,8 @@ def tojson(
     meter.expect(meter.size(value))
     if indent is not None and not 0 <= indent <= MAX_INDENT:
         raise TemplateRuntimeError(f"it indents JSON by {indent}")
+    if separators is not None and sum(map(len, separators)) > MAX_NEEDLE:
+        raise TemplateRuntimeError("it separates JSON with too long a text")
     encoder = json.JSONEncoder(
         ensure_ascii=bool(ensure_ascii), indent=indent, separators=separators, sort_keys=bool(sort_keys)
     )
@@ -278,11 +291,21 @@ def _light(function: Callable[..., Any]) -> Callable[..., Any]:
     def light(context: Context, *args: Any, **kwargs: Any) -> Any:
         meter = _meter(context)
         meter.step()
-        args = tuple(list(meter.walk(value)) if isinstance(value, Iterator) else value for value in args)
-        result = _apply(function, context, args, kwargs)
-        return meter.walk(result) if isinstance(result, Iterator) else result
+        return _apply(function, context, _written_out(meter, args), kwargs)
 
     return light
+
+
+def _lazy(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One of jinja2's filters that make a generator: each value is a step, whether it comes out or not."""
+
+    @pass_context
+    def lazy(context: Context, values: Any, *args: Any, **kwargs: Any) -> Any:
+        meter = _meter(context)
+        iter(values)
+        return meter.walk(_apply(function, context, (meter.walk(values), *args), kwargs))
+
+    return lazy
 
 
 def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -306,16 +329,23 @@ def _apply(function: Callable[..., Any], context: Context, args: tuple[Any, ...]
     return function(*args, **kwargs)
 
 
+def _written_out(meter: Meter, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments with lists in place of generators."""
+    return tuple(list(meter.walk(value)) if isinstance(value, Iterator) else value for value in args)
+
+
 def _checked(meter: Meter, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, glue: int) -> tuple[Any, ...]:
     """The arguments of a filter or method, the value first and generators written out; refuses what would grow large.
 
     ``glue`` is the position of the string that ``join`` puts between.
     """
-    args = tuple(list(meter.walk(value)) if isinstance(value, Iterator) else value for value in args)
+    args = _written_out(meter, args)
     for value in (*args, *kwargs.values()):
         meter.charge(value)
     if name in {"replace", "trim"} and kwargs:
         raise SecurityError(f"it passes {name} arguments by name, which templates may not")
+    if name in NEEDLE_NAMES and any(isinstance(value, str) and len(value) > MAX_NEEDLE for value in args[1:]):
+        raise BudgetExceeded(f"it gives {name} more than {MAX_NEEDLE} characters")
     if name == "replace" and len(args) > 2:
         text, old, new = map(str, args[:3])
         meter.expect(len(text) + text.count(old) * len(new))
@@ -339,8 +369,9 @@ def _check_integers(left: Any, right: Any, *, left_bits: int) -> None:
         raise BudgetExceeded("it computes too large a number")
 
 
-def _check_format(text: str) -> None:
-    """``%`` of a string takes widths of up to two digits and none from its arguments."""
-    for field in FORMAT_FIELD.findall(text):
-        if "*" in field or re.search(r"\d{3}", field):
-            raise BudgetExceeded("it formats with too wide a field")
+def _check_format(text: str) -> int:
+    """How many fields ``%`` fills; a width has up to two digits and never comes from the arguments."""
+    fields = FORMAT_FIELD.findall(text)
+    if any("*" in field or re.search(r"\d{3}", field) for field in fields):
+        raise BudgetExceeded("it formats with too wide a field")
+    return len(fields)

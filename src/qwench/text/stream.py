@@ -96,7 +96,7 @@ class ThinkingSplitter:
         return self._state is _State.CONTENT
 
     def push(self, text: str) -> list[Piece]:
-        if self._state is _State.CONTENT:  # most of most answers
+        if self.in_content:  # most of most answers
             return [Piece("content", text)] if text else []
         self._buffer += text
         pieces: list[Piece] = []

@@ -19,15 +19,22 @@ class UnitLowerInverse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, lower: Tensor) -> Tensor:
         eye = torch.eye(lower.shape[-1], device=lower.device, dtype=lower.dtype)
-        inverse = torch.linalg.solve_triangular(lower + eye, eye.expand_as(lower), upper=False, unitriangular=True)
+        inverse: Tensor = torch.linalg.solve_triangular(
+            lower + eye, eye.expand_as(lower), upper=False, unitriangular=True
+        )
         ctx.save_for_backward(inverse)
         return inverse
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (inverse,) = ctx.saved_tensors
+        inverse: Tensor = ctx.saved_tensors[0]
         turned = inverse.transpose(-1, -2)
         return -(turned @ gradient @ turned)
+
+
+def unit_lower_inverse(lower: Tensor) -> Tensor:
+    inverse: Tensor = UnitLowerInverse.apply(lower)  # type: ignore[no-untyped-call]
+    return inverse
 
 
 def prepare(q: Tensor, k: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -76,7 +76,7 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def transformers_generator(folder: Path, batch: int = 64) -> Generate:
+def transformers_generator(folder: Path, batch: int = 256) -> Generate:
     """Batched greedy generation by transformers, float32, padded on the left."""
     import torch
     from transformers import Qwen3_5MoeForConditionalGeneration

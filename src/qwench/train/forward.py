@@ -64,7 +64,8 @@ class Pieces:
 
     @classmethod
     def compiled(cls) -> Pieces:
-        return cls(**{field.name: torch.compile(field.default, dynamic=True) for field in fields(cls)})
+        plain = cls()
+        return cls(**{field.name: torch.compile(getattr(plain, field.name), dynamic=True) for field in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Forward:
         g, beta = _with_zero(scalars).index_select(0, index).view(chunks, length, -1).transpose(1, 2).chunk(2, 1)
         q, k, v = mixed.float().split([module.num_k_heads, module.num_k_heads, heads], 1)
         q, k, lower, weights, total = self.pieces.prepare(q, k, g, beta)
-        inverse = delta_rule.UnitLowerInverse.apply(lower)
+        inverse = delta_rule.unit_lower_inverse(lower)
         q, k, u, w, last = self.pieces.combine(q, k, v, beta, total, inverse)
         out = delta_rule.scan(q, k, u, w, weights, last, batch.steps).transpose(1, 2).reshape(chunks * length, -1)
         out = out.index_select(0, batch.token_in_chunks).view(len(x), heads, size)

@@ -193,9 +193,8 @@ def launch(recipe: Recipe, out: Path, processes: int, resume: bool) -> None:
         return
     meeting = out / "rendezvous"
     meeting.unlink(missing_ok=True)
-    torch.multiprocessing.spawn(
-        _worker, (recipe, out, processes, resume, f"file://{meeting.absolute()}"), nprocs=processes
-    )
+    arguments = (recipe, out, processes, resume, f"file://{meeting.absolute()}")
+    torch.multiprocessing.spawn(_worker, arguments, nprocs=processes)  # type: ignore[attr-defined,no-untyped-call]
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ of similar length share one. Legend: T tokens, N chunks, C chunk length.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,9 @@ class Ragged:
     targets: Tensor  # [M]
 
     def to(self, device: torch.device) -> Ragged:
-        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(self).items()}
+        moved: dict[str, Any] = {
+            name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(self).items()
+        }
         return Ragged(**moved)
 
 

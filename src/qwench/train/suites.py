@@ -36,7 +36,8 @@ class Suite:
     judge: Callable[[str, str, str], Verdict] | None = None  # of the request, the wanted and the written answer
 
     def samples(self, count: int, seed: int) -> list[Sample]:
-        rng, found = Random(f"{seed} {self.name} {self.thinking}"), []
+        rng = Random(f"{seed} {self.name} {self.thinking}")
+        found: list[Sample] = []
         while len(found) < count:
             sample = self.draw(rng)
             if sample.thinking == self.thinking:

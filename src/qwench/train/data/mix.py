@@ -22,11 +22,11 @@ EARLY: dict[str, float] = {
     "json": 12, "greeting": 1.5, "fact": 3, "unknown": 1, "story": 5,
 }  # fmt: skip
 LATE: dict[str, float] = {
-    "sum thinking": 6, "sum": 7, "difference thinking": 4, "difference": 2, "long sum thinking": 3, "long sum": 0.7,
-    "product thinking": 7, "product": 1,
-    "tool call": 9, "invented tool": 8, "tool answer": 12, "no tool": 1.5,
-    "copy": 4, "identifiers": 3, "order": 2, "lookup": 5, "needle": 2, "memory": 2.5,
-    "json": 9, "greeting": 2, "fact": 4, "unknown": 1.5, "story": 5,
+    "sum thinking": 4, "sum": 6, "difference thinking": 4, "difference": 1.5, "long sum thinking": 2.5, "long sum": 0.5,
+    "product thinking": 5, "product": 1,
+    "tool call": 8, "invented tool": 9, "tool answer": 9, "no tool": 1,
+    "copy": 5, "forms": 12, "identifiers": 3, "order": 1.5, "lookup": 6, "needle": 1.5, "memory": 1.5,
+    "json": 10, "greeting": 1, "fact": 2.5, "unknown": 1, "story": 3.5,
 }  # fmt: skip
 
 GENERATORS: dict[str, Generator] = {
@@ -44,6 +44,7 @@ GENERATORS: dict[str, Generator] = {
     "tool answer": tools.tool_answer,
     "no tool": tools.no_tool,
     "copy": recall.copy,
+    "forms": recall.forms,
     "identifiers": recall.identifiers,
     "order": recall.order,
     "lookup": recall.lookup,

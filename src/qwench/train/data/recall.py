@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from qwench.train.data.sample import Message, Sample, assistant, held_out, user
-from qwench.train.data.words import ADJECTIVES, CITIES, COLOURS, FIELDS, FOODS, NAMES, THINGS, any_word, made_up
+from qwench.train.data.words import ADJECTIVES, CITIES, COLOURS, EVERY, FIELDS, FOODS, NAMES, THINGS, any_word, made_up
 
 REPEAT = (
     "Repeat: {x}", "Repeat these words: {x}", "Say: {x}", "Say exactly: {x}", "Please repeat: {x}", "Repeat after me: {x}",
@@ -48,6 +48,30 @@ def identifiers(rng: Random, held: bool) -> Sample:
     if held_out("words", joined) != held:
         return identifiers(rng, held)
     return Sample("copy", (user(rng.choice(REPEAT).format(x=joined)), assistant(joined)))
+
+
+# The same word is another token at the start, after a space, in quotes, after "=" or "_": each form is learnt word by
+# word, and everything that copies (tool calls, JSON, values) needs all of them.
+FORMS: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "lines": (("One word per line: {x}", "Write each word on its own line: {x}", "List these, one per line: {x}"), "{w}", "\n"),
+    "quotes": (("Put each word in quotes: {x}", "Quote every word: {x}"), '"{w}"', ", "),
+    "underscores": (("Join with underscores: {x}", "Write as one name: {x}"), "{w}", "_"),
+    "spaces": (("Only the words: {x}", "Write the words with spaces: {x}"), "{w}", " "),
+    "parameters": (("Write as parameters: {x}", "Parameter tags: {x}"), "<parameter={w}>", "\n"),
+}
+SOURCES = (("{w}", " "), ("{w}", ", "), ('"{w}"', ", "), ("{w}", "\n"), ("{w}=", " "), ("{w}", "_"), ('"{w}": ', ""))
+
+
+def forms(rng: Random, held: bool) -> Sample:
+    """A list of words rewritten in another form."""
+    words = [rng.choice(EVERY) if rng.random() < 0.75 else made_up(rng) for _ in range(rng.randint(3, 12))]
+    if held_out("words", tuple(words)) != held:
+        return forms(rng, held)
+    asks, shape, glue = rng.choices(list(FORMS.values()), (4, 2, 1, 1, 2))[0]
+    given_shape, given_glue = rng.choices(SOURCES, (6, 3, 2, 1, 1, 1, 1))[0]
+    given = given_glue.join(given_shape.replace("{w}", word) for word in words).strip()
+    asked = rng.choice(asks).replace("{x}", given)
+    return Sample("forms", (user(asked), assistant(glue.join(shape.replace("{w}", word) for word in words))))
 
 
 def order(rng: Random, held: bool) -> Sample:

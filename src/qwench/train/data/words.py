@@ -52,6 +52,9 @@ mo mu na ne ni no nu pa pe pi po pu ra re ri ro ru sa se si so su ta te ti to tu
 zo zu bar den fin gol han jor kel lam min nor pol ran sel tor van wex zan""".split()
 
 
+EVERY = sorted({*ANIMALS, *THINGS, *PLACES, *FOODS, *ADJECTIVES, *VERBS, *NOUNS, *FIELDS, *COMMON, *NAMES, *CITIES})
+
+
 def made_up(rng: Random) -> str:
     """A word that means nothing, so that it can only be copied."""
     return "".join(rng.choice(SYLLABLES) for _ in range(rng.choice((2, 2, 3))))
