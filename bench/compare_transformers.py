@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
 SHAPE = "qwen3.5:0.8b"
 DECODE_SECONDS = 90.0  # transformers' eager decode may be very slow; a sample ends here with the tokens it has
 SIDES = ("qwench", "transformers")
@@ -38,11 +38,10 @@ def main() -> int:
         serve(args)
         return 0
     document = compare(args)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{document['date'][:10]}-{(document['commit'] or 'no-commit')[:12]}.json"
+    path = ROOT / result_file(document)
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print("\n".join(render(document)))
-    print(f"raw samples: {path}")
+    print("\n".join([*render(document), "", table(document)]))
     return 0
 
 
@@ -117,6 +116,7 @@ def serve(args: argparse.Namespace) -> None:
     """The child: load, say so, take a sample per line, tell the facts at the end."""
     import torch
 
+    from qwench import __version__
     from qwench.cli.bench import peak_memory_bytes
 
     torch.set_num_threads(args.threads)
@@ -125,7 +125,8 @@ def serve(args: argparse.Namespace) -> None:
     print(json.dumps({"ready": True}), flush=True)
     for _line in sys.stdin:
         print(json.dumps(next(samples)), flush=True)
-    facts = {"version": version(args.side), "torch": version("torch"), "peak_memory_bytes": peak_memory_bytes()}
+    release = __version__ if args.side == "qwench" else version(args.side)
+    facts = {"version": release, "torch": version("torch"), "peak_memory_bytes": peak_memory_bytes()}
     print(json.dumps(facts), flush=True)
 
 
@@ -224,6 +225,11 @@ def describe(sample: dict[str, Any]) -> str:
     return f"prefill {sample['prefill']:8.1f} tokens/s   decode {sample['decode']:8.2f} tokens/s ({sample['decoded']})"
 
 
+def result_file(document: dict[str, Any]) -> str:
+    """Where a comparison is kept, from the root of the repository."""
+    return f"bench/results/{document['date'][:10]}-{(document['commit'] or 'no-commit')[:12]}.json"
+
+
 def speed(document: dict[str, Any], side: str, phase: str) -> tuple[float, float]:
     """(median tokens/s, share of the machine's limit) of one side in one phase."""
     bounds = document["limits"]
@@ -236,7 +242,7 @@ def speed(document: dict[str, Any], side: str, phase: str) -> tuple[float, float
 
 
 def table(document: dict[str, Any]) -> str:
-    """The comparison in Markdown, as the README shows the newest one."""
+    """The comparison in Markdown, as the README shows one."""
     work, sides = document["work"], document["sides"]
     names = " | ".join(f"{name} {sides[name]['version']}" for name in SIDES)
     lines = [f"| {work['shape']}, random weights, BF16 | {names} | ratio |", "|---|--:|--:|--:|"]
@@ -246,17 +252,12 @@ def table(document: dict[str, Any]) -> str:
         lines.append(f"| {phase} {work[phase]} | {cells} | {rates['qwench'][0] / rates['transformers'][0]:.2f} |")
     peaks = [sides[name]["peak_memory_bytes"] / 2**30 for name in SIDES]
     lines.append(f"| peak memory | {peaks[0]:.2f} GiB | {peaks[1]:.2f} GiB | {peaks[0] / peaks[1]:.2f} |")
-    runs = len(sides["qwench"]["samples"])
     bounds = document["limits"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{document['machine']['cpu']}, {work['threads']} threads, {document['date'][:10]}, commit "
-            f"{(document['commit'] or 'none')[:12]}; medians of {runs} samples a side, taken in turns. The limits, measured in "
-            f"the same run: {bounds['flop_per_second'] / 1e12:.2f} Tflop/s in BF16, {bounds['bytes_per_second'] / 1e9:.1f} GB/s.",
-        ]
-    )
+    where = f"{document['machine']['cpu']}, {work['threads']} threads, {document['date'][:10]}"
+    how = f"medians of {len(sides['qwench']['samples'])} samples a side, taken in turns"
+    limits = f"{bounds['flop_per_second'] / 1e12:.2f} Tflop/s in BF16 and {bounds['bytes_per_second'] / 1e9:.1f} GB/s"
+    told = f"{where}; {how}. The limits, measured in the same run: {limits}. Raw samples: `{result_file(document)}`."
+    return "\n".join([*lines, "", told])
 
 
 def render(document: dict[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ from qwench.text.chat import normalise_messages
 from qwench.text.model import ModelText
 from qwench.text.stream import AnswerStream
 
-SUM = (347, 486, 152, 69)
+SUM = (34, 48, 15, 69)
 WEATHER_TOOL = {
     "type": "function",
     "function": {

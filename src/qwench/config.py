@@ -133,11 +133,11 @@ class ModelConfig:
     def from_folder(cls, folder: Path) -> ModelConfig:
         """Read ``config.json``, and the end-of-sequence ids of ``generation_config.json``. Raises ConfigError."""
         path = folder / "config.json"
-        config = cls.from_dict(_read_json(path), str(path))
+        config = cls.from_dict(read_json(path), str(path))
         path = folder / "generation_config.json"
         if not path.exists():
             return config
-        generation = _eos_ids(_Fields(_read_json(path), str(path)), config.vocab_size)
+        generation = _eos_ids(_Fields(read_json(path), str(path)), config.vocab_size)
         return replace(config, eos_token_ids=tuple(dict.fromkeys(generation + config.eos_token_ids)))
 
     @classmethod
@@ -252,7 +252,8 @@ _FAMILIES = {
 }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of a checkpoint. Raises ConfigError naming the file."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -300,15 +301,15 @@ class _Fields:
             raise self.error(name, f"is {value!r}; it must be a whole number from {minimum} to {maximum}")
         return int(value)
 
-    def real(self, name: str, default: float | None = None) -> float:
-        """The number ``name``, above 0; ``default`` None means that it is needed."""
+    def real(self, name: str, default: float | None = None, *, above: int = 0) -> float:
+        """The number ``name``; ``default`` None means that it is needed."""
         value = self.get(name)
         if value is None:
             if default is None:
                 raise self.error(name, "is missing; the model cannot be built without it")
             return default
-        if not _is_real(value) or not 0 < value <= MAX_REAL:
-            raise self.error(name, f"is {value!r}; it must be a number above 0 and at most {MAX_REAL:g}")
+        if not _is_real(value) or not above < value <= MAX_REAL:
+            raise self.error(name, f"is {value!r}; it must be a number above {above} and at most {MAX_REAL:g}")
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -436,7 +437,8 @@ def _moe(text: _Fields, family: _Family) -> MoeConfig:
 
 def _rope(text: _Fields, family: _Family, head_dim: int) -> RopeConfig:
     rope = _rope_section(text)
-    theta = rope.real("rope_theta", text.real("rope_theta", 10000.0))
+    # YaRN divides by its logarithm.
+    theta = rope.real("rope_theta", text.real("rope_theta", 10000.0, above=1), above=1)
     part = rope.real("partial_rotary_factor", text.real("partial_rotary_factor", 0.25 if family.hybrid else 1.0))
     rotary = int(head_dim * part)
     if part > 1 or rotary < 2 or rotary % 2:

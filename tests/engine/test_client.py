@@ -143,7 +143,9 @@ def test_a_prompt_longer_than_the_window_is_refused_with_both_numbers(client: Le
         ("temperature", float("nan")), ("temperature", -0.1), ("temperature", "hot"), ("top_p", 0.0), ("top_p", 1.5),
         ("min_p", float("inf")), ("max_tokens", 0), ("max_tokens", -5), ("max_tokens", 1.5), ("n", 0), ("top_k", -2),
         ("logprobs", -1), ("presence_penalty", 3.0), ("repetition_penalty", 0.0), ("min_tokens", -1), ("seed", "x"),
-        ("logit_bias", {1: float("nan")}),
+        ("logit_bias", {1: float("nan")}), ("logit_bias", {1: "x"}), ("logit_bias", {"a": 1.0}), ("logit_bias", [1]),
+        ("stop", 5), ("stop", [5]), ("stop_token_ids", 5), ("stop_token_ids", ["a"]), ("ignore_eos", "no"),
+        ("repetition_penalty", 1e-300),
     ],
 )  # fmt: skip
 def test_senseless_parameters_are_refused_by_name(field: str, value: object) -> None:
@@ -217,3 +219,60 @@ def test_repeated_failures_stop_the_engine_and_say_so(client: LedgerClient) -> N
     assert client.status().state == "failed"
     with pytest.raises(EngineUnavailable, match="several steps in a row"):
         client.submit([1], GREEDY)
+
+
+def test_a_failing_loop_still_answers_everyone_and_says_so(
+    client: LedgerClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert client._engine is not None
+    assert client._thread is not None
+
+    def broken() -> None:
+        raise AssertionError("the books are wrong")
+
+    client._engine.scheduler.schedule = broken  # type: ignore[method-assign, assignment]
+    (event,) = client.submit([1], GREEDY)
+    assert event.finish_reason == "error"
+    assert "the books are wrong" in (event.error or "")
+    client._thread.join(30)
+    assert client.status().state == "failed"
+    with pytest.raises(EngineUnavailable, match="books are wrong"):
+        client.submit([1], GREEDY)
+    assert "loop failed" in caplog.text
+
+
+def test_the_books_are_checked_whenever_the_engine_comes_to_rest(client: LedgerClient) -> None:
+    assert client._engine is not None
+    scheduler = client._engine.scheduler
+    checked = threading.Semaphore(0)
+    check = scheduler.check
+
+    def counting() -> None:
+        check()
+        checked.release()
+
+    scheduler.check = counting  # type: ignore[method-assign]
+    for number in range(3):
+        answer(client, [number])
+        assert checked.acquire(timeout=30), "the engine rests unchecked"
+
+
+def test_closing_does_not_wait_for_the_load(folder: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(LedgerClient):
+        def _load(self) -> None:
+            begun.set()
+            go_on.wait(30)
+            self._told(1, 10)
+            raise AssertionError("the load went on")
+
+    client = Slow(EngineConfig(model=str(folder)))
+    client.start()
+    assert begun.wait(30)
+    closing = threading.Thread(target=client.close)
+    closing.start()
+    assert client._closing.wait(30)
+    go_on.set()
+    closing.join(30)
+    assert "closed while it was loading" in client.status().message

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 
 from qwench.engine.core import Engine
 from qwench.engine.request import FinishReason, Request, SamplingParams, TokenEvent
+from qwench.model.batch import Batch, CacheTensors
 from tests.engine.ledger import VOCABULARY, ledger_answer, ledger_engine
 
 
@@ -184,3 +186,23 @@ def test_prompt_logprobs_come_once_for_every_prompt_token_whatever_the_chunks() 
         assert [entry.token_id for event in listener.events for entry in event.logprobs] == listener.token_ids
         found.append(told)
     assert found[0] == found[1] == found[2]
+
+
+def test_a_row_without_numbers_ends_alone() -> None:
+    engine = ledger_engine(num_pages=20)
+    model = engine.runner.model  # type: ignore[attr-defined]
+    forward = model.forward
+
+    def poisoned(batch: Batch, cache: CacheTensors) -> torch.Tensor:
+        logits: torch.Tensor = forward(batch, cache)
+        if len(logits) == 2:
+            logits[1, 5] = torch.inf
+        return logits
+
+    model.forward = poisoned
+    healthy, doomed = submit(engine, [1, 2], 6, 0), submit(engine, [3, 4], 6, 1)
+    drain(engine)
+    assert healthy.token_ids == ledger_answer([1, 2], 6)
+    assert doomed.reason == "error"
+    assert "finite" in (doomed.events[-1].error or "")
+    assert not engine.broken

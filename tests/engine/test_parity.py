@@ -12,20 +12,21 @@ import torch
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
 from qwench.engine.request import SamplingParams, Vocabulary
-from tests.oracle import VOCABULARY, make_checkpoint
+from tests.oracle import KINDS, VOCABULARY, make_checkpoint
 
-KINDS = ("wrapper_dense", "moe", "qwen3", "qwen3_moe_mixed")
+ALWAYS = ("wrapper_dense", "moe", "qwen3", "qwen3_moe_mixed")
+KIND_PARAMS = [kind if kind in ALWAYS else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 LONG = 200
 
 
 def start(folder: Path, **settings: Any) -> EngineClient:
-    client = EngineClient(EngineConfig(model=str(folder), dtype="float32", device="cpu", **settings))
+    client = EngineClient(EngineConfig(model=str(folder), dtype="float32", **{"device": "cpu", **settings}))
     client.start(Vocabulary(VOCABULARY, frozenset()))
     client.wait_ready(60)
     return client
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=KIND_PARAMS)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     folder = tmp_path_factory.mktemp("checkpoint")
     return make_checkpoint(folder, request.param, seed=2), folder
@@ -90,6 +91,22 @@ def _bytes_for(client: EngineClient, *, pages: int, slots: int) -> int:
 
     spec = CacheSpec.of(client.model, torch.float32)
     return pages * client.config.page_size * spec.token_bytes + slots * spec.sequence_bytes
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_ids_of_the_cpu_in_company_and_under_preemption(
+    checkpoint: tuple[Any, Path], client: EngineClient
+) -> None:
+    asked = [prompt(30, seed=number) for number in range(4)]
+    expected = [greedy(client, ids, 40) for ids in asked]
+    memory = _bytes_for(client, pages=9, slots=4)
+    small = start(checkpoint[1], device="cuda", max_step_tokens=8, max_num_seqs=4, max_model_len=80, memory=memory)
+    together = [small.submit(ids, SamplingParams(temperature=0, max_tokens=40)) for ids in asked]
+    found = [[token for event in generation for token in event.token_ids] for generation in together]
+    preemptions = small.stats().preemptions
+    small.close()
+    assert preemptions > 0
+    assert found == expected
 
 
 def test_padding_rows_of_the_vocabulary_are_never_drawn(checkpoint: tuple[Any, Path]) -> None:

@@ -113,3 +113,9 @@ def test_logprobs_are_raw_ranked_and_always_hold_the_drawn_token() -> None:
         assert entry.logprob == pytest.approx(expected[row, token].item(), abs=1e-5)
         assert entry.rank == order.index(token) + 1
         assert [i for i, _ in entry.top] == order[: (2, 0)[row]]
+
+
+@pytest.mark.parametrize("temperature", [1e-308, 1e-6, 1e-5, 1e-4])
+def test_the_smallest_temperatures_are_greedy_not_garbage(temperature: float) -> None:
+    logits = torch.tensor([[0.0, 5.0, 1.0, 2.0]])
+    assert sample(logits, [request(temperature=temperature)]) == [1]

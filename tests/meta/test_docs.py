@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import shlex
-from operator import itemgetter
 from pathlib import Path
 
 import pytest
 
-from bench import compare_transformers
 from qwench import __version__
 from qwench.cli import COMMANDS, Parser, _load
 from tests.meta.tree import IGNORED, PACKAGE, ROOT, files
+from tools import readme
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -139,37 +137,16 @@ def _is_ours(path: Path) -> bool:
     return not path.is_relative_to(PACKAGE / "assets") and not path.is_relative_to(ROOT / "tests" / "fixtures")
 
 
-def test_the_readme_shows_the_newest_comparison() -> None:
-    results = files(ROOT / "bench" / "results", "*.json")
-    newest = max(
-        (json.loads(path.read_text(encoding="utf-8")) for path in results), key=itemgetter("date"), default=None
-    )
-    expected = compare_transformers.table(newest) if newest else "To be measured."
-    shown = README.partition("<!-- measured -->\n")[2].partition("\n<!-- /measured -->")[0]
-    assert shown == expected, f"README: between the measured marks put\n{expected}"
-
-
-def nano_table() -> str:
-    """The table the README has to show: exact answers in per cent, from the evaluation that lies beside the weights."""
-    path = PACKAGE / "assets" / "nano" / "evaluation.json"
-    if not path.is_file():
-        return "Not trained yet."
-    document = json.loads(path.read_text(encoding="utf-8"))
-    skills: dict[str, dict[bool, str]] = {}
-    for row in document["results"]:
-        exact = f"{row['exact']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
-        skills.setdefault(row["skill"], {})[row["thinking"]] = exact
-    lines = ["| skill | without thinking | with thinking |", "|---|--:|--:|"]
-    lines += [f"| {skill} | {shown.get(False, '')} | {shown.get(True, '')} |" for skill, shown in skills.items()]
-    ended = min(row["ended"] for row in document["results"])
-    by = {"engine": "our engine", "transformers": "transformers"}[document["by"]]
-    told = (
-        f"Exact answers in per cent with a 95 % interval; {document['samples']} held-out samples a row, by {by}. "
-        f"In the worst row {ended:.1f} % of the answers end by themselves."
-    )
-    return "\n".join([*lines, "", told])
+def test_the_readme_shows_a_comparison_as_it_was_measured() -> None:
+    shown = readme.section(README, "measured")
+    if not files(ROOT / "bench" / "results"):
+        assert shown == "To be measured."
+        return
+    named = re.search(r"Raw samples: `(bench/results/[^`]+)`", shown)
+    assert named, "README: `python -m tools.readme` writes the table"
+    assert shown == readme.comparison(ROOT / named.group(1)), "README: `python -m tools.readme` writes the table"
 
 
 def test_the_readme_shows_the_evaluation_of_nano_that_ships() -> None:
-    shown = README.partition("<!-- nano -->\n")[2].partition("\n<!-- /nano -->")[0]
-    assert shown == nano_table(), f"README: between the nano marks put\n{nano_table()}"
+    expected = readme.nano(readme.EVALUATION) if readme.EVALUATION.is_file() else "Not trained yet."
+    assert readme.section(README, "nano") == expected, "README: `python -m tools.readme` writes the table"

@@ -137,6 +137,7 @@ class EngineClient:
         self._unfinished = 0
         self._status = EngineStatus("loading")
         self._settled = threading.Event()  # loaded or failed
+        self._closing = threading.Event()
         self._failure: BaseException | None = None
         self._engine: Engine | None = None
         self._resolved: Resolved | None = None
@@ -177,9 +178,8 @@ class EngineClient:
     def submit(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
         """Queue one sequence (``n`` is 1). Raises before anything runs: RequestError, ContextLengthExceeded with both
         numbers, Overloaded when too many requests are unfinished, EngineUnavailable while there is no engine."""
-        self._require_ready()
         assert sampling.n == 1, "the faces submit each choice by itself"
-        self._check_ids(prompt_token_ids, sampling)
+        self.check(prompt_token_ids, sampling)
         max_total = self._max_total(len(prompt_token_ids), sampling)
         end_ids = frozenset() if sampling.ignore_eos else self.vocabulary.end_ids
         request = Request(
@@ -209,6 +209,12 @@ class EngineClient:
             self._commands.put(lambda engine: engine.add(request, deliver))
         return generation
 
+    def check(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> None:
+        """Raise what ``submit`` would raise for this prompt, and run nothing."""
+        self._require_ready()
+        self._check_ids(prompt_token_ids, sampling)
+        self._max_total(len(prompt_token_ids), sampling)
+
     def stats(self) -> EngineStats:
         engine = self._engine
         if engine is None:
@@ -226,7 +232,8 @@ class EngineClient:
         )
 
     def close(self) -> None:
-        """Stop the engine; unfinished requests end with an error. Safe to call again."""
+        """Stop the engine, also while it loads; unfinished requests end with an error. Safe to call again."""
+        self._closing.set()
         if self._thread is not None and self._thread.is_alive():
             self._commands.put(None)
             self._thread.join()
@@ -283,24 +290,41 @@ class EngineClient:
             self._settled.set()
             return
         assert self._engine is not None
-        engine = self._engine
-        self._status = EngineStatus("ready", loaded=1.0)
-        self._settled.set()
-        while not engine.broken and self._obey(engine):
-            engine.step()
-        reason = "the engine failed in several steps in a row" if engine.broken else "the engine was closed"
         with self._lock:
-            self._status = EngineStatus("failed" if engine.broken else "stopped", loaded=1.0, message=reason)
-        self._obey_rest(engine)
-        engine.fail_all(reason)
+            self._status = EngineStatus("ready", loaded=1.0)
+        self._settled.set()
+        state: Literal["failed", "stopped"] = "failed"
+        reason = "the engine failed in several steps in a row"
+        try:
+            if self._serve(self._engine):
+                state, reason = "stopped", "the engine was closed"
+        except Exception as error:
+            logger.error("the engine's loop failed", exc_info=error)
+            reason = f"the engine's loop failed ({type(error).__name__}: {error})"
+        with self._lock:
+            self._status = EngineStatus(state, loaded=1.0, message=reason)
+        self._obey_rest(self._engine)
+        self._engine.fail_all(reason)
+
+    def _serve(self, engine: Engine) -> bool:
+        """Commands and steps in turn. True once it was closed, False if the engine is broken."""
+        while not engine.broken:
+            if not self._obey(engine):
+                return True
+            while engine.step() and self._commands.empty() and not engine.broken:
+                pass
+        return False
 
     def _load(self) -> None:
         from qwench.engine.start import load_engine
 
-        def progress(done: int, total: int) -> None:
-            self._status = EngineStatus("loading", loaded=done / max(total, 1))
+        self._engine, self._resolved = load_engine(self.config, self.model, self.folder, self.vocabulary, self._told)
 
-        self._engine, self._resolved = load_engine(self.config, self.model, self.folder, self.vocabulary, progress)
+    def _told(self, done: int, total: int) -> None:
+        """The loader's progress; the way out of a long load."""
+        if self._closing.is_set():
+            raise EngineUnavailable("the engine was closed while it was loading.")
+        self._status = EngineStatus("loading", loaded=done / max(total, 1))
 
     def _obey(self, engine: Engine) -> bool:
         """Carry out all commands that are there; wait for one when the engine is idle. False once it is to stop."""

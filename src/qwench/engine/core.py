@@ -69,14 +69,15 @@ class Engine:
             return True
         self.failures_in_a_row = 0
         self._count(step)
-        for request, event in self.scheduler.commit(step, results):
+        # All of the step is written down before anyone is told: a listener that raises must not leave half a step.
+        for request, event in list(self.scheduler.commit(step, results)):
             self._publish(request, event)
         return True
 
     def fail_all(self, message: str) -> None:
-        """End every request with an error: the engine stops."""
+        """End every request with an error: the engine stops. The books are left, they may be what was wrong."""
         for request, _ in list(self._listeners.values()):
-            self.scheduler.abort(request)
+            request.status = Status.FINISHED
             self._publish(request, TokenEvent(finish_reason="error", error=message))
 
     @property
@@ -95,14 +96,13 @@ class Engine:
         self.failures_in_a_row += 1
         for row in step.rows:
             self.scheduler.abort(row.request)
-            self.counters.failed += 1
             self._publish(row.request, TokenEvent(finish_reason="error", error=f"{type(error).__name__}: {error}"))
 
     def _publish(self, request: Request, event: TokenEvent) -> None:
         _, deliver = self._listeners[request.id]
         if event.finish_reason is not None:
             del self._listeners[request.id]
-            if event.finish_reason in ("stop", "length"):
-                self.counters.finished += 1
+            self.counters.finished += event.finish_reason in ("stop", "length")
+            self.counters.failed += event.finish_reason == "error"
         assert (event.finish_reason is not None) == (request.status is Status.FINISHED)
         deliver(event)

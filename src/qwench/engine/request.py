@@ -17,6 +17,7 @@ from qwench.errors import RequestError
 FinishReason = Literal["stop", "length", "abort", "error"]
 MAX_LOGPROBS = 100
 MAX_SEED = 2**64
+GREEDY_BELOW = 1e-5  # temperatures below this cannot be told from 0, and dividing by them overflows
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,11 @@ class SamplingParams:
             ("min_p", 0.0, 1.0),
             ("presence_penalty", -2.0, 2.0),
             ("frequency_penalty", -2.0, 2.0),
-            ("repetition_penalty", 0.0, 100.0),
+            ("repetition_penalty", 0.01, 100.0),
         ):
             self._check_real(name, least, most)
-        if self.top_p == 0.0 or self.repetition_penalty == 0.0:
-            name = "top_p" if self.top_p == 0.0 else "repetition_penalty"
-            raise RequestError(f"{name} is 0; it must be greater than 0.", param=name)
+        if self.top_p == 0.0:
+            raise RequestError("top_p is 0; it must be greater than 0.", param="top_p")
         self._check_whole("n", 1, 128)
         self._check_whole("top_k", -1, None)
         self._check_whole("min_tokens", 0, None)
@@ -73,9 +73,24 @@ class SamplingParams:
                 f"min_tokens is {self.min_tokens}, more than max_tokens ({self.max_tokens}); lower the first.",
                 param="min_tokens",
             )
-        for bias in (self.logit_bias or {}).values():
-            if not math.isfinite(bias) or not -100 <= bias <= 100:
-                raise RequestError(f"logit_bias holds {bias}; give values from -100 to 100.", param="logit_bias")
+        self._check_collections()
+
+    def _check_collections(self) -> None:
+        for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(f"{name} is {getattr(self, name)!r}; give True or False.", param=name)
+        stop: object = (self.stop,) if isinstance(self.stop, str) or self.stop is None else self.stop
+        if not isinstance(stop, (list, tuple)) or not all(text is None or isinstance(text, str) for text in stop):
+            raise RequestError(f"stop is {self.stop!r}; give a text or a list of texts.", param="stop")
+        ids: object = self.stop_token_ids or ()
+        if not isinstance(ids, (list, tuple)) or not all(type(token) is int for token in ids):
+            raise RequestError(f"stop_token_ids is {ids!r}; give a list of token ids.", param="stop_token_ids")
+        biases: object = self.logit_bias or {}
+        if not isinstance(biases, dict) or not all(type(token) is int for token in biases):
+            raise RequestError(f"logit_bias is {biases!r}; give token ids and their biases.", param="logit_bias")
+        for bias in biases.values():
+            if type(bias) not in (int, float) or not -100 <= bias <= 100:
+                raise RequestError(f"logit_bias holds {bias!r}; give values from -100 to 100.", param="logit_bias")
 
     def _check_real(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
@@ -90,6 +105,10 @@ class SamplingParams:
             raise RequestError(f"{name} is {value!r}; give a whole number {bound}.", param=name)
 
     @property
+    def is_greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
+
+    @property
     def stop_strings(self) -> tuple[str, ...]:
         """``stop`` as a tuple, empty strings left out."""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -97,7 +116,7 @@ class SamplingParams:
 
     def for_choice(self, index: int) -> SamplingParams:
         """The parameters of choice ``index`` of an ``n`` > 1 request: alone, with a seed of its own."""
-        seed = None if self.seed is None else self.seed + index
+        seed = None if self.seed is None else (self.seed + index) % MAX_SEED
         return replace(self, n=1, seed=seed)
 
 

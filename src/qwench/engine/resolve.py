@@ -46,13 +46,17 @@ def resolve_device(config: EngineConfig) -> Choice:
     """``device`` of the operator, or CUDA where there is one. Raises UsageError where it is not there."""
     if config.device == "auto":
         if torch.cuda.is_available():
-            return Choice("device", "cuda", torch.cuda.get_device_name())
+            return Choice("device", "cuda", torch.cuda.get_device_name(0))
         return Choice("device", "cpu", "no CUDA device")
-    kind = config.device.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise UsageError(f"device is {config.device!r}; give cpu, cuda or auto.", param="device")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device is cuda, but PyTorch sees no CUDA device; give cpu or auto.", param="device")
+    kind, _, number = config.device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise UsageError(f"device is {config.device!r}; give cpu, cuda, cuda:0 or auto.", param="device")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device is {config.device}, but PyTorch sees {torch.cuda.device_count()} CUDA devices; give another, cpu "
+            "or auto.",
+            param="device",
+        )
     return Choice("device", config.device, "as asked")
 
 
@@ -62,7 +66,7 @@ def resolve_dtype(config: EngineConfig, model: ModelConfig, num_parameters: int,
         return Choice("dtype", config.dtype, "as asked")
     if num_parameters < SMALL_MODEL:
         return Choice("dtype", "float32", "a small model is exact at no cost in speed")
-    if device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001 - torch has no public name
+    if device == "cpu" and not _has_bf16():
         return Choice("dtype", "float32", "this CPU has no BF16 arithmetic")
     stored = model.dtype if model.dtype in DTYPES else "bfloat16"
     return Choice("dtype", stored, "as in the checkpoint")
@@ -96,8 +100,8 @@ def resolve(config: EngineConfig, model: ModelConfig, num_parameters: int) -> Re
     if fits < (config.max_model_len or config.page_size):
         need = spec.token_bytes * wanted + spec.sequence_bytes * sequences
         raise UsageError(
-            f"{wanted} tokens and {sequences} sequences need {_gib(need)} of cache, but {_gib(memory)} is there; lower "
-            "max_model_len or max_num_seqs, or raise memory.",
+            f"{wanted} tokens and {sequences} sequences need {_size(need)} of cache, but {_size(memory)} is there; "
+            "lower max_model_len or max_num_seqs, or raise memory.",
             param="memory",
         )
     window = (
@@ -110,20 +114,39 @@ def resolve(config: EngineConfig, model: ModelConfig, num_parameters: int) -> Re
         threads,
         Choice("max_model_len", f"{fits:,}", window),
         Choice("max_num_seqs", str(sequences), "as asked" if config.max_num_seqs else "default"),
-        Choice("cache", _gib(used), f"{num_pages * config.page_size:,} tokens and {sequences} states"),
+        Choice("cache", _size(used), f"{num_pages * config.page_size:,} tokens and {sequences} states"),
         Choice("kernels", "torch", "the reference operations; no native kernels are built"),
     )
     return Resolved(device.value, torch_dtype, int(threads.value), fits, sequences, num_pages, choices)
 
 
 def _cache_memory(config: EngineConfig, device: str, weight_bytes: int) -> int:
-    """Bytes for pages and states: the operator's figure, or a share of what is free once the weights are in."""
+    """Bytes for pages and states: the operator's figure, or a share of what is free once the weights are in.
+
+    Raises UsageError where the weights themselves do not fit.
+    """
+    if device.startswith("cuda"):
+        free, total = torch.cuda.mem_get_info(device)
+        free -= int((1 - config.gpu_memory_utilization) * total)
+    else:
+        free = available_memory()
+    if weight_bytes > free:
+        raise UsageError(
+            f"the weights take {_size(weight_bytes)} and {_size(max(free, 0))} of {device} memory is free; take a "
+            "smaller model or a smaller dtype.",
+            param="model",
+        )
     if config.memory is not None:
         return config.memory
-    if device.startswith("cuda"):
-        free, total = torch.cuda.mem_get_info()
-        return int(max(0, free - (1 - config.gpu_memory_utilization) * total - weight_bytes))
-    return max(0, available_memory() - weight_bytes) // 4  # the rest is for activations and for the machine's owner
+    # On a CPU the rest is for activations and for the machine's owner.
+    return free - weight_bytes if device.startswith("cuda") else (free - weight_bytes) // 4
+
+
+def _has_bf16() -> bool:
+    """Whether this CPU multiplies BF16, as far as torch can tell."""
+    return torch.backends.mkldnn.is_available() and bool(
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - torch has no public name for it
+    )
 
 
 def _num_pages(spec: CacheSpec, memory: int, sequences: int, max_model_len: int, page_size: int) -> int:
@@ -134,5 +157,5 @@ def _num_pages(spec: CacheSpec, memory: int, sequences: int, max_model_len: int,
     return max(0, min(most, (memory - sequences * spec.sequence_bytes) // (page_size * spec.token_bytes)))
 
 
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

@@ -13,6 +13,8 @@ from qwench.engine.sampling import sample, token_logprobs
 from qwench.engine.scheduler import RowResult, Step, StepRow
 from qwench.model.batch import Batch, CacheTensors
 
+NOT_FINITE = "the model gave logits that are no finite numbers: damaged weights, or an overflow of float16"
+
 
 class LanguageModel(Protocol):
     def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
@@ -31,10 +33,7 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, step: Step) -> list[RowResult]:
-        """Compute every row of the step; rows that sample get a token.
-
-        Raises FloatingPointError on logits that are not numbers.
-        """
+        """Compute every row of the step; rows that sample get a token, or an error if their logits are no numbers."""
         self.storage.reset(step.fresh_slots)
         logits = self.model.forward(build_batch(step, self.page_size, self.device), self.storage)
         logits = logits[:, : self.usable_tokens]
@@ -56,8 +55,12 @@ class Runner:
 
     def _sample(self, logits: torch.Tensor, step: Step, indices: list[int], results: list[RowResult]) -> None:
         """Draw a token for each of the rows ``indices`` from logits [len(indices), V] and write it to ``results``."""
-        if bool(logits.isnan().any()):
-            raise FloatingPointError("the model produced logits that are not numbers (damaged weights, or overflow)")
+        finite = logits.isfinite().all(-1).tolist()
+        for index in (index for index, fine in zip(indices, finite, strict=True) if not fine):
+            results[index] = RowResult(error=NOT_FINITE)
+        if not all(finite):
+            logits = logits[finite]
+            indices = [index for index, fine in zip(indices, finite, strict=True) if fine]
         requests = [step.rows[index].request for index in indices]
         tokens = sample(logits, requests)
         asked = [place for place, request in enumerate(requests) if request.sampling.logprobs is not None]

@@ -38,7 +38,7 @@ def _is_plain_greedy(request: Request) -> bool:
     """Whether the row's largest raw logit is the answer: greedy, and nothing shifts or forbids a token."""
     params = request.sampling
     return (
-        params.temperature == 0
+        params.is_greedy
         and not params.logit_bias
         and params.presence_penalty == params.frequency_penalty == 0
         and params.repetition_penalty == 1
@@ -64,14 +64,14 @@ def _adjust(logits: torch.Tensor, request: Request) -> torch.Tensor:
     for token, bias in (params.logit_bias or {}).items():
         logits[token] += bias
     if request.num_generated < params.min_tokens:
-        logits[list(request.stop_token_ids)] = -torch.inf
+        logits[[token for token in request.stop_token_ids if token < len(logits)]] = -torch.inf
     return logits
 
 
 def _draw(logits: torch.Tensor, request: Request) -> int:
     """A token from one adjusted row [V]: temperature, then top-k, top-p and min-p, then one uniform number."""
     params = request.sampling
-    if params.temperature == 0:
+    if params.is_greedy:
         return int(logits.argmax())
     probabilities = torch.softmax(logits.double() / params.temperature, dim=-1)
     ids = None

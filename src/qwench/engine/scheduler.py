@@ -45,18 +45,18 @@ class Step:
     rows: tuple[StepRow, ...]
     fresh_slots: tuple[int, ...]
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(row.count for row in self.rows)
-
 
 @dataclass(frozen=True)
 class RowResult:
-    """What the runner found for one row: the drawn token if it samples, and log-probabilities where asked for."""
+    """What the runner found for one row: the drawn token if it samples, and log-probabilities where asked for.
+
+    ``error`` says why this row alone cannot go on.
+    """
 
     token_id: int | None = None
     logprob: TokenLogprob | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    error: str | None = None
 
 
 class Scheduler:
@@ -120,6 +120,10 @@ class Scheduler:
             request.computed += row.count
             request.prompt_logprobs_told = max(request.prompt_logprobs_told, row.prompt_targets.stop)
             logprobs = () if result.logprob is None else (result.logprob,)
+            if result.error is not None:
+                self._finish(request)
+                yield request, TokenEvent(finish_reason="error", error=result.error)
+                continue
             if result.token_id is None:
                 if result.prompt_logprobs:
                     yield request, TokenEvent(prompt_logprobs=result.prompt_logprobs)

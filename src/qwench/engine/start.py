@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,12 +15,12 @@ from qwench.cache.storage import CacheSpec, Storage
 from qwench.config import EngineConfig, ModelConfig
 from qwench.engine.core import Engine
 from qwench.engine.request import Vocabulary
-from qwench.engine.resolve import Resolved, resolve
+from qwench.engine.resolve import Choice, Resolved, resolve
 from qwench.engine.runner import Runner
 from qwench.engine.scheduler import Scheduler
 from qwench.model.parameters import declare
 from qwench.model.qwen import Qwen
-from qwench.weights.load import load
+from qwench.weights.load import UnusedTensor, load
 
 
 def resolve_for(config: EngineConfig, model: ModelConfig) -> Resolved:
@@ -36,7 +38,15 @@ def load_engine(
     """The engine of the checkpoint in ``folder``; ``progress`` is told bytes loaded and bytes in all."""
     resolved = resolve_for(config, model)
     loaded = load(folder, model, device=resolved.device, dtype=resolved.dtype, progress=progress)
+    resolved = replace(resolved, choices=resolved.choices + tuple(_unused(loaded.unused)))
     return assemble(config, model, resolved, loaded.tensors, vocabulary), resolved
+
+
+def _unused(tensors: Sequence[UnusedTensor]) -> Iterator[Choice]:
+    """One line for each reason why stored tensors were left in their files."""
+    counts = Counter(tensor.reason for tensor in tensors)
+    for reason, count in counts.items():
+        yield Choice("not loaded", f"{count} tensors", reason)
 
 
 def assemble(

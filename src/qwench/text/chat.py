@@ -15,6 +15,7 @@ from typing import Any
 
 import jinja2
 
+from qwench.config import read_json
 from qwench.errors import RequestError, TemplateError
 from qwench.text.sandbox import METER, Meter, MeteredEnvironment
 from qwench.text.stream import THINK_CLOSE, THINK_OPEN
@@ -50,7 +51,10 @@ def _raise_exception(message: object) -> None:
 
 
 class ChatTemplate:
-    """A compiled template. ``variables`` are its constants (the special tokens); ``origin`` is named in errors."""
+    """A compiled template. ``variables`` are its constants (the special tokens); ``origin`` is named in errors.
+
+    ``reserved`` are the names of its functions and constants, which a request must not replace.
+    """
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class ChatTemplate:
             return (now or datetime.now().astimezone()).strftime(str(form))
 
         environment.globals |= {"raise_exception": _raise_exception, "strftime_now": strftime_now}
+        self.reserved: frozenset[str] = frozenset((*environment.globals, *self._variables))
         try:
             code = environment.compile(environment.metered(source), filename=origin)
             self._template = jinja2.Template.from_code(environment, code, environment.globals)
@@ -142,14 +147,6 @@ class ChatTemplate:
             ) from error
 
     @cached_property
-    def thinks_by_default(self) -> bool:
-        """Whether a prompt without ``enable_thinking`` opens a think block (the small Qwen3.5 models do not)."""
-        try:
-            return prompt_opens_thinking(self.render([{"role": "user", "content": "Hello"}]))
-        except TemplateError:
-            return False
-
-    @cached_property
     def can_think(self) -> bool:
         """Whether ``enable_thinking`` changes the prompt at all."""
         try:
@@ -157,10 +154,6 @@ class ChatTemplate:
             return self.render(user, enable_thinking=True) != self.render(user, enable_thinking=False)
         except TemplateError:
             return False
-
-    def prompt_opens_thinking(self, prompt: str) -> bool:
-        """See the function of the same name."""
-        return prompt_opens_thinking(prompt)
 
     def will_think(self, prompt: str) -> bool:
         """Whether the model is expected to think after ``prompt``.
@@ -247,13 +240,15 @@ def _part(part: object, where: str) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type", "text" if "text" in part else None) if isinstance(part, Mapping) else None
-    if isinstance(part, Mapping) and kind in {"text", "input_text", "output_text", "refusal"}:
+    if isinstance(part, Mapping) and kind in ("text", "input_text", "output_text", "refusal"):
         text = part.get("refusal" if kind == "refusal" else "text")
         if isinstance(text, str):
             return text
         raise RequestError(f"{where}.text is {_kind(text)}; give a string.", param=where)
     if kind is None:
         raise RequestError(f'{where} has no type; give {{"type": "text", "text": "..."}}.', param=where)
+    if not isinstance(kind, str):
+        raise RequestError(f'{where}.type is {_kind(kind)}; give a string, such as "text".', param=f"{where}.type")
     raise RequestError(f"{where} is of type {kind!r}, which is not supported yet; send text.", param=where)
 
 
@@ -287,15 +282,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TemplateError(f"{path} cannot be read ({error}); download it again.") from error
-    if not isinstance(settings, dict):
-        raise TemplateError(f"{path} holds {_kind(settings)}, not an object; download it again.")
-    return settings
+    return read_json(path) if path.exists() else {}
 
 
 def _content(token: Any) -> Any:
@@ -307,11 +294,11 @@ def _choose(found: Any, path: Path) -> str | None:
     """``chat_template``: a string, or a list of {"name", "template"} of which "default" or the only one counts."""
     if found is None or isinstance(found, str):
         return found
-    named = {
-        each["name"]: each["template"]
-        for each in found
-        if isinstance(each, dict) and {"name", "template"} <= each.keys()
-    }
+    named: dict[str, str] = {}
+    for each in found if isinstance(found, list) else ():
+        match each:
+            case {"name": str(name), "template": str(template)}:
+                named[name] = template
     if "default" in named or len(named) == 1:
-        return str(named.get("default", next(iter(named.values()))))
+        return named.get("default", next(iter(named.values())))
     raise TemplateError(f"{path}: chat_template has none named 'default' (found: {', '.join(named) or 'nothing'}).")

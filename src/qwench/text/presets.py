@@ -6,7 +6,6 @@ keep the shape. Else the checkpoint's generation_config.json counts, else nothin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -118,13 +117,10 @@ def _from_generation_config(path: Path) -> SamplingPreset:
     neutral = SamplingPreset("neutral (no recommendation for this model)")
     if not path.exists():
         return neutral
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); download it again or delete it.") from error
+    raw = read_json(path)
     names = [field.name for field in fields(SamplingPreset) if field.name != "source"]
-    given = {name: raw[name] for name in names if isinstance(raw, dict) and raw.get(name) is not None}
-    if isinstance(raw, dict) and raw.get("do_sample") is False:
+    given = {name: raw[name] for name in names if raw.get(name) is not None}
+    if raw.get("do_sample") is False:
         given = {"temperature": 0.0}
     if not given:
         return neutral

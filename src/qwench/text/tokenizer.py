@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +93,6 @@ class Tokenizer:
         """The id of an added token's content or of a vocabulary entry, None if there is none."""
         return self._backend.token_to_id(token)
 
-    @cached_property
-    def missing_ids(self) -> frozenset[int]:
-        """Ids below ``size`` that stand for no token (holes in the vocabulary); they must never be sampled."""
-        return frozenset(range(self.size)) - frozenset(self._backend.get_vocab(with_added_tokens=True).values())
-
     def _bytes_of(self, token_id: int) -> bytes:
         if token_id in self._added:
             return self._added[token_id].encode()
@@ -114,7 +108,7 @@ def _parse(text: str, path: Path) -> tokenizers.Tokenizer:
     """The backend of a tokenizer.json that is JSON, is understood, and is byte-level."""
     try:
         raw: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON ({error}); the file is damaged, download it again.") from error
     if not _is_byte_level(raw.get("decoder") if isinstance(raw, dict) else None):
         raise CheckpointError(
@@ -127,9 +121,17 @@ def _parse(text: str, path: Path) -> tokenizers.Tokenizer:
 
 
 def _is_byte_level(decoder: Any) -> bool:
-    if not isinstance(decoder, dict):
-        return False
-    return decoder.get("type") == "ByteLevel" or any(_is_byte_level(part) for part in decoder.get("decoders") or ())
+    """Whether ``decoder`` is ByteLevel or a sequence that holds it, at whatever depth."""
+    waiting = [decoder]
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, dict):
+            continue
+        if part.get("type") == "ByteLevel":
+            return True
+        inner = part.get("decoders")
+        waiting += inner if isinstance(inner, list) else []
+    return False
 
 
 def _check_text(text: str) -> None:

@@ -34,7 +34,26 @@ class Sizes:
 
 def configuration(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
     """config.json as Qwen3.5 writes it."""
-    text = {
+    ids = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    return {
+        "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+        "model_type": "qwen3_5_moe",
+        "dtype": "bfloat16",
+        **{name: tokenizer.token_to_id(token) for name, token in ids.items()},
+        "tie_word_embeddings": True,
+        "text_config": text_configuration(sizes, tokenizer),
+        "vision_config": vision_configuration(sizes),
+    }
+
+
+def text_configuration(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The language model's part of it."""
+    return {
         "model_type": "qwen3_5_moe_text",
         "vocab_size": sizes.vocabulary,
         "hidden_size": sizes.hidden,
@@ -78,7 +97,11 @@ def configuration(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
             "partial_rotary_factor": 0.25,
         },
     }
-    vision = {
+
+
+def vision_configuration(sizes: Sizes) -> dict[str, Any]:
+    """The tower's part of it: small, and as untrained as it is built."""
+    return {
         "model_type": "qwen3_5_moe",
         "deepstack_visual_indexes": [],
         "depth": 3,
@@ -93,21 +116,6 @@ def configuration(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
         "patch_size": 16,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
-    }
-    ids = {
-        "image_token_id": "<|image_pad|>",
-        "video_token_id": "<|video_pad|>",
-        "vision_start_token_id": "<|vision_start|>",
-        "vision_end_token_id": "<|vision_end|>",
-    }
-    return {
-        "architectures": ["Qwen3_5MoeForConditionalGeneration"],
-        "model_type": "qwen3_5_moe",
-        "dtype": "bfloat16",
-        **{name: tokenizer.token_to_id(token) for name, token in ids.items()},
-        "tie_word_embeddings": True,
-        "text_config": text,
-        "vision_config": vision,
     }
 
 

@@ -8,7 +8,7 @@ from qwench.train.data.mix import EARLY, LATE
 
 Stages = tuple[tuple[float, dict[str, float]], ...]
 SUMS_ONLY: Stages = ((1.0, {"small sum thinking": 1.0}),)
-WHOLE: Stages = ((0.235, EARLY), (1.0, LATE))
+WHOLE: Stages = ((0.22, EARLY), (1.0, LATE))
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Recipe:
 
 PRESETS = {
     "smoke": Recipe(
-        steps=300,
+        steps=260,
         tokens=(512,),
         hidden=128,
         layers=4,
@@ -68,6 +68,6 @@ PRESETS = {
         corpus=4000,
         warm_up=20,
     ),
-    "cpu": Recipe(steps=4700, tokens=(1024,)),
+    "cpu": Recipe(steps=5000, tokens=(1024,)),
     "gpu": Recipe(steps=6000, tokens=(16384, 32768), device="cuda"),
 }

@@ -22,11 +22,11 @@ EARLY: dict[str, float] = {
     "json": 12, "greeting": 1.5, "fact": 3, "unknown": 1, "story": 5,
 }  # fmt: skip
 LATE: dict[str, float] = {
-    "sum thinking": 4, "sum": 6, "difference thinking": 4, "difference": 1.5, "long sum thinking": 2.5, "long sum": 0.5,
-    "product thinking": 5, "product": 1,
-    "tool call": 8, "invented tool": 9, "tool answer": 9, "no tool": 1,
-    "copy": 5, "forms": 12, "identifiers": 3, "order": 1.5, "lookup": 6, "needle": 1.5, "memory": 1.5,
-    "json": 10, "greeting": 1, "fact": 2.5, "unknown": 1, "story": 3.5,
+    "sum thinking": 4, "sum": 5, "difference thinking": 2.5, "difference": 0.5, "long sum thinking": 2, "long sum": 0.5,
+    "product thinking": 4, "product": 0.5,
+    "tool call": 9, "invented tool": 17, "tool answer": 8, "no tool": 1.5,
+    "copy": 5, "forms": 11, "identifiers": 3, "order": 0.7, "lookup": 6, "needle": 1, "memory": 1,
+    "json": 10, "greeting": 1, "fact": 2.5, "unknown": 1, "story": 2.5,
 }  # fmt: skip
 
 GENERATORS: dict[str, Generator] = {

@@ -53,7 +53,11 @@ def identifiers(rng: Random, held: bool) -> Sample:
 # The same word is another token at the start, after a space, in quotes, after "=" or "_": each form is learnt word by
 # word, and everything that copies (tool calls, JSON, values) needs all of them.
 FORMS: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "lines": (("One word per line: {x}", "Write each word on its own line: {x}", "List these, one per line: {x}"), "{w}", "\n"),
+    "lines": (
+        ("One word per line: {x}", "Write each word on its own line: {x}", "List these, one per line: {x}"),
+        "{w}",
+        "\n",
+    ),
     "quotes": (("Put each word in quotes: {x}", "Quote every word: {x}"), '"{w}"', ", "),
     "underscores": (("Join with underscores: {x}", "Write as one name: {x}"), "{w}", "_"),
     "spaces": (("Only the words: {x}", "Write the words with spaces: {x}"), "{w}", " "),

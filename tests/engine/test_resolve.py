@@ -1,0 +1,57 @@
+"""Settings: every "auto" comes to a value with a reason; what cannot be is one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qwench.config import EngineConfig, ModelConfig
+from qwench.engine import resolve as resolving
+from qwench.engine.client import EngineClient
+from qwench.engine.start import resolve_for
+from qwench.errors import UsageError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "dense"
+
+
+@pytest.fixture
+def model() -> ModelConfig:
+    return ModelConfig.from_folder(GOLDEN)
+
+
+def test_every_choice_has_a_value_and_a_reason(model: ModelConfig) -> None:
+    resolved = resolve_for(EngineConfig(device="cpu"), model)
+    assert resolved.max_model_len == model.max_positions
+    assert all(choice.value and choice.reason for choice in resolved.choices)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:0", "cpu:foo", "cuda:x", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(model: ModelConfig, device: str) -> None:
+    with pytest.raises(UsageError, match="device is"):
+        resolve_for(EngineConfig(device=device), model)
+
+
+def test_a_window_beyond_the_model_is_refused_with_both_numbers(model: ModelConfig) -> None:
+    with pytest.raises(UsageError, match=rf"99999.*{model.max_positions}"):
+        resolve_for(EngineConfig(device="cpu", max_model_len=99999), model)
+
+
+def test_too_little_cache_memory_is_told_with_sizes(model: ModelConfig) -> None:
+    with pytest.raises(UsageError, match=r"MiB of cache.*MiB is there"):
+        resolve_for(EngineConfig(device="cpu", memory=1000, max_model_len=2000), model)
+
+
+def test_weights_larger_than_memory_are_told_as_such(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolving, "available_memory", lambda: 1000)
+    with pytest.raises(UsageError, match="the weights take"):
+        resolve_for(EngineConfig(device="cpu", memory=10**9), model)
+
+
+def test_what_is_not_loaded_is_listed() -> None:
+    client = EngineClient(EngineConfig(model=str(GOLDEN), device="cpu"))
+    client.start()
+    client.wait_ready(60)
+    lines = client.banner()
+    client.close()
+    assert any("not loaded" in line and "vision" in line for line in lines), lines

@@ -1,0 +1,64 @@
+"""Writes the README's two measured tables from their sources, so that no figure is typed by hand.
+
+    .venv/bin/python -m tools.readme            after `make bench`, or after nano was trained and evaluated
+
+The comparison comes from the newest file in bench/results, nano's table from the evaluation beside its weights. A test
+compares the README with the same sources.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from bench.compare_transformers import table
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+EVALUATION = ROOT / "src/qwench/assets/nano/evaluation.json"
+
+
+def section(readme: str, name: str) -> str:
+    """What stands between ``<!-- name -->`` and ``<!-- /name -->``."""
+    return readme.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]
+
+
+def comparison(path: Path) -> str:
+    return table(json.loads(path.read_text(encoding="utf-8")))
+
+
+def nano(path: Path) -> str:
+    """Exact answers in per cent, one row a skill, a column for each position of the thinking switch."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    skills: dict[str, dict[bool, str]] = {}
+    for row in document["results"]:
+        exact = f"{row['exact']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
+        skills.setdefault(row["skill"], {})[row["thinking"]] = exact
+    lines = ["| skill | without thinking | with thinking |", "|---|--:|--:|"]
+    lines += [f"| {skill} | {shown.get(False, '')} | {shown.get(True, '')} |" for skill, shown in skills.items()]
+    by = {"engine": "our engine", "transformers": "transformers"}[document["by"]]
+    ended = min(row["ended"] for row in document["results"])
+    told = (
+        f"Exact answers in per cent with a 95 % interval, greedy, by {by}; {document['samples']} unseen samples a row. "
+        f"In the worst row {ended:.1f} % of the answers end by themselves."
+    )
+    return "\n".join([*lines, "", told])
+
+
+def main() -> int:
+    readme = README.read_text(encoding="utf-8")
+    results = sorted((ROOT / "bench/results").glob("*.json"), key=lambda path: json.loads(path.read_text())["date"])
+    tables = {"measured": comparison(results[-1])} if results else {}
+    if EVALUATION.is_file():
+        tables["nano"] = nano(EVALUATION)
+    for name, text in tables.items():
+        mark = f"<!-- {name} -->\n"
+        readme = readme.replace(mark + section(readme, name), mark + text)
+    README.write_text(readme, encoding="utf-8")
+    print(f"README.md: wrote {', '.join(tables) or 'nothing'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
