@@ -18,10 +18,8 @@ from typing import Any
 from qwench import SamplingParams, __version__
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
-from qwench.engine.request import Vocabulary
 from qwench.errors import QwenchError
 from qwench.plan.shapes import text_parameters
-from qwench.text.chat import normalise_messages
 from qwench.text.model import ModelText
 from qwench.text.stream import AnswerStream
 
@@ -63,12 +61,12 @@ class Demo:
 
     def answer(self, messages: list[Message], *, thinking: bool = False, tools: list[Message] | None = None) -> str:
         """Show the answer as it comes, thoughts behind a bar, and return its content."""
-        prompt = self.text.chat.render(normalise_messages(messages), tools=tools, enable_thinking=thinking)
-        stream = AnswerStream(self.text.tokenizer, thinking_open=self.text.chat.prompt_opens_thinking(prompt))
+        prompt = self.text.chat_prompt(messages, tools=tools, enable_thinking=thinking)
+        stream = AnswerStream(self.text.tokenizer, thinking_open=prompt.thinking_open)
         sampling = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
         content, kind, start = "", "", time.perf_counter()
         print(f"  {self.paint(DIM, 'nano  ')}  ", end="")
-        for event in self.client.submit(self.text.tokenizer.encode(prompt), sampling):
+        for event in self.client.submit(prompt.token_ids, sampling):
             pieces = stream.push(event.token_ids)
             if event.finish_reason is not None:
                 pieces += stream.finish()
@@ -131,7 +129,7 @@ def show() -> None:
     started = time.perf_counter()
     client = EngineClient(EngineConfig(model="nano", offline=True))
     text = ModelText(client.folder, client.model)
-    client.start(Vocabulary(text.usable_ids, text.stop_token_ids))
+    client.start(text.vocabulary)
     try:
         client.wait_ready()
         demo = Demo(client, text, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)

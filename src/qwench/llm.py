@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
@@ -27,9 +27,6 @@ from qwench.text.chat import prompt_opens_thinking
 from qwench.text.model import ModelText
 from qwench.text.stream import AnswerStream
 from qwench.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from qwench.engine.client import Generation
 
 Prompt = str | Mapping[str, Any]
 Result = TypeVar("Result")
@@ -181,15 +178,13 @@ class LLM:
                 "enable_thinking=False.",
                 param="thinking_budget",
             )
-        variables = dict(chat_template_kwargs or {})
-        switch = variables.pop("enable_thinking", None) if enable_thinking is None else enable_thinking
         prompts = [
             self.text.chat_prompt(
                 conversation,
                 tools=tools,
-                enable_thinking=switch,
+                enable_thinking=enable_thinking,
                 add_generation_prompt=add_generation_prompt,
-                variables=variables,
+                variables=chat_template_kwargs,
             )
             for conversation in _conversations(messages)
         ]
@@ -247,9 +242,20 @@ class LLM:
     def _answer(self, jobs: Sequence[_Job], *, show: bool) -> list[RequestOutput]:
         if not jobs:
             return []
+        for at, job in enumerate(jobs):
+            self._check(job, _place(at, jobs))
         total = sum(job.sampling.n for job in jobs)
         with Progress("Answering", total, enabled=show) as bar:
             return self._wait_for(_Run(self.client, self.text.tokenizer, bar).all(jobs))
+
+    def _check(self, job: _Job, place: str) -> None:
+        """The engine's refusal of a prompt, which it names when there are several."""
+        try:
+            self.client.check(job.token_ids, job.sampling)
+        except RequestError as error:
+            error.message = f"{place}{error.message}"
+            error.args = (error.message,)
+            raise
 
     def _wait_for(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run ``work`` on a loop of our own: the caller may itself be inside one (a notebook is)."""
@@ -342,14 +348,14 @@ class _Run:
     async def all(self, jobs: Sequence[_Job]) -> list[RequestOutput]:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._job(job, _place(at, jobs))) for at, job in enumerate(jobs)]
+                tasks = [group.create_task(self._job(job)) for job in jobs]
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
         return [task.result() for task in tasks]
 
-    async def _job(self, job: _Job, place: str) -> RequestOutput:
+    async def _job(self, job: _Job) -> RequestOutput:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._choice(job, index, place)) for index in range(job.sampling.n)]
+            tasks = [group.create_task(self._choice(job, index)) for index in range(job.sampling.n)]
         choices = [task.result() for task in tasks]
         logprobs: list[dict[int, Logprob] | None] | None = None
         if job.sampling.prompt_logprobs is not None:
@@ -363,10 +369,10 @@ class _Run:
             num_cached_tokens=choices[0].cached_tokens,
         )
 
-    async def _choice(self, job: _Job, index: int, place: str) -> _Choice:
+    async def _choice(self, job: _Job, index: int) -> _Choice:
         choice = _Choice(job, index, self._tokenizer)
         async with self._room:
-            generation = self._submit(job, index, place)
+            generation = self._client.submit(job.token_ids, job.sampling.for_choice(index))
             try:
                 async for event in generation:
                     self._tokens += choice.take(event)
@@ -378,15 +384,6 @@ class _Run:
         self._done += 1
         self._bar.update(self._done, self._speed())
         return choice
-
-    def _submit(self, job: _Job, index: int, place: str) -> Generation:
-        """The engine's refusal names the prompt when there are several."""
-        try:
-            return self._client.submit(job.token_ids, job.sampling.for_choice(index))
-        except RequestError as error:
-            error.message = f"{place}{error.message}"
-            error.args = (error.message,)
-            raise
 
     def _speed(self) -> str:
         return f"{self._tokens / max(self._bar.seconds, 1e-9):.1f} tokens/s"

@@ -11,6 +11,7 @@ import torch
 from qwench.cache.storage import CacheSpec
 from qwench.cli import bench, main
 from qwench.plan.shapes import active_parameters, conv_state_bytes, kv_bytes_per_token, recurrent_state_bytes
+from qwench.progress import Progress
 
 DENSE, SPARSE = bench.published_shape("qwen3.5:0.8b"), bench.published_shape("qwen3.5:35b-a3b")
 ARGUMENTS = ["bench", "--shape", "qwen3:0.6b"]
@@ -44,6 +45,7 @@ def test_a_prompt_token_needs_two_operations_per_weight_and_the_head_once() -> N
         (["--runs", "0"], "--runs is 0; give a whole number of at least 1."),
         (["--prefill", "-3"], "--prefill is -3; give a whole number of at least 1."),
         (["--shape", "qwen3.5:0.9b"], "--shape qwen3.5:0.9b is no published shape; did you mean qwen3.5:"),
+        (["--shape", "nope"], "--shape nope is no published shape; `qwench models` lists the shapes."),
         (["--shape", "@@@"], "--shape @@@ is no published shape; `qwench models` lists the shapes."),
         (["other", "--shape", "qwen3:0.6b"], "--shape qwen3:0.6b and the model other exclude each other"),
     ],
@@ -56,7 +58,11 @@ def test_a_wrong_flag_is_one_sentence(arguments: list[str], sentence: str, capsy
     assert told.out == ""
 
 
-def test_nano_is_measured_and_told_as_a_document(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nano_is_measured_and_told_as_a_document(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[float] = []
+    monkeypatch.setattr(Progress, "update", lambda _bar, done, note="": shown.append(done))
     assert main(["bench", "--prefill", "9", "--decode", "3", "--batch", "2", "--runs", "3", "--json"]) == 0
     told = capsys.readouterr()
     document: dict[str, Any] = json.loads(told.out)
@@ -69,3 +75,5 @@ def test_nano_is_measured_and_told_as_a_document(capsys: pytest.CaptureFixture[s
         assert 0 < document[phase]["share_of_limit"] < 1
     assert document["peak_memory_bytes"] > 0
     assert document["load"] == {"prefill": 9, "decode": 3, "batch": 2}
+    assert shown == sorted(shown)
+    assert shown[-1] == 1.0

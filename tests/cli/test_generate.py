@@ -21,6 +21,7 @@ from openai.types.chat import ChatCompletion
 from qwench import cli
 from qwench.engine.request import SamplingParams, TokenEvent
 from qwench.errors import OutputError, RequestError, UsageError
+from qwench.text.tokenizer import Tokenizer
 from tests.cli.conftest import Install
 
 CHAT = "/v1/chat/completions"
@@ -95,6 +96,7 @@ BROKEN = [
     (request("b", url="/v1/chat/completion"), "b", "did you mean /v1/chat/completions?"),
     (request("b", url="/v1/embeddings"), "b", "line 2 has the url '/v1/embeddings'"),
     (request("b") | {"body": "x"}, "b", "line 2 has no body"),
+    (request("b") | {"custom_id": float("nan")}, None, "line 2 has no custom_id"),
 ]
 
 
@@ -143,6 +145,28 @@ def test_a_refused_request_has_the_servers_answer(
     assert results["bad"]["status_code"] == 400
     assert results["bad"]["body"]["error"]["param"] == param
     assert "1 of 2 requests failed" in capsys.readouterr().err
+
+
+def test_a_bug_that_one_line_meets_costs_only_that_line(
+    scripted: Install, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, target = files
+    scripted("fine")
+    encode = Tokenizer.encode
+
+    def failing(self: Tokenizer, text: str) -> list[int]:
+        if "bang" in text:
+            raise ZeroDivisionError("a bug")
+        return encode(self, text)
+
+    monkeypatch.setattr(Tokenizer, "encode", failing)
+    monkeypatch.setattr("qwench.log.configure", lambda: None)  # caplog listens at the root
+    assert generate(write(source, [request("a"), request("b", "bang"), request("c")]), target) == RequestError.exit_code
+    results = {result["custom_id"]: result["response"] for result in read(target)}
+    assert {name: each["status_code"] for name, each in results.items()} == {"a": 200, "b": 500, "c": 200}
+    assert results["b"]["body"]["error"]["code"] == "internal_error"
+    assert "ZeroDivisionError: a bug" in caplog.text
+    assert "line 2 failed" in caplog.text
 
 
 def test_ignored_fields_are_said_once(

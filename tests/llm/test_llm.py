@@ -150,6 +150,17 @@ def test_the_engines_limits_come_as_its_errors(llm: LLM) -> None:
     assert (stats.running, stats.waiting, stats.pages_used, stats.slots_used) == (0, 0, 0, 0)
 
 
+def test_a_bad_prompt_is_refused_before_any_other_runs(llm: LLM) -> None:
+    before = llm.client.stats()
+    good: list[Prompt] = ["fine"] * 20
+    for bad, sentence in (([5] * 600, "the prompt has 600 tokens"), ([5, 10**6], "prompt holds token id 1000000")):
+        with pytest.raises(RequestError, match=rf"^prompts\[20\]: {sentence}"):
+            llm.generate([*good, {"prompt_token_ids": bad}], SamplingParams(max_tokens=4), use_tqdm=False)
+    with pytest.raises(ContextLengthExceeded, match=r"^prompts\[1\]: the prompt has "):
+        llm.chat([USER, [{"role": "user", "content": "x " * 600}]], SamplingParams(max_tokens=4), use_tqdm=False)
+    assert llm.client.stats() == before
+
+
 def test_it_works_inside_a_running_loop(llm: LLM) -> None:
     async def notebook() -> int:
         return len(llm.generate("Hello", SamplingParams(max_tokens=1), use_tqdm=False))

@@ -11,6 +11,7 @@ import pytest
 
 import qwench
 from qwench.server.schemas import FIELDS
+from qwench.text.chat import ChatTemplate
 from qwench.text.model import ModelText
 from tests.server.conftest import NAME, Start
 from tests.server.scripted import answering
@@ -66,6 +67,7 @@ def test_a_body_that_is_no_json_object_is_told_where(
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"messages": [{"role": "system", "content": "only"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": ["x"]}]}]}, "messages[0].content[0].type"),
         ({"messages": [*HELLO, {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
          "messages[1].content[0]"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0]"),
@@ -100,6 +102,8 @@ def test_a_body_that_is_no_json_object_is_told_where(
         ({"enable_thinking": "false"}, "enable_thinking"),
         ({"chat_template_kwargs": {"enable_thinking": "false"}}, "chat_template_kwargs.enable_thinking"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"range": 5}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "none"}, "reasoning_effort"),
         ({"enable_thinking": True, "chat_template_kwargs": {"enable_thinking": False}}, "enable_thinking"),
         ({"enable_thinking": True, "reasoning_effort": "none"}, "reasoning_effort"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
@@ -226,8 +230,10 @@ def test_tokens_there_and_back(http: httpx.Client, text: ModelText) -> None:
     assert refused(http.post("/tokenize", json={}))["param"] == "prompt"
 
 
-def test_no_path_of_the_server_is_told(http: httpx.Client, text: ModelText) -> None:
-    broken = {"messages": HELLO, "chat_template_kwargs": {"namespace": 3}}
+def test_no_path_of_the_server_is_told(scripted: Start) -> None:
+    engine, http = scripted(answering("Hello"))
+    engine.text.template = ChatTemplate("{{ x.y.z }}", origin=str(engine.text.folder / "chat_template.jinja"))
+    broken = {"messages": HELLO}
     error = refused(http.post(CHAT, json=broken))
     assert "fails on these messages" in error["message"]
     for answer in (
@@ -236,7 +242,7 @@ def test_no_path_of_the_server_is_told(http: httpx.Client, text: ModelText) -> N
         http.get("/v1/models"),
         http.get("/openapi.json"),
     ):
-        assert str(text.folder.parent) not in answer.text
+        assert str(engine.text.folder.parent) not in answer.text
 
 
 def test_the_template_shows_the_prompt_that_chat_uses(http: httpx.Client) -> None:
@@ -246,3 +252,13 @@ def test_the_template_shows_the_prompt_that_chat_uses(http: httpx.Client) -> Non
         counted = http.post("/tokenize", json={"messages": HELLO, **switch}).json()
         used = http.post(CHAT, json={"messages": HELLO, "max_tokens": 1, **switch}).json()["usage"]["prompt_tokens"]
         assert counted["count"] == used == http.post("/tokenize", json={"prompt": rendered}).json()["count"]
+
+
+@pytest.mark.parametrize("route", [CHAT, "/apply-template", "/tokenize"])
+def test_a_switch_the_template_does_not_have_is_refused_everywhere(scripted: Start, route: str) -> None:
+    engine, http = scripted(answering("Hello"))
+    engine.text.template = ChatTemplate("<|im_start|>assistant\n")
+    error = refused(http.post(route, json={"messages": HELLO, "enable_thinking": True}))
+    assert error["param"] == "enable_thinking"
+    assert "has no thinking mode" in error["message"]
+    assert http.post(route, json={"messages": HELLO, "enable_thinking": False}).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, get_args
 
 import pytest
@@ -9,7 +10,7 @@ from openai.types import completion_create_params as completions
 from openai.types.chat import completion_create_params as chat
 
 from qwench.engine.request import SamplingParams
-from qwench.errors import ModelNotFound, RequestError
+from qwench.errors import ModelNotFound, RequestError, TemplateError
 from qwench.server.prepare import Prepared, prepare_chat, prepare_completion
 from qwench.server.schemas import (
     FIELDS,
@@ -138,12 +139,9 @@ def test_any_model_will_do_where_no_name_is_given(text: ModelText) -> None:
 
 
 def test_a_checkpoint_without_template_says_what_to_use_instead(text: ModelText) -> None:
-    class Bare:
-        tokenizer = text.tokenizer
-        template = None
-
-    from qwench.errors import TemplateError
-
-    with pytest.raises(TemplateError, match="no chat template; use /v1/completions"):
-        prepare_chat(MINIMAL["chat"], Bare())  # type: ignore[arg-type]
-    assert prepare_completion(MINIMAL["completions"], Bare()).prompts  # type: ignore[arg-type]
+    bare = copy(text)
+    bare.template = None
+    with pytest.raises(TemplateError, match=r"no chat template, .* /v1/completions") as caught:
+        prepare_chat(MINIMAL["chat"], bare)
+    assert str(text.folder) not in caught.value.message
+    assert prepare_completion(MINIMAL["completions"], bare).prompts

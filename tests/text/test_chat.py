@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qwench.errors import RequestError, TemplateError
+from qwench.errors import ConfigError, RequestError, TemplateError
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
 from qwench.text.tokenizer import Tokenizer
 from tests.text.tiny import TEMPLATE, write_text_files
@@ -61,19 +61,19 @@ def test_a_special_token_may_be_an_object(tmp_path: Path) -> None:
 
 def test_no_template_is_none_and_an_unclear_one_an_error(tmp_path: Path) -> None:
     assert found(write_text_files(tmp_path / "none", template=None)) is None
-    named = [{"name": "a", "template": ""}, {"name": "b", "template": ""}]
+    named = [{"name": "a", "template": ""}, {"name": "b", "template": ""}, {"name": ["c"], "template": ""}, 5]
     with pytest.raises(TemplateError, match=r"none named 'default' \(found: a, b\)"):
         found(write_text_files(tmp_path / "unclear", template=None, chat_template=named))
+    with pytest.raises(TemplateError, match=r"none named 'default' \(found: nothing\)"):
+        found(write_text_files(tmp_path / "number", template=None, chat_template=5))
 
 
 def test_a_damaged_side_file_is_named(tmp_path: Path) -> None:
     folder = write_text_files(tmp_path)
-    (folder / "tokenizer_config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(TemplateError, match=r"tokenizer_config\.json cannot be read"):
-        found(folder)
-    (folder / "tokenizer_config.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(TemplateError, match="a list, not an object"):
-        found(folder)
+    for damaged in ("{", "[]", "[" * 100_000):
+        (folder / "tokenizer_config.json").write_text(damaged, encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"tokenizer_config\.json (is not valid JSON|holds list)"):
+            found(folder)
 
 
 def test_thinking_reaches_the_template_only_when_given() -> None:
@@ -95,15 +95,13 @@ def test_the_template_sees_its_variables() -> None:
 
 def test_thinking_modes_are_found_by_rendering() -> None:
     template = ChatTemplate(TEMPLATE)
-    assert template.thinks_by_default
     assert template.can_think
     small = ChatTemplate(
         TEMPLATE.replace("enable_thinking is defined and enable_thinking is false", "not enable_thinking")
     )
-    assert not small.thinks_by_default
     assert small.can_think
     assert not ChatTemplate("{{ messages[0].content }}").can_think
-    assert not ChatTemplate("{{ raise_exception('no') }}").thinks_by_default
+    assert not ChatTemplate("{{ raise_exception('no') }}").can_think
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qwench.config import LayerType, ModelConfig, MoeConfig, RopeConfig
-from qwench.engine.request import SamplingParams
+from qwench.engine.request import SamplingParams, Vocabulary
 from qwench.errors import CheckpointError, ConfigError, RequestError, TemplateError
 from qwench.text.model import ModelText
 from qwench.text.presets import SamplingPreset, presets_for
@@ -87,7 +87,7 @@ def test_another_shape_has_what_its_file_says(tmp_path: Path, written: Any, want
     assert preset == replace(wanted, source=source)
 
 
-@pytest.mark.parametrize("written", ["{", '{"temperature": -1}', '{"top_p": "high"}'])
+@pytest.mark.parametrize("written", ["{", "[" * 100_000, '{"temperature": -1}', '{"top_p": "high"}'])
 def test_an_unusable_file_is_named(tmp_path: Path, written: str) -> None:
     (tmp_path / "generation_config.json").write_text(written, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"generation_config\.json"):
@@ -111,10 +111,18 @@ def test_the_texts_of_a_checkpoint_together(tmp_path: Path) -> None:
     text = ModelText(write_text_files(tmp_path), config("qwen3_5", 1024, 24))
     ends = {text.tokenizer.id_of("<|im_end|>"), text.tokenizer.id_of("<|endoftext|>")}
     assert text.stop_token_ids == {3} | ends
-    assert text.usable_ids == text.tokenizer.size < 512
+    assert text.vocabulary == Vocabulary(text.tokenizer.size, text.stop_token_ids)
+    assert text.tokenizer.size < 512
     assert text.chat is text.template
     assert text.sampling_defaults(thinking=False) == SamplingParams(temperature=1.0, top_k=20, presence_penalty=2.0)
     assert text.sampling(True, {"temperature": 0}) == SamplingParams(temperature=0)
+
+
+def test_an_end_token_that_is_padding_is_none(tmp_path: Path) -> None:
+    padded = replace(config("qwen3_5", 1024, 24), eos_token_ids=(3, 500))
+    text = ModelText(write_text_files(tmp_path), padded)
+    assert 3 in text.vocabulary.end_ids
+    assert max(text.vocabulary.end_ids) < text.tokenizer.size < 500
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -162,12 +170,25 @@ def test_a_prompt_knows_whether_the_model_will_think(
     assert prompt.token_ids == text.tokenizer.encode(prompt.text)
 
 
-def test_variables_do_not_replace_what_has_its_own_parameter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["messages", "tools", "range", "namespace", "raise_exception", "eos_token"])
+def test_variables_replace_nothing_that_is_ours(tmp_path: Path, name: str) -> None:
     text = ModelText(write_text_files(tmp_path), config("qwen3_5", 1024, 24))
-    with pytest.raises(RequestError, match="chat_template_kwargs holds messages"):
-        text.chat_prompt(USER, variables={"messages": []})
-    with pytest.raises(RequestError, match="enable_thinking is 'false'; give True, False or None"):
+    with pytest.raises(RequestError, match=f"chat_template_kwargs holds {name}, which") as caught:
+        text.chat_prompt(USER, variables={name: 5})
+    assert caught.value.param == "chat_template_kwargs"
+
+
+def test_the_thinking_switch_has_two_places_and_one_meaning(tmp_path: Path) -> None:
+    text = ModelText(write_text_files(tmp_path), config("qwen3_5", 1024, 24))
+    plain = text.chat_prompt(USER, enable_thinking=False)
+    assert text.chat_prompt(USER, variables={"enable_thinking": False}) == plain
+    assert text.chat_prompt(USER, enable_thinking=False, variables={"enable_thinking": False}) == plain
+    with pytest.raises(RequestError, match="disagree; send one of them"):
+        text.chat_prompt(USER, enable_thinking=True, variables={"enable_thinking": False})
+    with pytest.raises(RequestError, match=r"^enable_thinking is 'false'; it should be true, false or left out"):
         text.chat_prompt(USER, enable_thinking="false")  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match=r"^chat_template_kwargs\.enable_thinking is 0; it should be"):
+        text.chat_prompt(USER, variables={"enable_thinking": 0})
 
 
 @pytest.mark.parametrize(

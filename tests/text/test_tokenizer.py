@@ -59,7 +59,6 @@ def test_padding_ids_are_nothing() -> None:
     assert TOKENIZER.token_bytes(TOKENIZER.size) == b""
     assert TOKENIZER.token_bytes(-1) == b""
     assert TOKENIZER.decode([TOKENIZER.size + 7]) == ""
-    assert TOKENIZER.missing_ids == frozenset()
 
 
 def test_a_trainers_truncation_does_not_eat_the_prompt(tmp_path: Path) -> None:
@@ -82,6 +81,12 @@ def broken(kind: str) -> str:
         raw["decoder"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
     elif kind == "merges":
         raw["model"]["merges"] = [["no", "such"]]
+    elif kind == "decoders":
+        raw["decoder"] = {"type": "Sequence", "decoders": 5}
+    elif kind == "deep":
+        return "[" * 100_000
+    elif kind == "deep decoder":
+        return '{"decoder":' + '{"type":"Sequence","decoders":[' * 450 + "]}" * 450 + "}"
     elif kind == "list":
         return "[]"
     return json.dumps(raw)[: 500 if kind == "cut" else None]
@@ -93,6 +98,9 @@ def broken(kind: str) -> str:
         ("cut", "is not JSON .* download it again"),
         ("list", "is not a byte-level tokenizer"),
         ("decoder", "is not a byte-level tokenizer"),
+        ("decoders", "is not a byte-level tokenizer"),
+        ("deep", "is not JSON .* download it again"),
+        ("deep decoder", "is not a byte-level tokenizer"),
         ("merges", "is not a usable tokenizer"),
     ],
 )

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 SUMMARY = "prefill and decode speed beside the machine's limits"
 WARM_UP = (8, 2)  # prompt and answer tokens of a run that is not counted
-FOREVER = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +101,7 @@ def build(args: argparse.Namespace, load: Load) -> Subject:
     from qwench.engine.client import EngineClient
     from qwench.engine.request import Vocabulary
     from qwench.engine.start import assemble, load_engine, resolve_for
+    from qwench.progress import Progress
     from qwench.weights.random import random_weights
 
     config = EngineConfig(
@@ -116,7 +116,12 @@ def build(args: argparse.Namespace, load: Load) -> Subject:
         client = EngineClient(config)
         model = client.model
         vocabulary = Vocabulary(model.vocab_size, frozenset())
-        engine, resolved = load_engine(config, model, client.folder, vocabulary, _no_progress)
+        with Progress("Loading", 1, delay=2.0) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.update(done / max(total, 1))
+
+            engine, resolved = load_engine(config, model, client.folder, vocabulary, show)
     else:
         model = published_shape(args.shape)
         vocabulary = Vocabulary(model.vocab_size, frozenset())
@@ -133,14 +138,10 @@ def published_shape(name: str) -> ModelConfig:
 
     found = lookup(name)
     if found is None:
-        near = nearest_names(name)
+        near = [each for each in nearest_names(name) if lookup(each)]  # nano is a model, not a shape
         hint = f"did you mean {' or '.join(near)}?" if near else "`qwench models` lists the shapes."
         raise ModelNotFound(f"--shape {name} is no published shape; {hint}")
     return found.config
-
-
-def _no_progress(_done: int, _total: int) -> None:
-    """Loading is timed as a whole."""
 
 
 def measure(subject: Subject, load: Load, seed: int) -> Sample:

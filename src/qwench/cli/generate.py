@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import sys
 import uuid
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ URLS = ("/v1/chat/completions", "/v1/completions")
 FIELDS = ("custom_id", "method", "url", "body")
 IN_FLIGHT = 64  # requests read ahead of the engine, which has a queue of its own
 TICK_SECONDS = 0.2
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +153,8 @@ class Batch:
                         continue
                     yield _line(record, custom_id, number)
                 except RequestError as error:
-                    self._refuse(record.get("custom_id"), error)
+                    told = record.get("custom_id")
+                    self._refuse(told if isinstance(told, str) else None, error)
 
     async def _work(self, lines: Iterator[Line]) -> None:
         for line in lines:
@@ -158,7 +162,7 @@ class Batch:
 
     async def _answer(self, line: Line) -> None:
         """One request to one result. The end of the engine ends the batch; any other failure is the request's own."""
-        from qwench.server.errors import error_body
+        from qwench.server.errors import InternalError, error_body
 
         status = 200
         try:
@@ -169,6 +173,11 @@ class Batch:
                 raise
             self.failed += 1
             status, body = error.status, error_body(error)
+        except Exception:  # a bug that one request meets must not cost the others their answers
+            logger.exception("line %d failed", line.number)
+            self.failed += 1
+            bug = InternalError(f"The request of line {line.number} met a bug; the log says where.")
+            status, body = bug.status, error_body(bug)
         response = {"status_code": status, "request_id": f"req_{uuid.uuid4().hex}", "body": body}
         self._write(line.custom_id, response, None)
 
@@ -208,11 +217,11 @@ class Batch:
 
         return Service(self.client, self.text, ServerSettings(names=(self.client.name,)))
 
-    def _refuse(self, custom_id: object, error: RequestError) -> None:
+    def _refuse(self, custom_id: str | None, error: RequestError) -> None:
         self.failed += 1
         self._write(custom_id, None, {"code": error.code or error.type, "message": error.message})
 
-    def _write(self, custom_id: object, response: dict[str, object] | None, error: dict[str, str] | None) -> None:
+    def _write(self, custom_id: str | None, response: dict[str, object] | None, error: dict[str, str] | None) -> None:
         result = {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": custom_id, "response": response, "error": error}
         self.results.write(result)
 

@@ -260,12 +260,6 @@ def active_parameters(config: ModelConfig) -> int:
     return active
 
 
-def tensor_counts(config: ModelConfig) -> tuple[int, int, int]:
-    """How many tensors the published checkpoint has: text, vision, mtp."""
-    parts = (text_tensors(config), vision_tensors(config), mtp_tensors(config))
-    return (sum(1 for _ in parts[0]), sum(1 for _ in parts[1]), sum(1 for _ in parts[2]))
-
-
 def bytes_at(parameters: int, bits: float) -> int:
     """Bytes of so many parameters at ``bits`` each, scales and headers not counted."""
     return math.ceil(parameters * bits / 8)

@@ -15,7 +15,7 @@ from qwench.errors import RequestError
 from qwench.server.body import parse, read_body
 from qwench.server.docs import page
 from qwench.server.errors import RETRY_AFTER, json_response
-from qwench.server.prepare import check_model, render, thinking_switch
+from qwench.server.prepare import check_model
 from qwench.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, components, shape
 from qwench.server.service import Service
 
@@ -130,8 +130,13 @@ def _present(fields: dict[str, object]) -> dict[str, object]:
 
 
 def _render(service: Service, messages: list[dict[str, object]], asked: TokenizeRequest | TemplateRequest) -> str:
-    thinking = thinking_switch(asked.enable_thinking, asked.chat_template_kwargs)
-    return render(service.text, messages, asked.tools, thinking, asked.chat_template_kwargs)
+    prompt = service.text.chat_prompt(
+        messages,
+        tools=asked.tools,
+        enable_thinking=asked.enable_thinking,
+        variables=asked.chat_template_kwargs,
+    )
+    return prompt.text
 
 
 def _tokenize(service: Service, asked: TokenizeRequest) -> dict[str, object]:

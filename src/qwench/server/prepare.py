@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwench.engine.request import SamplingParams
-from qwench.errors import ModelNotFound, RequestError, TemplateError
+from qwench.errors import ModelNotFound, RequestError
 from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
-from qwench.text.chat import ChatTemplate, normalise_messages
 from qwench.text.model import ModelText
 
 MAX_STOP_STRINGS = 32
 MAX_TOP_LOGPROBS = 20
 MAX_ANSWERS = 128  # prompts times n in one request
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
-TEMPLATE_OWN = frozenset({"messages", "tools", "add_generation_prompt"})
 SAMPLING_FIELDS = (
     "n",
     "min_tokens",
@@ -73,18 +71,20 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
     request = shape(ChatRequest, fields)
     check_model(request.model, names)
     thinking, warning = _thinking(request)
-    rendered = render(text, request.messages, chosen_tools(request), thinking, request.chat_template_kwargs)
-    thinking_open = template_of(text).prompt_opens_thinking(rendered)
+    prompt = text.chat_prompt(
+        request.messages,
+        tools=chosen_tools(request),
+        enable_thinking=thinking,
+        variables=request.chat_template_kwargs,
+    )
     own = {
         "max_tokens": _max_tokens(request),
         "logprobs": _chat_logprobs(request),
     }
-    sampling = text.sampling(template_of(text).will_think(rendered), _asked(request, own))
-    prompts = (Prompt(tuple(text.tokenizer.encode(rendered))),)
     return Prepared(
-        prompts=prompts,
-        sampling=sampling,
-        thinking_open=thinking_open,
+        prompts=(Prompt(tuple(prompt.token_ids)),),
+        sampling=text.sampling(prompt.thinks, _asked(request, own)),
+        thinking_open=prompt.thinking_open,
         split_thinking=True,
         stream=bool(request.stream),
         include_usage=_include_usage(request),
@@ -124,30 +124,6 @@ def check_model(asked: str | None, names: Sequence[str]) -> None:
         raise ModelNotFound(f"The model {show(asked)} is not served here; send {names[0]!r}.", param="model")
 
 
-def template_of(text: ModelText) -> ChatTemplate:
-    """The chat template, or a sentence for checkpoints without one."""
-    if text.template is None:
-        raise TemplateError("This checkpoint has no chat template; use /v1/completions.", param="messages")
-    return text.template
-
-
-def render(
-    text: ModelText,
-    messages: list[dict[str, Any]],
-    tools: list[dict[str, Any]] | None,
-    thinking: bool | None,
-    variables: Mapping[str, Any] | None,
-) -> str:
-    """The prompt's text. ``variables`` are the caller's further template variables; ``enable_thinking`` is ours."""
-    extra = {name: value for name, value in (variables or {}).items() if name != "enable_thinking"}
-    for name in extra:
-        if name in TEMPLATE_OWN:
-            param = "chat_template_kwargs"
-            raise RequestError(f"chat_template_kwargs holds {name}; send it as a field of its own.", param=param)
-    normal = normalise_messages(messages)
-    return template_of(text).render(normal, tools=tools, enable_thinking=thinking, variables=extra)
-
-
 def chosen_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
     """The tools that go into the prompt. Raises RequestError naming what is wrong with them."""
     choice = request.tool_choice if request.tool_choice is not None else "auto"
@@ -164,25 +140,12 @@ def chosen_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
     return request.tools if request.tools and choice == "auto" else None
 
 
-def thinking_switch(enable: bool | None, variables: Mapping[str, Any] | None) -> bool | None:
-    """The one meaning of both switches, or None where neither was sent; a contradiction raises RequestError."""
-    inner = (variables or {}).get("enable_thinking")
-    if inner is not None and not isinstance(inner, bool):
-        name = "chat_template_kwargs.enable_thinking"
-        raise RequestError(f"{name} is {show(inner)}; it should be true or false.", param=name)
-    if enable is not None and inner is not None and enable != inner:
-        reason = "enable_thinking and chat_template_kwargs.enable_thinking disagree; send one of them"
-        raise RequestError(f"{reason}.", param="enable_thinking")
-    return inner if enable is None else enable
-
-
 def _thinking(request: ChatRequest) -> tuple[bool | None, list[str]]:
-    switch = thinking_switch(request.enable_thinking, request.chat_template_kwargs)
-    effort = request.reasoning_effort
+    switch, effort = request.enable_thinking, request.reasoning_effort
     if effort is None:
         return switch, []
     if effort == "none":
-        if switch:
+        if switch or (request.chat_template_kwargs or {}).get("enable_thinking"):
             reason = "reasoning_effort is 'none' but enable_thinking is true; send one of them"
             raise RequestError(f"{reason}.", param="reasoning_effort")
         return False, []

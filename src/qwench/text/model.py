@@ -13,11 +13,11 @@ from typing import Any
 from qwench.config import ModelConfig
 from qwench.engine.request import SamplingParams, Vocabulary
 from qwench.errors import CheckpointError, RequestError, TemplateError
-from qwench.text.chat import ChatTemplate, normalise_messages
+from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
 from qwench.text.presets import ModelPresets, presets_for
 from qwench.text.tokenizer import Tokenizer
 
-TEMPLATE_OWN = frozenset(("messages", "tools", "add_generation_prompt", "enable_thinking"))
+TEMPLATE_OWN = frozenset(("messages", "tools", "add_generation_prompt"))
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
@@ -45,22 +45,20 @@ class ModelText:
         self.template: ChatTemplate | None = ChatTemplate.from_folder(folder, self.tokenizer)
         self.presets: ModelPresets = presets_for(folder, config)
         ends = (self.tokenizer.id_of(token) for token in END_TOKENS)
-        self.stop_token_ids: frozenset[int] = frozenset(config.eos_token_ids) | {end for end in ends if end is not None}
+        stops = {*config.eos_token_ids, *(end for end in ends if end is not None)}
+        # A padding row is never drawn, so it cannot end an answer either.
+        self.stop_token_ids: frozenset[int] = frozenset(stop for stop in stops if stop < self.tokenizer.size)
 
     @property
     def chat(self) -> ChatTemplate:
         """The template; TemplateError if the checkpoint has none."""
         if self.template is None:
             raise TemplateError(
-                f"{self.folder} has no chat template, neither as chat_template.jinja nor in tokenizer_config.json; "
-                "add that file, or use generate and /v1/completions, which need none."
+                "This checkpoint has no chat template, neither as chat_template.jinja nor in tokenizer_config.json; "
+                "add that file, or use generate or /v1/completions, which need none.",
+                param="messages",
             )
         return self.template
-
-    @property
-    def usable_ids(self) -> int:
-        """Ids from here on are padding rows of the model and must not be sampled."""
-        return self.tokenizer.size
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -78,25 +76,24 @@ class ModelText:
     ) -> ChatPrompt:
         """Messages as clients send them -> prompt. Raises RequestError or TemplateError.
 
-        A thinking switch that the template does not have is refused, because nothing would come of it.
+        ``variables`` are the request's chat_template_kwargs; ``enable_thinking`` may be among them. A thinking switch
+        that the template does not have is refused, because nothing would come of it.
         """
-        if enable_thinking is not None and not isinstance(enable_thinking, bool):
-            raise RequestError(
-                f"enable_thinking is {enable_thinking!r}; give True, False or None.", param="enable_thinking"
-            )
-        for name in TEMPLATE_OWN & (variables or {}).keys():
-            raise RequestError(
-                f"chat_template_kwargs holds {name}, which has a parameter of its own; use that.",
-                param="chat_template_kwargs",
-            )
+        more = dict(variables or {})
+        enable_thinking = _one_switch(enable_thinking, more.pop("enable_thinking", None))
+        for name in more:
+            if name in TEMPLATE_OWN:
+                raise _taken(name, "has a parameter of its own; use that")
+            if name in self.chat.reserved:
+                raise _taken(name, "is the chat template's own; leave it out")
         text = self.chat.render(
             normalise_messages(messages),
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             enable_thinking=enable_thinking,
-            variables=variables,
+            variables=more,
         )
-        opened = self.chat.prompt_opens_thinking(text)
+        opened = prompt_opens_thinking(text)
         if (
             enable_thinking is not None
             and add_generation_prompt
@@ -117,3 +114,22 @@ class ModelText:
     def sampling(self, thinking: bool, overrides: Mapping[str, Any]) -> SamplingParams:
         """The recommended sampling with the user's fields on top (temperature 0: greedy, nothing recommended stays)."""
         return self.presets.of(thinking=thinking).params(overrides)
+
+
+def _taken(name: str, reason: str) -> RequestError:
+    return RequestError(f"chat_template_kwargs holds {name}, which {reason}.", param="chat_template_kwargs")
+
+
+def _one_switch(enable: object, inner: object) -> bool | None:
+    """The one meaning of both thinking switches, or None where neither was given. Raises RequestError."""
+    for name, value in (("enable_thinking", enable), ("chat_template_kwargs.enable_thinking", inner)):
+        if value is not None and not isinstance(value, bool):
+            raise RequestError(f"{name} is {value!r:.80}; it should be true, false or left out.", param=name)
+    if enable is not None and inner is not None and enable != inner:
+        raise RequestError(
+            "enable_thinking and chat_template_kwargs.enable_thinking disagree; send one of them.",
+            param="enable_thinking",
+        )
+    found = inner if enable is None else enable
+    assert found is None or isinstance(found, bool)
+    return found

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from qwench.config import ModelConfig
+from qwench.config import ModelConfig, read_json
 from qwench.engine.request import SamplingParams
 from qwench.errors import ConfigError, RequestError
 
