@@ -1,5 +1,5 @@
 # The whole interface of a developer: make demo · test · test-slow · check · bench · clean.
-# Every target creates .venv itself and installs again only when pyproject.toml or constraints.txt changed.
+# Every target creates .venv itself and installs again only when what is installed changed (Python code is read in place).
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -7,7 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 TEST := $(BIN)/python -m pytest
-CODE := src tests tools bench
+CODE := src tests tools bench setup.py
+NATIVE := $(wildcard csrc/* csrc/*/*.*)
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
@@ -35,6 +36,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
+	@if command -v cmake >/dev/null && command -v c++ >/dev/null; then \
+	  cmake -S csrc -B build/check -DQWENCH_WERROR=ON >/dev/null && cmake --build build/check --parallel; \
+	else echo "no cmake or no C++ compiler: the native library is not checked for warnings"; fi
 	$(TEST)
 
 format: $(VENV)/.installed-dev
@@ -55,7 +59,7 @@ $(BIN)/python:
 	  { rm -rf $(VENV); echo "'$(PYTHON) -m venv' failed (see above); on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 # torch comes first and alone, because it is the one package with several builds.
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed: pyproject.toml constraints.txt setup.py $(NATIVE) | $(BIN)/python
 	@echo "Installing Qwench into $(VENV): torch first, then the rest. This takes a minute or more; nothing outside $(VENV) changes."
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@$(PIP) -e .

@@ -26,6 +26,25 @@ TOLERANCES: dict[tuple[str, str, str], Tolerance] = {
         1e-5, "cos and sin of angles up to 300 have an absolute error of 1e-5 in fp32"
     ),
     ("experts", "float32", "torch"): Tolerance(1e-5, "experts are summed in another order"),
+    ("linear", "float32", "native"): Tolerance(1e-5, "up to 96 products of order 1, in the order of the depth"),
+    ("linear", "bfloat16", "native"): Tolerance(0.02, "half a unit in the last of BF16's 8 bits, of results up to 4"),
+    ("experts", "float32", "native"): Tolerance(1e-5, "sums in another order"),
+    ("experts", "bfloat16", "native"): Tolerance(0.05, "both sides round hidden values and results to BF16"),
+    ("norm", "float32", "native"): Tolerance(1e-5, "one root and three products on results up to 10"),
+    ("norm", "bfloat16", "native"): Tolerance(0.07, "one unit in the last of BF16's 8 bits, of results up to 10"),
+    ("delta_net", "float32", "native"): Tolerance(
+        2e-4, "the gated norm divides a readout by its own size, and so magnifies the 2e-5 of the delta rule"
+    ),
+    ("delta_net", "bfloat16", "native"): Tolerance(0.07, "one unit in the last of BF16's 8 bits, of results up to 10"),
+    ("delta_state", "float32", "native"): Tolerance(2e-5, "as the delta rule's"),
+    ("delta_state", "bfloat16", "native"): Tolerance(
+        0.05, "keys and values are rounded to BF16 after a silu that may differ in its last bit"
+    ),
+    ("attention", "float32", "native"): Tolerance(5e-6, "softmax weights sum to 1; values are of order 1"),
+    ("attention", "bfloat16", "native"): Tolerance(
+        0.02, "one unit in the last of BF16's 8 bits, of results up to 3; torch rounds the weights as well"
+    ),
+    ("model_logits", "float32", "native"): Tolerance(1e-3, "the same fp32 arithmetic in another order"),
     ("model_logits", "float32", "torch"): Tolerance(1e-3, "the reference's own distance from fp64 is about 1e-4"),
     ("model_logits", "float32", "cuda"): Tolerance(1e-3, "the same fp32 arithmetic in another order; TF32 is off"),
 }

@@ -30,7 +30,7 @@ def files(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def _ignored(path: Path) -> bool:
-    return any(part in IGNORED or part.endswith(".egg-info") for part in path.parts)
+    return path.suffix == ".so" or any(part in IGNORED or part.endswith(".egg-info") for part in path.parts)
 
 
 def python_files() -> list[Path]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from qwench.ops.kernels import native_usable
 from tests.model.driver import Driver
 from tests.tolerances import tolerance
 
@@ -26,6 +27,21 @@ def test_stored_logits_and_ids_still_come_out(name: str, chunk: int) -> None:
     stored = load_file(folder / "golden.safetensors")["logits"]
     assert (logits[: len(prompt)] - stored).abs().max() < tolerance("model_logits")
     assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == answer
+
+
+@pytest.mark.parametrize("name", ["dense", "moe"])
+def test_native_kernels_give_the_stored_logits_and_ids(name: str) -> None:
+    usable, isa = native_usable("cpu", torch.float32)
+    if not usable:
+        pytest.skip(isa)
+    folder = GOLDEN / name
+    facts = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+    prompt, answer = facts["prompt"], facts["greedy"]
+    stored = load_file(folder / "golden.safetensors")["logits"]
+    for chunk in (1, 7, 1000):
+        (logits,) = Driver(folder, isa=isa).logits([prompt + answer], chunk)
+        assert (logits[: len(prompt)] - stored).abs().max() < tolerance("model_logits", backend="native")
+        assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == answer
 
 
 @pytest.mark.gpu

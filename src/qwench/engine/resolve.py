@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +11,13 @@ from qwench.cache.storage import CacheSpec
 from qwench.config import EngineConfig, ModelConfig
 from qwench.device import available_memory
 from qwench.errors import UsageError
+from qwench.ops.kernels import native_usable
+from qwench.ops.native import instruction_sets
 
 DEFAULT_SEQUENCES = 16
 # Below this many parameters a step is bound by overhead, not by bandwidth, and fp32 is as fast as BF16 and exact.
 SMALL_MODEL = 100_000_000
+ISA_VARIABLE = "QWENCH_ISA"  # for tests and comparisons: an instruction set of the native kernels, or "torch"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -39,6 +43,7 @@ class Resolved:
     max_model_len: int
     max_num_seqs: int
     num_pages: int
+    isa: str | None  # of the native kernels; None where torch computes
     choices: tuple[Choice, ...]
 
 
@@ -79,12 +84,27 @@ def resolve_threads(num_parameters: int) -> Choice:
     return Choice("threads", str(torch.get_num_threads()), "one per core, or OMP_NUM_THREADS")
 
 
+def resolve_kernels(device: str, dtype: torch.dtype) -> tuple[str | None, Choice]:
+    """The native kernels' instruction set, or None. Raises UsageError where this processor lacks what is asked."""
+    usable, told = native_usable(device, dtype)
+    asked = os.environ.get(ISA_VARIABLE)
+    if asked == "torch" or not usable:
+        return None, Choice("kernels", "torch", "as asked" if asked == "torch" else told)
+    if asked is None:
+        return told, Choice("kernels", f"native {told}", "the best this processor has")
+    if asked not in instruction_sets():
+        names = ", ".join(instruction_sets())
+        raise UsageError(f"{ISA_VARIABLE} is {asked!r}; this processor runs {names} and torch.", param=ISA_VARIABLE)
+    return asked, Choice("kernels", f"native {asked}", "as asked")
+
+
 def resolve(config: EngineConfig, model: ModelConfig, num_parameters: int) -> Resolved:
     """Decide everything for a model of ``num_parameters``. Raises UsageError where the operator's choices collide."""
     device = resolve_device(config)
     dtype = resolve_dtype(config, model, num_parameters, device.value)
     threads = resolve_threads(num_parameters)
     torch_dtype = DTYPES[dtype.value]
+    isa, kernels = resolve_kernels(device.value, torch_dtype)
     spec = CacheSpec.of(model, torch_dtype)
     sequences = config.max_num_seqs or DEFAULT_SEQUENCES
     memory = _cache_memory(config, device.value, num_parameters * torch_dtype.itemsize)
@@ -115,9 +135,9 @@ def resolve(config: EngineConfig, model: ModelConfig, num_parameters: int) -> Re
         Choice("max_model_len", f"{fits:,}", window),
         Choice("max_num_seqs", str(sequences), "as asked" if config.max_num_seqs else "default"),
         Choice("cache", _size(used), f"{num_pages * config.page_size:,} tokens and {sequences} states"),
-        Choice("kernels", "torch", "the reference operations; no native kernels are built"),
+        kernels,
     )
-    return Resolved(device.value, torch_dtype, int(threads.value), fits, sequences, num_pages, choices)
+    return Resolved(device.value, torch_dtype, int(threads.value), fits, sequences, num_pages, isa, choices)
 
 
 def _cache_memory(config: EngineConfig, device: str, weight_bytes: int) -> int:

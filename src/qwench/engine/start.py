@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from qwench.engine.runner import Runner
 from qwench.engine.scheduler import Scheduler
 from qwench.model.parameters import declare
 from qwench.model.qwen import Qwen
+from qwench.ops.kernels import make_kernels
 from qwench.weights.load import UnusedTensor, load
 
 
@@ -53,10 +54,10 @@ def assemble(
     config: EngineConfig,
     model: ModelConfig,
     resolved: Resolved,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: dict[str, torch.Tensor],
     vocabulary: Vocabulary,
 ) -> Engine:
-    """An engine over tensors that are already there (loaded, or random for a benchmark).
+    """An engine over tensors that are already there (loaded, or random for a benchmark); ``tensors`` is emptied.
 
     Call it on the thread that will step the engine: torch keeps the number of threads per calling thread.
     """
@@ -75,5 +76,6 @@ def assemble(
         page_size=config.page_size,
         max_step_tokens=config.max_step_tokens,
     )
-    runner = Runner(Qwen(model, tensors), storage, page_size=config.page_size, usable_tokens=vocabulary.size)
+    kernels = make_kernels(resolved.isa, resolved.threads)
+    runner = Runner(Qwen(model, tensors, kernels), storage, page_size=config.page_size, usable_tokens=vocabulary.size)
     return Engine(scheduler, runner)

@@ -6,40 +6,47 @@ weight is whatever ops.linear can multiply with. Differences between the two fam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-import torch.nn.functional as F
 
 from qwench.config import ModelConfig
 from qwench.model.batch import Batch, CacheTensors
 from qwench.model.parameters import declare
 from qwench.ops import rotary
 from qwench.ops.activation import sigmoid_multiply, silu_multiply
-from qwench.ops.attention import paged_attention
-from qwench.ops.delta_rule import causal_conv, gated_delta_rule
-from qwench.ops.linear import Dense, Weight, embed, expert_mlp, linear, route
-from qwench.ops.norm import gated_rms_norm, rms_norm
+from qwench.ops.delta_net import DeltaInputs, DeltaParameters
+from qwench.ops.kernels import Kernels, TorchKernels
+from qwench.ops.linear import embed, expert_mlp, linear, route
 from qwench.ops.rows import Rows
 
 Angles = tuple[torch.Tensor, torch.Tensor]  # cos and sin, [T, rotary_dim / 2]
 
 
 class Qwen:
-    """The model of ``config`` over ``tensors`` named as in model/parameters. All tensors share one device."""
+    """The model of ``config`` over ``tensors`` named as in model/parameters. All tensors share one device.
 
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> None:
+    ``tensors`` is emptied: kernels that lay weights out their own way free each tensor as soon as it is copied.
+    """
+
+    def __init__(self, config: ModelConfig, tensors: dict[str, torch.Tensor], kernels: Kernels | None = None) -> None:
         self.config = config
+        self.kernels = kernels or TorchKernels()
         specs = declare(config)
         assert tensors.keys() == specs.keys(), f"parameters differ: {sorted(tensors.keys() ^ specs.keys())[:5]}"
-        kinds = {name: spec.kind for name, spec in specs.items()}
-        self.weights: dict[str, Weight] = {
-            name: Dense(tensor) for name, tensor in tensors.items() if kinds[name] in ("table", "matrix", "experts")
-        }
-        self.vectors = {name: tensor for name, tensor in tensors.items() if name not in self.weights}
         device = tensors["embedding"].device
+        vectors = [name for name, spec in specs.items() if spec.kind in ("vector", "float32")]
+        self.vectors = {name: tensors.pop(name) for name in vectors}
+        self.weights = self.kernels.weights(tensors)
+        names = [f"layers.{index}.delta" for index, kind in enumerate(config.layer_types) if kind == "linear_attention"]
+        self.delta = {name: self._delta_parameters(name) for name in names}
         self.frequencies = rotary.frequencies(config.rope).to(device)
         self.axes = rotary.axes(config.rope).to(device)
+
+    def _delta_parameters(self, name: str) -> DeltaParameters:
+        delta = self.config.delta
+        assert delta is not None
+        conv, a_log, dt_bias, norm = (self.vectors[f"{name}.{part}"] for part in ("conv", "a_log", "dt_bias", "norm"))
+        eps = self.config.rms_norm_eps
+        return DeltaParameters(conv, a_log, dt_bias, norm, eps, delta.num_key_heads, delta.key_head_dim)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
@@ -84,7 +91,7 @@ class Qwen:
         value = self._linear(x, f"{name}.value").view(len(x), config.num_kv_heads, -1)
         query = rotary.rotate(self._norm(query, f"{name}.query_norm"), *angles)
         key = rotary.rotate(self._norm(key, f"{name}.key_norm"), *angles)
-        mixed = paged_attention(query, key, value, *cached, rows)
+        mixed = self.kernels.paged_attention(query, key, value, *cached, rows)
         if gate is not None:
             mixed = sigmoid_multiply(mixed, gate)
         return self._linear(mixed.flatten(1), f"{name}.output")
@@ -92,26 +99,8 @@ class Qwen:
     def _delta_net(
         self, x: torch.Tensor, name: str, states: tuple[torch.Tensor, torch.Tensor], rows: Rows
     ) -> torch.Tensor:
-        """Gated DeltaNet. From the convolution to the gated norm all is fp32: the readout is unnormalised."""
-        delta = self.config.delta
-        assert delta is not None
-        conv_states, recurrent_states = states
-        mixed = causal_conv(self._linear(x, f"{name}.qkv"), self.vectors[f"{name}.conv"], conv_states, rows)
-        query, key, value = torch.split(mixed, [delta.key_dim, delta.key_dim, delta.value_dim], dim=-1)
-        beta = torch.sigmoid(self._linear(x, f"{name}.beta").float())
-        step = F.softplus(self._linear(x, f"{name}.decay").float() + self.vectors[f"{name}.dt_bias"])
-        output = gated_delta_rule(
-            query.reshape(len(x), delta.num_key_heads, delta.key_head_dim),
-            key.reshape(len(x), delta.num_key_heads, delta.key_head_dim),
-            value.reshape(len(x), delta.num_value_heads, delta.value_head_dim),
-            -self.vectors[f"{name}.a_log"].exp() * step,
-            beta,
-            recurrent_states,
-            rows,
-        )  # [T, Hv, dv] fp32
-        gate = self._linear(x, f"{name}.gate").view(output.shape)
-        output = gated_rms_norm(output, gate, self.vectors[f"{name}.norm"], self.config.rms_norm_eps)
-        return self._linear(output.flatten(1), f"{name}.output")
+        inputs = DeltaInputs(*(self._linear(x, f"{name}.{part}") for part in ("qkv", "gate", "beta", "decay")))
+        return self._linear(self.kernels.delta_net(inputs, self.delta[name], *states, rows), f"{name}.output")
 
     def _mlp(self, x: torch.Tensor, name: str) -> torch.Tensor:
         hidden = silu_multiply(self._linear(x, f"{name}.gate"), self._linear(x, f"{name}.up"))
@@ -134,4 +123,4 @@ class Qwen:
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         weight, config = self.vectors[name], self.config
-        return rms_norm(x, weight, config.rms_norm_eps, zero_centred=config.zero_centred_norms)
+        return self.kernels.rms_norm(x, weight, config.rms_norm_eps, zero_centred=config.zero_centred_norms)

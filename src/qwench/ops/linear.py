@@ -1,6 +1,6 @@
 """Linear layers, embedding rows and expert feed-forwards over the weight types. A weight's type is its quantisation.
 
-Only Dense exists so far; packed low-bit types join here, and nothing above this file mentions bits.
+Packed low-bit types join here, and nothing above this file mentions bits.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from qwench.ops.activation import silu_multiply
+from qwench.ops.native import Native, PackedMatrix
 
 
 @dataclass(frozen=True)
@@ -19,21 +20,37 @@ class Dense:
 
     data: torch.Tensor
 
-    @property
-    def num_bytes(self) -> int:
-        return self.data.numel() * self.data.element_size()
+    def expert(self, index: int) -> Dense:
+        """[out, in] of one expert."""
+        return Dense(self.data[index])
 
 
-Weight = Dense
+@dataclass(frozen=True)
+class Packed:
+    """An unquantised weight in the native kernels' layout: one matrix, or one for each expert."""
+
+    native: Native
+    matrices: tuple[PackedMatrix, ...]
+
+    def expert(self, index: int) -> Packed:
+        """[out, in] of one expert."""
+        return Packed(self.native, self.matrices[index : index + 1])
+
+
+Weight = Dense | Packed
 
 
 def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
     """x [T, in] times weight [out, in] transposed: [T, out] in x's type."""
+    if isinstance(weight, Packed):
+        return weight.native.linear(x, weight.matrices[0])
     return F.linear(x, weight.data)
 
 
 def embed(token_ids: torch.Tensor, table: Weight) -> torch.Tensor:
     """Rows [T, H] of the table [V, H] for token_ids [T]."""
+    if isinstance(table, Packed):
+        return table.native.unpack_rows(table.matrices[0], token_ids)
     return F.embedding(token_ids, table.data)
 
 
@@ -57,8 +74,8 @@ def expert_mlp(
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for expert in torch.unique(experts).tolist():
         tokens, places = torch.where(experts == expert)
-        hidden = F.linear(x[tokens], gate_up.data[expert])
+        hidden = linear(x[tokens], gate_up.expert(expert))
         width = hidden.shape[-1] // 2
-        output = F.linear(silu_multiply(hidden[:, :width], hidden[:, width:]), down.data[expert])
+        output = linear(silu_multiply(hidden[:, :width], hidden[:, width:]), down.expert(expert))
         total.index_add_(0, tokens, output.float() * weights[tokens, places, None])
     return total.to(x.dtype)

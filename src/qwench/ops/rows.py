@@ -39,6 +39,19 @@ class Rows:
             yield row, slice(start, start + self.lengths[row])
             start += self.lengths[row]
 
+    def between(self, first: int, last: int) -> Rows:
+        """The rows [first, last), for tensors that hold their tokens only."""
+        rows = slice(first, last)
+        begin, end = sum(self.lengths[:first]), sum(self.lengths[:last])
+        return Rows(
+            self.lengths[rows],
+            self.contexts[rows],
+            self.page_table[rows],
+            self.page_size,
+            self.kv_slots[begin:end],
+            self.state_slots[rows],
+        )
+
     def context_slots(self, row: int) -> torch.Tensor:
         """[context] the cache slots of everything the row's last token may see, oldest first."""
         context = self.contexts[row]

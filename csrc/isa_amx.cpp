@@ -1,0 +1,157 @@
+// AMX: the tile unit multiplies 16 tokens by 16 outputs by 32 of depth at once. Only the linear layer over BF16.
+//
+// One token goes through tiles as well (of one row): another instruction would add in another order.
+#include "kernels.h"
+#include "packed.h"
+#include "simd.h"
+
+#if defined(__AMX_BF16__) && defined(__AVX512F__)
+
+namespace qwench {
+namespace {
+
+constexpr int64_t kTileRows = 16;
+constexpr int64_t kTileBytes = 1024;
+constexpr int64_t kTileRowBytes = 64;
+constexpr int64_t kStepsPerTile = kDepthTile / 2;
+constexpr int64_t kPrefetchTiles = 2;  // ahead in the weights' stream, in tiles of depth
+
+struct alignas(64) TileShapes {
+    uint8_t palette = 1;
+    uint8_t start_row = 0;
+    uint8_t reserved[14] = {};
+    uint16_t row_bytes[16] = {};
+    uint8_t rows[16] = {};
+};
+
+// Tiles 0 to 3 hold sums, 4 and 5 inputs of `rows` tokens, 6 and 7 weights.
+void shape_tiles(int64_t rows) {
+    TileShapes shapes;
+    for (int tile = 0; tile < 8; ++tile) {
+        shapes.row_bytes[tile] = kTileRowBytes;
+        shapes.rows[tile] = static_cast<uint8_t>(tile < 6 ? rows : kTileRows);
+    }
+    _tile_loadconfig(&shapes);
+}
+
+struct TileBlock {
+    const char* inputs;       // [token tile][depth tile] of kTileBytes
+    int64_t input_stride;     // bytes from token tile to token tile
+    const char* weights;      // the first panel's first step
+    int64_t step_bytes;       // from step to step
+    int64_t depth_tiles;
+};
+
+// Sums of kTokens token tiles times kPanels panels: (1, 1), (1, 4), (2, 1) or (2, 2), the tiles there are.
+template <int kTokens, int kPanels>
+void multiply_tiles(const TileBlock& block) {
+    constexpr int64_t kPanelBytes = kPanel * kStepBytes;
+    const char* inputs = block.inputs;
+    const char* weights = block.weights;
+    const int64_t tile_bytes = kStepsPerTile * block.step_bytes;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t depth = 0; depth < block.depth_tiles; ++depth) {
+        if constexpr (kPanels == 4) {
+            const char* ahead = weights + kPrefetchTiles * tile_bytes;
+#pragma GCC unroll 64
+            for (int line = 0; line < 64; ++line) __builtin_prefetch(ahead + line * 64);
+        }
+        _tile_loadd(4, inputs, kTileRowBytes);
+        if constexpr (kTokens == 2) _tile_loadd(5, inputs + block.input_stride, kTileRowBytes);
+        _tile_loadd(6, weights, block.step_bytes);
+        _tile_dpbf16ps(0, 4, 6);
+        if constexpr (kTokens == 2) _tile_dpbf16ps(2, 5, 6);
+        if constexpr (kPanels >= 2) {
+            _tile_loadd(7, weights + kPanelBytes, block.step_bytes);
+            _tile_dpbf16ps(1, 4, 7);
+            if constexpr (kTokens == 2) _tile_dpbf16ps(3, 5, 7);
+        }
+        if constexpr (kPanels == 4) {
+            _tile_loadd(6, weights + 2 * kPanelBytes, block.step_bytes);
+            _tile_dpbf16ps(2, 4, 6);
+            _tile_loadd(7, weights + 3 * kPanelBytes, block.step_bytes);
+            _tile_dpbf16ps(3, 4, 7);
+        }
+        inputs += kTileBytes;
+        weights += tile_bytes;
+    }
+}
+
+// Writes `rows` rows of one tile of sums as outputs of one panel, as far as they exist.
+template <class Output>
+void store_tile(const qw_linear_arguments& a, const float* sums, int64_t token, int64_t rows, int64_t output) {
+    for (int64_t row = 0; row < rows && token + row < a.tokens; ++row) {
+        Output* y = static_cast<Output*>(a.y) + (token + row) * a.y_stride;
+        store_some(y + output, load(sums + row * kPanel), a.out - output);
+    }
+}
+
+template <int kTokens, int kPanels>
+void tile_block(const LinearJob& job, int64_t rows, int64_t group, int64_t panel, int64_t token) {
+    const qw_linear_arguments& a = *job.arguments;
+    const int64_t depth_tiles = padded_depth(true, a.in) / kDepthTile;
+    TileBlock block;
+    block.input_stride = depth_tiles * kTileBytes;
+    block.inputs = static_cast<const char*>(job.inputs) + token / kTileRows * block.input_stride;
+    block.weights = static_cast<const char*>(a.packed) + group_offset(true, a.in, group) + panel * kPanel * kStepBytes;
+    block.step_bytes = panels_of(a.out, group) * kPanel * kStepBytes;
+    block.depth_tiles = depth_tiles;
+    multiply_tiles<kTokens, kPanels>(block);
+    alignas(64) float sums[4][kTileRows * kPanel];
+    _tile_stored(0, sums[0], kTileRowBytes);
+    _tile_stored(1, sums[1], kTileRowBytes);
+    _tile_stored(2, sums[2], kTileRowBytes);
+    _tile_stored(3, sums[3], kTileRowBytes);
+    const int64_t output = group * kGroup + panel * kPanel;
+    for (int tile = 0; tile < 4; ++tile) {
+        const int64_t tokens_at = kTokens == 2 ? tile / 2 : 0;
+        const int64_t panel_at = kTokens == 2 ? tile % 2 : tile;
+        if (panel_at >= kPanels) continue;
+        const int64_t first = token + tokens_at * kTileRows;
+        if (a.type == QW_BF16) {
+            store_tile<bf16>(a, sums[tile], first, rows, output + panel_at * kPanel);
+        } else {
+            store_tile<float>(a, sums[tile], first, rows, output + panel_at * kPanel);
+        }
+    }
+}
+
+void linear_tiles(const LinearJob& job, int64_t group, int64_t first, int64_t last) {
+    const int64_t panels = panels_of(job.arguments->out, group);
+    const int64_t rows = last - first < kTileRows ? last - first : kTileRows;
+    shape_tiles(rows);
+    for (int64_t token = first; token < last; token += 2 * kTileRows) {
+        const bool two = last - token > kTileRows;
+        if (!two && panels == 4) {
+            tile_block<1, 4>(job, rows, group, 0, token);
+            continue;
+        }
+        int64_t panel = 0;
+        for (; two && panel + 2 <= panels; panel += 2) tile_block<2, 2>(job, rows, group, panel, token);
+        for (; panel < panels; ++panel) {
+            if (two) {
+                tile_block<2, 1>(job, rows, group, panel, token);
+            } else {
+                tile_block<1, 1>(job, rows, group, panel, token);
+            }
+        }
+    }
+    _tile_release();
+}
+
+}  // namespace
+
+LinearKernel amx_bf16_linear() { return linear_tiles; }
+
+}  // namespace qwench
+
+#else
+
+namespace qwench {
+LinearKernel amx_bf16_linear() { return nullptr; }
+}  // namespace qwench
+
+#endif

@@ -1,0 +1,42 @@
+// AVX2 with FMA: 16 registers of 8 lanes.
+#include "kernels.h"
+#include "packed.h"
+#include "simd.h"
+
+#if defined(__AVX2__) && defined(__FMA__)
+
+namespace qwench {
+namespace {
+
+constexpr int64_t kWideLimit = 1;
+constexpr int kWideTokens = 1;
+constexpr int kTallTokens = 6;
+constexpr int kStateVectors = 2;
+
+}  // namespace
+}  // namespace qwench
+
+#include "kernels/attention.inl"
+#include "kernels/delta.inl"
+#include "kernels/linear.inl"
+#include "kernels/norm.inl"
+
+namespace qwench {
+
+const Kernels* avx2_kernels() {
+    static const Kernels table = {
+        "avx2", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
+        attend,
+    };
+    return &table;
+}
+
+}  // namespace qwench
+
+#else
+
+namespace qwench {
+const Kernels* avx2_kernels() { return nullptr; }
+}  // namespace qwench
+
+#endif

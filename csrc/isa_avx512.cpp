@@ -1,0 +1,42 @@
+// AVX-512 (F, BW, DQ, VL): 32 registers of 16 lanes.
+#include "kernels.h"
+#include "packed.h"
+#include "simd.h"
+
+#if defined(__AVX512F__)
+
+namespace qwench {
+namespace {
+
+constexpr int64_t kWideLimit = INT64_MAX;
+constexpr int kWideTokens = 6;
+constexpr int kTallTokens = 6;
+constexpr int kStateVectors = 4;
+
+}  // namespace
+}  // namespace qwench
+
+#include "kernels/attention.inl"
+#include "kernels/delta.inl"
+#include "kernels/linear.inl"
+#include "kernels/norm.inl"
+
+namespace qwench {
+
+const Kernels* avx512_kernels() {
+    static const Kernels table = {
+        "avx512", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
+        attend,
+    };
+    return &table;
+}
+
+}  // namespace qwench
+
+#else
+
+namespace qwench {
+const Kernels* avx512_kernels() { return nullptr; }
+}  // namespace qwench
+
+#endif

@@ -1,0 +1,32 @@
+// Plain C++, for every processor.
+#include "kernels.h"
+#include "packed.h"
+#include "simd.h"
+
+namespace qwench {
+namespace {
+
+constexpr int64_t kWideLimit = 0;
+constexpr int kWideTokens = 1;
+constexpr int kTallTokens = 2;
+constexpr int kStateVectors = 2;
+
+}  // namespace
+}  // namespace qwench
+
+#include "kernels/attention.inl"
+#include "kernels/delta.inl"
+#include "kernels/linear.inl"
+#include "kernels/norm.inl"
+
+namespace qwench {
+
+const Kernels* scalar_kernels() {
+    static const Kernels table = {
+        "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
+        attend,
+    };
+    return &table;
+}
+
+}  // namespace qwench

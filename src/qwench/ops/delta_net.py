@@ -1,0 +1,81 @@
+"""A Gated DeltaNet mixer between its projections: convolution, delta rule and gated norm, each from its own file.
+
+The composition is an operation of its own because a fast one wants it whole: for single tokens it is one pass over
+the state. From the convolution to the gated norm all is fp32: the readout is unnormalised.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from qwench.ops.delta_rule import causal_conv, gated_delta_rule
+from qwench.ops.norm import gated_rms_norm
+from qwench.ops.rows import Rows
+
+
+@dataclass(frozen=True)
+class DeltaParameters:
+    """conv [C, K]; a_log, dt_bias [Hv] fp32; norm [dv]. C = 2 Hk dk + Hv dv channels: queries, keys, values."""
+
+    conv: torch.Tensor
+    a_log: torch.Tensor
+    dt_bias: torch.Tensor
+    norm: torch.Tensor
+    eps: float
+    num_key_heads: int
+    key_dim: int
+
+    @functools.cached_property
+    def taps(self) -> torch.Tensor:
+        """[K, C] fp32: the convolution as a kernel reads it."""
+        return self.conv.T.float().contiguous()
+
+    @functools.cached_property
+    def decay_rate(self) -> torch.Tensor:
+        """[Hv] fp32, positive."""
+        return self.a_log.float().exp()
+
+    @functools.cached_property
+    def scale(self) -> torch.Tensor:
+        """[dv] fp32, of the gated norm."""
+        return self.norm.float()
+
+
+@dataclass(frozen=True)
+class DeltaInputs:
+    """A layer's projections of T tokens: mixed [T, C], gate [T, Hv * dv], beta and decay [T, Hv]."""
+
+    mixed: torch.Tensor
+    gate: torch.Tensor
+    beta: torch.Tensor
+    decay: torch.Tensor
+
+
+def delta_net(
+    inputs: DeltaInputs,
+    parameters: DeltaParameters,
+    conv_states: torch.Tensor,
+    states: torch.Tensor,
+    rows: Rows,
+) -> torch.Tensor:
+    """[T, Hv * dv] in the inputs' type; conv_states [N, K-1, C] and states [N, Hv, dk, dv] are advanced in place."""
+    mixed = causal_conv(inputs.mixed, parameters.conv, conv_states, rows)
+    keys = parameters.num_key_heads * parameters.key_dim
+    query, key, value = torch.split(mixed, [keys, keys, mixed.shape[1] - 2 * keys], dim=-1)
+    heads = (len(mixed), parameters.num_key_heads, parameters.key_dim)
+    step = F.softplus(inputs.decay.float() + parameters.dt_bias)
+    output = gated_delta_rule(
+        query.reshape(heads),
+        key.reshape(heads),
+        value.reshape(len(mixed), states.shape[1], -1),
+        -parameters.a_log.exp() * step,
+        torch.sigmoid(inputs.beta.float()),
+        states,
+        rows,
+    )  # [T, Hv, dv] fp32
+    gate = inputs.gate.view(output.shape)
+    return gated_rms_norm(output, gate, parameters.norm, parameters.eps).flatten(1)
