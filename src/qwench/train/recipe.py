@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwench.train.data.mix import EARLY, LATE
+from qwench.train.data.mix import EARLY, LAST, LATE
 
 Stages = tuple[tuple[float, dict[str, float]], ...]
 SUMS_ONLY: Stages = ((1.0, {"small sum thinking": 1.0}),)
-WHOLE: Stages = ((0.22, EARLY), (1.0, LATE))
+WHOLE: Stages = ((0.197, EARLY), (0.893, LATE), (1.0, LAST))
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,6 @@ PRESETS = {
         corpus=4000,
         warm_up=20,
     ),
-    "cpu": Recipe(steps=5000, tokens=(1024,)),
+    "cpu": Recipe(steps=5600, tokens=(1024,)),
     "gpu": Recipe(steps=6000, tokens=(16384, 32768), device="cuda"),
 }

@@ -24,6 +24,9 @@ from qwench.train.data.tool_specs import (
     Everyday,
 )  # fmt: skip
 
+Weights = tuple[float, float, float]
+USUALLY_FEW: Weights = (6, 3, 1)
+ALWAYS_SOME: Weights = (0, 3, 2)
 TYPES = {"integer": "integer", "number": "number", "boolean": "boolean"}
 CALL = (
     "Call {n} with {a}.", "Use {n} with {a}.", "Please call {n} with {a}.", "Run {n}: {a}", "{n} with {a}", "Use the tool {n}: {a}",
@@ -174,10 +177,10 @@ def request(rng: Random, held: bool, unseen: bool = False) -> Request:
             return wish
 
 
-def with_others(rng: Random, tools: list[Tool]) -> tuple[Tool, ...]:
-    """Now and then one or two tools nobody asked for."""
+def with_others(rng: Random, tools: list[Tool], weights: Weights = USUALLY_FEW) -> tuple[Tool, ...]:
+    """None, one or two tools nobody asked for, by these weights."""
     taken = [tool["function"]["name"] for tool in tools]
-    for _ in range(rng.choices((0, 1, 2), (6, 3, 1))[0]):
+    for _ in range(rng.choices((0, 1, 2), weights)[0]):
         other = request(rng, False)
         if other.name not in taken:
             tools.append(other.tool)
@@ -200,7 +203,7 @@ def _head(rng: Random) -> tuple[Message, ...]:
     return (system(rng.choice(facts.SYSTEMS)),) if rng.random() < 0.08 else ()
 
 
-def tool_call(rng: Random, held: bool, unseen: bool = False) -> Sample:
+def tool_call(rng: Random, held: bool, unseen: bool = False, others: Weights = USUALLY_FEW) -> Sample:
     """One wish, one call (one time in ten two wishes, two calls)."""
     wishes = [request(rng, held, unseen)]
     if rng.random() < 0.1 and not held:
@@ -209,7 +212,7 @@ def tool_call(rng: Random, held: bool, unseen: bool = False) -> Sample:
     thinking = rng.random() < 0.15
     sentence = " ".join(wish.sentence for wish in wishes)
     messages = (*_head(rng), user(sentence), _call_turn(rng, wishes, thinking))
-    return Sample("tool call", messages, with_others(rng, [wish.tool for wish in wishes]), thinking)
+    return Sample("tool call", messages, with_others(rng, [wish.tool for wish in wishes], others), thinking)
 
 
 def invented_call(rng: Random, held: bool) -> Sample:
