@@ -7,7 +7,6 @@ here without knowing which it got.
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Protocol
 
 import torch
@@ -64,15 +63,14 @@ class Kernels(Protocol):
 class TorchKernels:
     """The references."""
 
-    paged_attention = staticmethod(attention.paged_attention)
-
     rms_norm = staticmethod(norm.rms_norm)
     delta_net = staticmethod(reference.delta_net)
+    paged_attention = staticmethod(attention.paged_attention)
 
     def weights(self, tensors: dict[str, torch.Tensor]) -> dict[str, Weight]:
-        taken = {name: Dense(tensor) for name, tensor in tensors.items()}
+        taken: dict[str, Weight] = {name: Dense(tensor) for name, tensor in tensors.items()}
         tensors.clear()
-        return {**taken}
+        return taken
 
 
 class NativeKernels:
@@ -110,11 +108,10 @@ class NativeKernels:
         _check_delta(inputs, parameters, conv_states, states, rows)
         _, value_heads, key_dim, value_dim = states.shape
         # Converted copies are bound to names: the arguments hold bare addresses.
-        starts = torch.tensor([0, *itertools.accumulate(rows.lengths)], dtype=torch.int64)
         mixed, gate, slots = inputs.mixed.contiguous(), inputs.gate.contiguous(), rows.state_slots.contiguous()
         beta, decay, output = inputs.beta.contiguous(), inputs.decay.contiguous(), torch.empty_like(gate)
         fixed = (parameters.taps, parameters.decay_rate, parameters.dt_bias, parameters.scale)
-        pointers = (starts, slots, mixed, beta, decay, gate, *fixed, conv_states, states, output)
+        pointers = (rows.starts, slots, mixed, beta, decay, gate, *fixed, conv_states, states, output)
         arguments = DeltaArguments(
             len(rows.lengths), len(states), parameters.num_key_heads, value_heads, key_dim, value_dim,
             parameters.conv.shape[1], TYPES[mixed.dtype], parameters.eps, *(tensor.data_ptr() for tensor in pointers),
@@ -133,15 +130,15 @@ class NativeKernels:
         rows: Rows,
     ) -> torch.Tensor:
         """Single tokens read the cache where it lies; longer rows by the reference."""
-        single, count = rows.num_single, len(rows.lengths)
+        single = rows.num_single
         if single == 0 or query.shape[-1] > ATTENTION_WIDTH:
             return attention.paged_attention(query, key, value, keys, values, rows)
-        first, rest = rows.between(0, single), slice(single, None)
+        first, others = rows.parts
+        rest = slice(single, None)
         keys[first.kv_slots], values[first.kv_slots] = key[:single].to(keys.dtype), value[:single].to(values.dtype)
         found = self.native.attention_step(query[:single], keys, values, first)
-        if single == count:
+        if not others.lengths:
             return found
-        others = rows.between(single, count)
         longer = attention.paged_attention(query[rest], key[rest], value[rest], keys, values, others)
         return torch.cat((found, longer))
 

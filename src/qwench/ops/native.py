@@ -280,12 +280,11 @@ class Native:
         assert values.is_contiguous()
         assert query.shape[2] <= ATTENTION_WIDTH, f"attention_step: heads are at most {ATTENTION_WIDTH} wide"
         query, table = query.contiguous(), rows.page_table.to(torch.int64).contiguous()
-        contexts = torch.tensor(rows.contexts, dtype=torch.int64)
         output = torch.empty_like(query)
         arguments = AttentionArguments(
             len(query), query.shape[1], keys.shape[1], query.shape[2], rows.page_size, len(keys) // rows.page_size,
             code, query.shape[2] ** -0.5, query.data_ptr(), keys.data_ptr(), values.data_ptr(), table.data_ptr(),
-            table.shape[1], contexts.data_ptr(), output.data_ptr(),
+            table.shape[1], rows.context_lengths.data_ptr(), output.data_ptr(),
         )  # fmt: skip
         status = self._library.qw_attention_step(self._context, arguments)
         if status == 1:

@@ -6,8 +6,10 @@ slice. It does not know what a request is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -18,6 +20,7 @@ class Rows:
 
     ``page_table`` [R, P]: the pages of a row in order (padding is never read). ``kv_slots`` [T]: where the key and
     value of each token are written, page * page_size + offset. ``state_slots`` [R]: the recurrent state of each row.
+    What follows from these is worked out once, for all layers of the step.
     """
 
     lengths: tuple[int, ...]
@@ -27,10 +30,25 @@ class Rows:
     kv_slots: torch.Tensor
     state_slots: torch.Tensor
 
-    @property
+    @cached_property
     def num_single(self) -> int:
         """How many leading rows hold exactly one token."""
         return next((index for index, length in enumerate(self.lengths) if length > 1), len(self.lengths))
+
+    @cached_property
+    def starts(self) -> torch.Tensor:
+        """[R + 1] where each row's tokens begin, and their end."""
+        return torch.tensor([0, *itertools.accumulate(self.lengths)], dtype=torch.int64)
+
+    @cached_property
+    def context_lengths(self) -> torch.Tensor:
+        """[R] ``contexts``."""
+        return torch.tensor(self.contexts, dtype=torch.int64)
+
+    @cached_property
+    def parts(self) -> tuple[Rows, Rows]:
+        """The rows of one token, and the longer ones."""
+        return self.between(0, self.num_single), self.between(self.num_single, len(self.lengths))
 
     def spans(self, first: int = 0) -> Iterator[tuple[int, slice]]:
         """(row, its slice of the T tokens) from row ``first`` on."""
