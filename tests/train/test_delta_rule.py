@@ -26,7 +26,7 @@ def inputs(length: int, seed: int) -> list[Tensor]:
 
 def ours(rows: list[list[Tensor]], chunk: int) -> list[Tensor]:
     lengths = [len(row[0]) for row in rows]
-    batch = pack([Row([0] * length, [True] * length) for length in lengths], chunk)
+    batch = pack([Row([0] * length, [True] * length, [0] * length) for length in lengths], chunk)
     order = sorted(range(len(rows)), key=lambda index: -lengths[index])
     chunked = []
     for place in range(5):

@@ -31,7 +31,7 @@ def model() -> Any:
 def rows() -> list[Row]:
     random = torch.Generator().manual_seed(1)
     return [
-        Row(torch.randint(0, 96, (n,), generator=random).tolist(), [index % 3 > 0 for index in range(n)])
+        Row(ids := torch.randint(0, 96, (n,), generator=random).tolist(), [index % 3 > 0 for index in range(n)], ids)
         for n in LENGTHS
     ]
 

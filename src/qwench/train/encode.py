@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 
 from tokenizers import Tokenizer
 
@@ -14,10 +15,11 @@ END = "<|im_end|>"
 
 @dataclass(frozen=True)
 class Row:
-    """`learn[i]` is true where `ids[i]` is to be predicted from what comes before it."""
+    """`learn[i]` is true where `ids[i]` is to be predicted from what was read before it."""
 
     ids: list[int]
     learn: list[bool]
+    read: list[int]  # what the model is shown in the place of `ids`
 
 
 def prompt_text(sample: Sample, upto: int) -> str:
@@ -60,4 +62,16 @@ def encode(tokenizer: Tokenizer, sample: Sample) -> Row:
         piece = tokenizer.encode(text, add_special_tokens=False).ids
         ids += piece
         learn += [written] * len(piece)
-    return Row(ids, learn)
+    return Row(ids, learn, ids)
+
+
+def disturbed(row: Row, rng: Random, share: float) -> Row:
+    """Show a share of the written tokens as others of the same row while the targets stay.
+
+    So the model learns to go on rightly after a slip of its own, which else can end in a loop.
+    """
+    read = [
+        rng.choice(row.ids) if written and rng.random() < share else token
+        for token, written in zip(row.ids, row.learn, strict=True)
+    ]
+    return Row(row.ids, row.learn, read)

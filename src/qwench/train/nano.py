@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from qwench.train import model as models
 from qwench.train import tokenizer as tokenizers
 from qwench.train.data.mix import Mixture, sample_text
-from qwench.train.encode import encode, parts
+from qwench.train.encode import disturbed, encode, parts
 from qwench.train.forward import Forward, Pieces
 from qwench.train.optimizer import Optimizer
 from qwench.train.ragged import Ragged, pack
@@ -75,7 +75,10 @@ class Trainer:
         rng, rows, left = Random(f"{self.recipe.seed} {step} {shard}"), [], self.recipe.budget(step)
         mixture = self.mixtures[self.recipe.stage(step)]
         while left > 0:
-            rows.append(encode(self.tokenizer, mixture.draw(rng)))
+            sample = mixture.draw(rng)
+            row = encode(self.tokenizer, sample)
+            # A thought builds on what it wrote; everything else has to follow the prompt whatever was written.
+            rows.append(row if sample.thinking else disturbed(row, rng, self.recipe.slips))
             left -= len(rows[-1].ids)
         return pack(rows, self.recipe.chunk).to(self.device)
 

@@ -20,7 +20,7 @@ from qwench.train.encode import Row
 class Ragged:
     """One shard of one step. `T` as an index means "a zero row"."""
 
-    ids: Tensor  # [T]
+    ids: Tensor  # [T], as read
     positions: Tensor  # [T], counted from each row's start
     chunk_of: Tensor  # [N, C] -> token (T where padded)
     token_in_chunks: Tensor  # [T] -> place in the flattened [N * C]
@@ -58,10 +58,11 @@ def pack(rows: list[Row], chunk: int) -> Ragged:
     square_of = torch.full((int(widths.sum()),), total)
     square_of[token_in_square] = torch.arange(total)
     ids = torch.tensor([token for row in rows for token in row.ids])
+    read = torch.tensor([token for row in rows for token in row.read])
     learn = torch.tensor([flag for row in rows for flag in row.learn])
     learn_at = torch.nonzero(learn & (positions > 0)).squeeze(1) - 1
     return Ragged(
-        ids, positions, chunk_of.view(-1, chunk), token_in_chunks, tuple(steps), squares, square_of, token_in_square,
+        read, positions, chunk_of.view(-1, chunk), token_in_chunks, tuple(steps), squares, square_of, token_in_square,
         learn_at, ids[learn_at + 1],
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from qwench.train.data.mix import EARLY, LAST, LATE
 
 Stages = tuple[tuple[float, dict[str, float]], ...]
 SUMS_ONLY: Stages = ((1.0, {"small sum thinking": 1.0}),)
-WHOLE: Stages = ((0.197, EARLY), (0.893, LATE), (1.0, LAST))
+WHOLE: Stages = ((0.145, EARLY), (0.658, LATE), (1.0, LAST))
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Recipe:
     decay: float = 0.45  # the last share of the steps, over which the rates fall
     balance: float = 0.01
     clip: float = 1.0
+    slips: float = 0.02  # share of the written tokens that are shown wrongly, outside thoughts
     half: bool = True  # products in bfloat16
     compiled: bool = True
     device: str = "cpu"
@@ -68,6 +69,6 @@ PRESETS = {
         corpus=4000,
         warm_up=20,
     ),
-    "cpu": Recipe(steps=5600, tokens=(1024,)),
+    "cpu": Recipe(steps=7600, tokens=(1024,)),
     "gpu": Recipe(steps=6000, tokens=(16384, 32768), device="cuda"),
 }

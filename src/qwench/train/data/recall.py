@@ -36,8 +36,10 @@ def identifiers(rng: Random, held: bool) -> Sample:
     parts = []
     for _ in range(rng.randint(1, 4)):
         kind = rng.random()
-        if kind < 0.5:
+        if kind < 0.35:
             parts.append("_".join(any_word(rng) for _ in range(rng.randint(2, 3))))
+        elif kind < 0.5:
+            parts.append(any_word(rng) + any_word(rng).capitalize())
         elif kind < 0.7:
             parts.append(str(rng.randrange(10 ** rng.randint(1, 5))))
         elif kind < 0.85:

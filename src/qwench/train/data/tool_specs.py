@@ -93,15 +93,7 @@ SYMBOLS = "AAPL MSFT GOOG AMZN TSLA NVDA META IBM INTC ORCL".split()
 ROOMS = "kitchen bedroom bathroom garage office hall cellar attic study garden".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday tomorrow today".split()
 COMMANDS = (
-    "ls",
-    "ls -la",
-    "pwd",
-    "git status",
-    "make test",
-    "cat notes.txt",
-    "python main.py",
-    "df -h",
-    "whoami",
-    "echo hello",
-)
+    "ls {w}", "ls -la", "pwd", "git status", "git log {w}", "make {w}", "cat {w}.txt", "python {w}.py", "df -h", "whoami",
+    "echo {w}", "cd {w}", "mkdir {w}", "rm {w}.log", "grep {w} {v}.csv", "cp {w}.md {v}.md", "pip install {w}",
+)  # fmt: skip
 SKIES = "sunny cloudy rainy snowy windy foggy clear stormy".split()

@@ -69,6 +69,8 @@ def value(rng: Random, kind: str) -> Any:
     if kind == "path":
         folder = rng.choice(("", "", "/tmp/", "src/", f"{words.made_up(rng)}/"))
         return folder + words.any_word(rng) + rng.choice((".txt", ".py", ".md", ".csv", ".json", ".log"))
+    if kind == "command":
+        return rng.choice(COMMANDS).format(w=words.any_word(rng), v=words.any_word(rng))
     if kind == "city":
         return rng.choice(words.CITIES) if rng.random() < 0.7 else words.made_up(rng).capitalize()
     if kind == "name":
@@ -80,7 +82,6 @@ def value(rng: Random, kind: str) -> Any:
         "room": ROOMS,
         "day": DAYS,
         "food": words.FOODS,
-        "command": COMMANDS,
     }
     return rng.choice(lists[kind]) if kind in lists else words.any_word(rng)
 
