@@ -260,7 +260,7 @@ class PackedMatrix:
 
     @functools.cached_property
     def weight(self) -> WeightArguments:
-        """What the library is told of it. Its address is good as long as the matrix lives."""
+        """What the library is told of it."""
         return WeightArguments(ctypes.addressof(weight_type_numbers(self.type)), self.address, self.out, self.width)
 
 
@@ -271,6 +271,11 @@ class LinearInput:
     x: torch.Tensor
     matrix: PackedMatrix
     residual: torch.Tensor | None = None
+
+
+def address_of(matrix: PackedMatrix) -> int:
+    """Of what the library is told of the matrix: good as long as the matrix lives."""
+    return ctypes.addressof(matrix.weight)
 
 
 @functools.cache  # also because structures hold its address: each stays where it is
@@ -336,7 +341,7 @@ class Native:
         rows = rows.to(torch.int64).contiguous()
         target = torch.empty(len(rows), matrix.width, dtype=dtype)
         arguments = UnpackArguments(
-            ctypes.addressof(matrix.weight), len(rows), rows.data_ptr(), type_of("unpack_rows", target=target),
+            address_of(matrix), len(rows), rows.data_ptr(), type_of("unpack_rows", target=target),
             target.data_ptr(), matrix.width,
         )  # fmt: skip
         if self._library.qw_unpack_rows(self._context, arguments):
@@ -411,7 +416,7 @@ def _linear_arguments(layer: LinearInput, output: torch.Tensor) -> LinearArgumen
     x, matrix, residual = layer.x, layer.matrix, layer.residual
     require_equal("linear", "in", x=x.shape[1], weight=matrix.width)
     arguments = LinearArguments(
-        ctypes.addressof(matrix.weight), len(x), type_of("linear", x=x), x.data_ptr(), None, x.stride(0), None, 0,
+        address_of(matrix), len(x), type_of("linear", x=x), x.data_ptr(), None, x.stride(0), None, 0,
         output.data_ptr(), matrix.out,
     )  # fmt: skip
     if residual is not None:
