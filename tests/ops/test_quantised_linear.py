@@ -57,7 +57,8 @@ def random_codes(kind: WeightType, out: int, width: int, seed: int = 0) -> Codes
     blocks, supers = (out, depth // kind.block), (out, depth // SUPER_BLOCK)
 
     def floats(shape: tuple[int, int], size: float) -> torch.Tensor:
-        return (torch.rand(shape, generator=generator) * size / width**0.5).to(kind.scale_dtype)
+        drawn: torch.Tensor = torch.rand(shape, generator=generator) * size / width**0.5
+        return drawn.to(kind.scale_dtype)
 
     values = max(map(abs, kind.table)) if kind.table else 2**kind.bits
     codes = torch.randint(0, 2**kind.bits, (out, depth), generator=generator, dtype=torch.uint8)
@@ -115,8 +116,8 @@ def test_rows_come_back_as_the_reference_says(kind: WeightType, natives: dict[st
         assert torch.equal(natives["scalar"].unpack_rows(packed, rows), dequantise(matrix)[rows])
         found = natives["scalar"].unpack_rows(packed, rows, torch.bfloat16)
         assert torch.equal(found, dequantise(matrix)[rows].bfloat16())
-    with pytest.raises(IndexError, match="not among the 70"):
-        natives["scalar"].unpack_rows(packed, torch.tensor([70]))
+        with pytest.raises(IndexError, match="not among the 70"):
+            natives["scalar"].unpack_rows(packed, torch.tensor([70]))
 
 
 @pytest.mark.parametrize("isa", sets())
@@ -175,11 +176,8 @@ def test_many_layers_as_one_job_get_the_bits_they_get_alone(natives: dict[str, N
 def test_rows_of_the_inputs_can_be_chosen_and_outputs_stay_within_their_bounds(isa: str, dtype: torch.dtype) -> None:
     native = Native(isa, 2)
     x, rows = normal(9, 96, dtype=dtype)[:, :64], torch.tensor([8, 0, 0, 3, 7])
-    for kind in (OWN_TYPES["q6"], torch.float32, torch.bfloat16):
-        if isinstance(kind, torch.dtype):
-            matrix = native.pack(normal(37, 64, dtype=kind), Arena(1 << 20))
-        else:
-            matrix = pack(native, random_codes(kind, 37, 64))
+    dense = [native.pack(normal(37, 64, dtype=each), Arena(1 << 20)) for each in (torch.float32, torch.bfloat16)]
+    for matrix in (*dense, pack(native, random_codes(OWN_TYPES["q6"], 37, 64))):
         y = torch.full((7, 50), torch.nan, dtype=dtype)
         arguments = LinearArguments(
             binding.address_of(matrix), 5, binding.TYPES[dtype], x.data_ptr(), rows.data_ptr(), 96, None, 0,
@@ -198,6 +196,6 @@ def test_a_type_without_kernels_is_refused(natives: dict[str, Native]) -> None:
             natives["scalar"].packed_bytes(wrong, 16, 256)
     with pytest.raises(ValueError, match="float64 cannot be packed"):
         natives["scalar"].packed_bytes(torch.float64, 16, 256)
+    matrix = pack(natives["scalar"], random_codes(OWN_TYPES["q8"], 4, 32))
     with pytest.raises(ValueError, match="out is 3 in residual but 4 in weight"):
-        matrix = pack(natives["scalar"], random_codes(OWN_TYPES["q8"], 4, 32))
         natives["scalar"].linear_many([LinearInput(normal(2, 32), matrix, normal(2, 3))])
