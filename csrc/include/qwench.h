@@ -150,11 +150,10 @@ typedef struct {
     int64_t tokens, hidden, width, experts, chosen;
     int32_t normalise;
     int32_t type;         /* of x, logits and y */
-    int32_t gate_up_type; /* of the packed gate_up: becomes a qw_weight_type with the quantised linear layer */
-    int32_t down_type;    /* of the packed down */
-    const void* const* gate_up; /* [experts] each packed [2 * width, hidden], the rows of the gate first */
-    const void* const* down;    /* [experts] each packed [hidden, width] */
-    const void* x;              /* [tokens, hidden] */
+    /* These two become const qw_weight* when that type is here. */
+    const void* gate_up; /* [experts] each [2 * width, hidden], the rows of the gate first */
+    const void* down;    /* [experts] each [hidden, width] */
+    const void* x;       /* [tokens, hidden] */
     int64_t x_stride;
     const void* logits; /* [tokens, experts] */
     int64_t logits_stride;
