@@ -208,26 +208,29 @@ struct Attention {
         }
     }
 
-    // y [count, out] = inputs from row `first` on, times `packed`; its groups are `step` bytes apart.
-    void multiply(const InputRows<E>& inputs, int64_t first, int64_t count, qw_linear_arguments& l, int64_t groups) const {
+    // y [count, out] = inputs from row `first` on, times the first `groups` groups of packed [out, in].
+    void multiply(const InputRows<E>& inputs, int64_t first, int64_t count, const qw_weight& weight, int64_t groups,
+                  float* y, int64_t y_stride) const {
+        qw_linear_arguments l = {};
+        l.weight = &weight;
         l.tokens = count;
         l.type = QW_F32;
-        l.weight_type = a.type;
+        l.y = y;
+        l.y_stride = y_stride;
         const LinearJob job = {&l, inputs.elements + first * inputs.depth, inputs.tiled ? 0 : inputs.depth};
-        for (int64_t each = 0; each < groups; ++each) kernel(job, each, 0, count);
+        for (int64_t group_of_outputs = 0; group_of_outputs < groups; ++group_of_outputs) {
+            kernel(job, group_of_outputs, 0, count);
+        }
     }
 
     // Rows [first, first + count) over one segment that begins at `start`; the segment is packed.
     void attend_rows(int64_t first, int64_t count, int64_t start) const {
         const int64_t last_seen = seen(first + count - 1) - start;
         const int64_t positions = last_seen < kAttentionSegment ? last_seen : kAttentionSegment;
-        qw_linear_arguments l = {};
-        l.in = a.head_dim;
-        l.out = kAttentionSegment;
-        l.packed = scratch.keys;
-        l.y = scratch.scores;
-        l.y_stride = kAttentionSegment;
-        multiply(queries, first, count, l, num_groups(positions));
+        qw_weight_type type = {};
+        type.element = a.type;
+        const qw_weight keys = {&type, scratch.keys, kAttentionSegment, a.head_dim};
+        multiply(queries, first, count, keys, num_groups(positions), scratch.scores, kAttentionSegment);
         const int64_t depth = round_up(positions, kDepthTile);
         const InputRows<E> weights = {static_cast<E*>(scratch.weights), depth, queries.tiled};
         float maxima[kAttentionRows], totals[kAttentionRows];
@@ -237,13 +240,12 @@ struct Attention {
             weigh(scratch.scores + row * kAttentionSegment, sees, depth, a.scale, weights.row(row), weights.run(),
                   maxima[row], totals[row]);
         }
-        l.in = depth;
-        l.y_stride = kAttentionWidth;
         for (int64_t column = 0; column < a.head_dim; column += kGroup) {
-            l.out = a.head_dim - column < kGroup ? a.head_dim - column : kGroup;
-            l.packed = static_cast<const char*>(scratch.values) + group_offset(kBf16, kAttentionSegment, column / kGroup);
-            l.y = scratch.products + column;
-            multiply(weights, 0, count, l, 1);
+            const char* packed = static_cast<const char*>(scratch.values);
+            packed += group_offset(kBf16, kAttentionSegment, column / kGroup);
+            const int64_t columns = a.head_dim - column < kGroup ? a.head_dim - column : kGroup;
+            const qw_weight values = {&type, packed, columns, depth};
+            multiply(weights, 0, count, values, 1, scratch.products + column, kAttentionWidth);
         }
         for (int64_t row = 0; row < count; ++row) {
             if (seen(first + row) <= start) continue;
