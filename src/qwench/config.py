@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qwench.errors import ConfigError, UsageError
+from qwench.fault import fault
 
 LayerType = Literal["full_attention", "linear_attention"]
 DTYPES = ("float32", "bfloat16", "float16")
@@ -255,6 +256,7 @@ _FAMILIES = {
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file of a checkpoint. Raises ConfigError naming the file."""
     try:
+        fault("read.config")
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
