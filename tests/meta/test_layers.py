@@ -11,7 +11,7 @@ import pytest
 
 from tests.meta.tree import PACKAGE, ROOT, files, imports, module_name
 
-BASE = ("errors", "fault", "config", "log", "family", "progress")
+BASE = ("errors", "fault", "fields", "quantisation", "config", "log", "family", "progress")
 TENSORS = ("torch", "numpy")
 
 
@@ -32,7 +32,9 @@ LAYERS = {
     "family": Layer(),
     "progress": Layer(),
     "log": Layer(ours=("errors",)),
-    "config": Layer(ours=("errors", "fault")),
+    "fields": Layer(ours=("errors", "fault")),
+    "quantisation": Layer(ours=("errors", "fields")),
+    "config": Layer(ours=("errors", "fields", "quantisation")),
     "device": Layer(BASE, TENSORS),
     "ops": Layer((*BASE, "device", "ops"), (*TENSORS, "triton")),
     "model.parameters": Layer(BASE),

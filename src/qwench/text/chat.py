@@ -15,9 +15,9 @@ from typing import Any
 
 import jinja2
 
-from qwench.config import read_json
 from qwench.errors import RequestError, TemplateError
 from qwench.fault import fault
+from qwench.fields import read_json
 from qwench.text.sandbox import METER, Meter, MeteredEnvironment
 from qwench.text.stream import THINK_CLOSE, THINK_OPEN
 from qwench.text.tokenizer import Tokenizer
