@@ -33,9 +33,11 @@ struct CodedJob {
 // Computes outputs of `group` for tokens [first, last).
 using LinearKernel = void (*)(const LinearJob& job, int64_t group, int64_t first, int64_t last);
 
-// Rounds one tile of inputs to 8 bits; computes outputs of panels [begin, end) for tokens [first, last).
+// Rounds one tile of inputs to 8 bits; works out its corrections for one weight type; computes outputs of panels [begin,
+// end) for tokens [first, last).
 struct CodedKernels {
     void (*code_inputs)(const qw_linear_arguments& arguments, const CodedInputs& inputs, int64_t tile);
+    void (*correct_inputs)(const qw_weight_type& type, const CodedInputs& inputs, int64_t tile);
     void (*linear)(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last);
 };
 
