@@ -152,7 +152,13 @@ def test_not_a_number_stays_in_its_row(natives: dict[str, Native]) -> None:
 
 def test_many_layers_as_one_job_get_the_bits_they_get_alone(natives: dict[str, Native]) -> None:
     """Types mixed, inputs shared, different and empty; with residuals, one of them the output itself."""
-    kinds = (OWN_TYPES["q4"], OWN_TYPES["q8"], GGUF_TYPES["Q6_K"], torch.float32, torch.bfloat16)
+    kinds: tuple[binding.Element, ...] = (
+        OWN_TYPES["q4"],
+        OWN_TYPES["q8"],
+        GGUF_TYPES["Q6_K"],
+        torch.float32,
+        torch.bfloat16,
+    )
     for isa, dtype in itertools.product(natives, (torch.float32, torch.bfloat16)):
         for native in (natives[isa], Native(isa, 3)):
             matrices = [
