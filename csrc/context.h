@@ -34,6 +34,7 @@ struct qw_context {
     qwench::Scratch inputs;    // of linear layers, in the form their kernels read
     std::vector<qwench::Layer> layers;  // of the call under way
     qwench::Scratch partials;  // of attention
+    qwench::Scratch experts;   // what passes between a layer's steps
 
     qw_context(const qwench::Kernels* chosen, int threads) : kernels(chosen), pool(threads) {}
 };

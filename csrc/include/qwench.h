@@ -206,10 +206,9 @@ typedef struct {
     int64_t tokens, hidden, width, experts, chosen;
     int32_t normalise;
     int32_t type;         /* of x, logits and y */
-    /* These two become const qw_weight* when that type is here. */
-    const void* gate_up; /* [experts] each [2 * width, hidden], the rows of the gate first */
-    const void* down;    /* [experts] each [hidden, width] */
-    const void* x;       /* [tokens, hidden] */
+    const qw_weight* gate_up; /* [experts] each [2 * width, hidden], the rows of the gate first */
+    const qw_weight* down;    /* [experts] each [hidden, width] */
+    const void* x;            /* [tokens, hidden] */
     int64_t x_stride;
     const void* logits; /* [tokens, experts] */
     int64_t logits_stride;

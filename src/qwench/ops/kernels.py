@@ -14,7 +14,7 @@ import torch
 from qwench.ops import attention, norm
 from qwench.ops import delta_net as reference
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
-from qwench.ops.linear import Dense, Packed, Weight
+from qwench.ops.linear import Dense, Packed, Weight, expert_mlp, route
 from qwench.ops.native import (
     ATTENTION_WIDTH,
     DELTA_WIDTH,
@@ -59,6 +59,18 @@ class Kernels(Protocol):
     ) -> torch.Tensor:
         """See ops/attention."""
 
+    def experts(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        gate_up: Weight,
+        down: Weight,
+        experts_per_token: int,
+        *,
+        normalise: bool,
+    ) -> torch.Tensor:
+        """x [T, H] through the experts that the logits [T, E] choose: see route and expert_mlp in ops/linear."""
+
 
 class TorchKernels:
     """The references."""
@@ -66,6 +78,19 @@ class TorchKernels:
     rms_norm = staticmethod(norm.rms_norm)
     delta_net = staticmethod(reference.delta_net)
     paged_attention = staticmethod(attention.paged_attention)
+
+    def experts(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        gate_up: Weight,
+        down: Weight,
+        experts_per_token: int,
+        *,
+        normalise: bool,
+    ) -> torch.Tensor:
+        weights, experts = route(logits, experts_per_token, normalise=normalise)
+        return expert_mlp(x, weights, experts, gate_up, down)
 
     def weights(self, tensors: dict[str, torch.Tensor]) -> dict[str, Weight]:
         taken: dict[str, Weight] = {name: Dense(tensor) for name, tensor in tensors.items()}
@@ -132,6 +157,21 @@ class NativeKernels:
         if query.shape[-1] > ATTENTION_WIDTH:
             return attention.paged_attention(query, key, value, keys, values, rows)
         return self.native.attention((query, key, value), keys, values, rows)
+
+    def experts(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        gate_up: Weight,
+        down: Weight,
+        experts_per_token: int,
+        *,
+        normalise: bool,
+    ) -> torch.Tensor:
+        assert isinstance(gate_up, Packed)
+        assert isinstance(down, Packed)
+        weights = gate_up.experts, down.experts
+        return self.native.experts(x, logits, weights, experts_per_token, normalise=normalise)
 
 
 def _check_delta(
