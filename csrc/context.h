@@ -11,6 +11,7 @@ struct qw_context {
     qwench::Pool pool;
     qwench::Scratch inputs;    // of linear, in the form its kernel reads
     qwench::Scratch partials;  // of attention
+    qwench::Scratch values;    // between the instructions of a program
 
     qw_context(const qwench::Kernels* chosen, int threads) : kernels(chosen), pool(threads) {}
 };

@@ -20,13 +20,14 @@ constexpr int kStateVectors = 2;
 #include "kernels/delta.inl"
 #include "kernels/linear.inl"
 #include "kernels/norm.inl"
+#include "kernels/pointwise.inl"
 
 namespace qwench {
 
 const Kernels* avx2_kernels() {
     static const Kernels table = {
         "avx2", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
-        attend,
+        pointwise, widen_piece, rotate, attend,
     };
     return &table;
 }

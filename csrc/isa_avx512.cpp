@@ -20,13 +20,14 @@ constexpr int kStateVectors = 4;
 #include "kernels/delta.inl"
 #include "kernels/linear.inl"
 #include "kernels/norm.inl"
+#include "kernels/pointwise.inl"
 
 namespace qwench {
 
 const Kernels* avx512_kernels() {
     static const Kernels table = {
         "avx512", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
-        attend,
+        pointwise, widen_piece, rotate, attend,
     };
     return &table;
 }

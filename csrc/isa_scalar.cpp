@@ -18,13 +18,14 @@ constexpr int kStateVectors = 2;
 #include "kernels/delta.inl"
 #include "kernels/linear.inl"
 #include "kernels/norm.inl"
+#include "kernels/pointwise.inl"
 
 namespace qwench {
 
 const Kernels* scalar_kernels() {
     static const Kernels table = {
         "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
-        attend,
+        pointwise, widen_piece, rotate, attend,
     };
     return &table;
 }

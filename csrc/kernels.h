@@ -1,6 +1,6 @@
 // What an instruction set has to offer: one table of functions per translation unit, chosen once when a context opens.
 //
-// A kernel computes one task; dividing the work into tasks and the threads are the business of the operation (linear.cpp, attention.cpp, context.cpp).
+// A kernel computes one task; dividing the work into tasks and the threads are the business of the operation (linear.cpp, attention.cpp, context.cpp, program.cpp).
 #pragma once
 
 #include <cstdint>
@@ -48,6 +48,10 @@ struct Kernels {
     Inputs pair_inputs;
     void (*rms_norm)(const qw_norm_arguments& arguments, int64_t row);
     void (*delta_net)(const qw_delta_arguments& arguments, int64_t row, int64_t key_head);
+    // Numbers [first, first + count) of one row; a head of one token.
+    void (*pointwise)(const qw_pointwise_arguments& arguments, int64_t row, int64_t first, int64_t count);
+    void (*widen)(const qw_widen_arguments& arguments, int64_t row, int64_t first, int64_t count);
+    void (*rotate)(const qw_rotation_arguments& arguments, int64_t token, int64_t head);
     // One partial for each query head of the key head.
     void (*attend)(const AttentionSegment& segment, AttentionPartial* partials);
 };

@@ -14,6 +14,7 @@ import torch
 from qwench.ops import attention, norm
 from qwench.ops import delta_net as reference
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
+from qwench.ops.eager import Eager
 from qwench.ops.linear import Dense, Packed, Weight
 from qwench.ops.native import (
     ATTENTION_WIDTH,
@@ -26,6 +27,8 @@ from qwench.ops.native import (
     require_equal,
     type_of,
 )
+from qwench.ops.operations import Cache, Description, Inputs
+from qwench.ops.program import Program, Recorder
 from qwench.ops.rows import Rows
 
 
@@ -34,6 +37,9 @@ class Kernels(Protocol):
 
     def weights(self, tensors: dict[str, torch.Tensor]) -> dict[str, Weight]:
         """Tensors [out, in] or [experts, out, in] as weights. ``tensors`` is emptied: each is freed once packed."""
+
+    def forward(self, describe: Description[Cache], inputs: Inputs, cache: Cache) -> torch.Tensor:
+        """The logits [L, V] of a step, fp32; ``cache`` is advanced. One model for all calls."""
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, zero_centred: bool) -> torch.Tensor:
         """See ops/norm."""
@@ -67,6 +73,9 @@ class TorchKernels:
     delta_net = staticmethod(reference.delta_net)
     paged_attention = staticmethod(attention.paged_attention)
 
+    def forward(self, describe: Description[Cache], inputs: Inputs, cache: Cache) -> torch.Tensor:
+        return describe(Eager(self, inputs), cache)
+
     def weights(self, tensors: dict[str, torch.Tensor]) -> dict[str, Weight]:
         taken: dict[str, Weight] = {name: Dense(tensor) for name, tensor in tensors.items()}
         tensors.clear()
@@ -78,6 +87,20 @@ class NativeKernels:
 
     def __init__(self, native: Native) -> None:
         self.native = native
+        self._recorded: tuple[object, Program] | None = None
+
+    def forward(self, describe: Description[Cache], inputs: Inputs, cache: Cache) -> torch.Tensor:
+        """By a program, which is recorded for a cache when it first comes: it holds the cache's addresses."""
+        if inputs.rows.num_single < len(inputs.rows.lengths):
+            return describe(Eager(self, inputs), cache)
+        if self._recorded is None or self._recorded[0] is not cache:
+            recorder = Recorder(inputs.rows.page_size, inputs.cos.shape[1])
+            try:
+                describe(recorder, cache)
+            except NotImplementedError:
+                return describe(Eager(self, inputs), cache)
+            self._recorded = cache, Program(self.native, recorder.instructions)
+        return self._recorded[1].run(inputs)
 
     def weights(self, tensors: dict[str, torch.Tensor]) -> dict[str, Weight]:
         arena = Arena(sum(self._packed_bytes(tensor) for tensor in tensors.values()))

@@ -18,7 +18,7 @@ import torch
 
 from qwench.ops.rows import Rows
 
-INTERFACE = 1  # QW_INTERFACE of the header these declarations were written from
+INTERFACE = 2  # QW_INTERFACE of the header these declarations were written from
 TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}  # QW_F32, QW_BF16
 DELTA_WIDTH = 256  # QW_DELTA_WIDTH
 ATTENTION_WIDTH = 256  # QW_ATTENTION_WIDTH
@@ -129,6 +129,7 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_rms_norm": (None, (c_void_p, POINTER(NormArguments))),
     "qw_delta_net": (c_int32, (c_void_p, POINTER(DeltaArguments))),
     "qw_attention_step": (c_int32, (c_void_p, POINTER(AttentionArguments))),
+    "qw_run": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p)),
 }
 
 
@@ -294,6 +295,12 @@ class Native:
         if status:
             raise MemoryError(f"attention_step: {len(query)} rows do not fit into memory")
         return output
+
+    def run(self, program: int, step: int) -> tuple[int, int]:
+        """Run the program for the step, both addresses of structures: its status, and the instruction that failed."""
+        failed = c_int64()
+        status: int = self._library.qw_run(self._context, program, step, ctypes.byref(failed))
+        return status, failed.value
 
 
 def _dense_rows(x: torch.Tensor) -> torch.Tensor:
