@@ -1,4 +1,6 @@
 // AVX2 with FMA: 16 registers of 8 lanes.
+#include <type_traits>
+
 #include "kernels.h"
 #include "packed.h"
 #include "simd.h"
@@ -27,7 +29,8 @@ namespace qwench {
 const Kernels* avx2_kernels() {
     static const Kernels table = {
         "avx2", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
-        pointwise, widen_piece, rotate, attend,
+        attend, merge_attention,
+        pointwise, widen_piece, rotate,
     };
     return &table;
 }

@@ -1,4 +1,6 @@
 // Plain C++, for every processor.
+#include <type_traits>
+
 #include "kernels.h"
 #include "packed.h"
 #include "simd.h"
@@ -25,7 +27,8 @@ namespace qwench {
 const Kernels* scalar_kernels() {
     static const Kernels table = {
         "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
-        pointwise, widen_piece, rotate, attend,
+        attend, merge_attention,
+        pointwise, widen_piece, rotate,
     };
     return &table;
 }

@@ -63,16 +63,6 @@ int32_t take_rows(const qw_take_arguments& a) {
     return 0;
 }
 
-int32_t put_rows(const qw_take_arguments& a) {
-    if (!all_within(a.ids, a.count, a.rows)) return QW_OUT_OF_RANGE;
-    const int64_t size = a.type == QW_BF16 ? 2 : 4;
-    for (int64_t i = 0; i < a.count; ++i) {
-        const char* x = static_cast<const char*>(a.x) + i * a.x_stride * size;
-        std::memcpy(static_cast<char*>(a.y) + a.ids[i] * a.y_stride * size, x, static_cast<size_t>(a.width * size));
-    }
-    return 0;
-}
-
 int32_t widen_rows(qw_context* context, const qw_widen_arguments& a) {
     for_each_piece(context->pool, a.rows, a.width, [&](int64_t row, int64_t first, int64_t count) {
         context->kernels->widen(a, row, first, count);
@@ -95,7 +85,7 @@ int32_t carry_out(qw_context* context, const qw_instruction& instruction) {
         case QW_DELTA_NET:
             return qw_delta_net(context, &as<qw_delta_arguments>(instruction)) == 0 ? 0 : QW_OUT_OF_RANGE;
         case QW_ATTENTION:
-            return qw_attention_step(context, &as<qw_attention_arguments>(instruction));
+            return qw_attention(context, &as<qw_attention_arguments>(instruction));
         case QW_EMBEDDING:
             return embed(context, as<qw_embedding_arguments>(instruction));
         case QW_POINTWISE:
@@ -104,8 +94,6 @@ int32_t carry_out(qw_context* context, const qw_instruction& instruction) {
             return rotate(context, as<qw_rotation_arguments>(instruction));
         case QW_TAKE_ROWS:
             return take_rows(as<qw_take_arguments>(instruction));
-        case 9:
-            return put_rows(as<qw_take_arguments>(instruction));
         default:
             return widen_rows(context, as<qw_widen_arguments>(instruction));
     }

@@ -27,7 +27,6 @@ class Operation(enum.IntEnum):
     ROTATION = 6
     TAKE_ROWS = 7
     WIDEN = 8
-    PUT_ROWS = 9
 
 
 class Pointwise(enum.IntEnum):
@@ -160,5 +159,4 @@ STRUCTURES: Mapping[Operation, type[ctypes.Structure]] = {
     Operation.ROTATION: RotationArguments,
     Operation.TAKE_ROWS: TakeArguments,
     Operation.WIDEN: WidenArguments,
-    Operation.PUT_ROWS: TakeArguments,
 }

@@ -179,17 +179,13 @@ class Recorder(Operations[Symbol]):
         assert keys.is_contiguous() and values.is_contiguous()
         assert head_dim <= ATTENTION_WIDTH, f"attention: heads are at most {ATTENTION_WIDTH} wide"
         y = _fresh(query.buffer.rows, query.width, query.dtype)
-        for each, cached in ((key, keys), (value, values)):
-            self._note(Operation.PUT_ROWS, {
-                "count": Number.TOKENS, "rows": slots, "width": key.width, "type": TYPES[key.dtype], "ids": Number.KV_SLOTS,
-                "x": each, "x_stride": key.width, "y": cached, "y_stride": key.width,
-            })  # fmt: skip
         self._note(Operation.ATTENTION, {
             "rows": Number.ROWS, "query_heads": query.width // head_dim, "kv_heads": kv_heads, "head_dim": head_dim,
             "page_size": self.page_size, "num_pages": slots // self.page_size, "type": TYPES[query.dtype],
-            "scale": head_dim**-0.5, "page_table": Number.PAGE_TABLE,
-            "page_stride": Number.PAGE_STRIDE, "contexts": Number.CONTEXTS,
-            "query": query, "keys": keys, "values": values, "output": y,
+            "scale": head_dim**-0.5, "starts": Number.STARTS, "contexts": Number.CONTEXTS,
+            "page_table": Number.PAGE_TABLE, "page_stride": Number.PAGE_STRIDE, "kv_slots": Number.KV_SLOTS,
+            "query": query, "query_stride": query.width, "key": key, "key_stride": key.width, "value": value,
+            "value_stride": value.width, "keys": keys, "values": values, "output": y, "output_stride": y.width,
         })  # fmt: skip
         return y
 
