@@ -30,7 +30,7 @@ const Kernels* avx2_kernels() {
     static const Kernels table = {
         "avx2", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
         attend, merge_attention,
-        pointwise, widen_piece, rotate,
+        pointwise, widen_row, rotate,
     };
     return &table;
 }

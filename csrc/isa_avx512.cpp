@@ -30,7 +30,7 @@ const Kernels* avx512_kernels() {
     static const Kernels table = {
         "avx512", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
         attend, merge_attention,
-        pointwise, widen_piece, rotate,
+        pointwise, widen_row, rotate,
     };
     return &table;
 }

@@ -28,7 +28,7 @@ const Kernels* scalar_kernels() {
     static const Kernels table = {
         "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
         attend, merge_attention,
-        pointwise, widen_piece, rotate,
+        pointwise, widen_row, rotate,
     };
     return &table;
 }

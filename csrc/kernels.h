@@ -71,9 +71,9 @@ struct Kernels {
     // Folds one query head's partials, `stride` apart, into the first; writes the output at element `place`.
     void (*merge_attention)(const qw_attention_arguments& arguments, AttentionPartial* partials, int64_t segments,
                             int64_t stride, int64_t place);
-    // Numbers [first, first + count) of one row; a head of one token.
+    // Numbers [first, first + count) of a row; a whole row; a head of a token.
     void (*pointwise)(const qw_pointwise_arguments& arguments, int64_t row, int64_t first, int64_t count);
-    void (*widen)(const qw_widen_arguments& arguments, int64_t row, int64_t first, int64_t count);
+    void (*widen)(const qw_widen_arguments& arguments, int64_t row);
     void (*rotate)(const qw_rotation_arguments& arguments, int64_t token, int64_t head);
 };
 

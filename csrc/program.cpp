@@ -64,9 +64,7 @@ int32_t take_rows(const qw_take_arguments& a) {
 }
 
 int32_t widen_rows(qw_context* context, const qw_widen_arguments& a) {
-    for_each_piece(context->pool, a.rows, a.width, [&](int64_t row, int64_t first, int64_t count) {
-        context->kernels->widen(a, row, first, count);
-    });
+    context->pool.run(a.rows, [&](int64_t row) { context->kernels->widen(a, row); });
     return 0;
 }
 

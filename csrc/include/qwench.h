@@ -256,14 +256,10 @@ typedef struct {
     int64_t y_stride;
 } qw_take_arguments;
 
-/* y = x as fp32. */
+/* Rows of BF16 in the second halves of rows of fp32, made fp32 where they are. */
 typedef struct {
     int64_t rows, width;
-    int32_t type; /* of x */
-    const void* x;
-    int64_t x_stride;
-    float* y;
-    int64_t y_stride;
+    float* y; /* [rows, width] */
 } qw_widen_arguments;
 
 /* What stopped a run. */

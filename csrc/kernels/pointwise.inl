@@ -69,15 +69,11 @@ void rotate(const qw_rotation_arguments& a, int64_t token, int64_t head) {
     }
 }
 
-void widen_piece(const qw_widen_arguments& a, int64_t row, int64_t first, int64_t count) {
-    float* y = a.y + row * a.y_stride + first;
-    if (a.type == QW_BF16) {
-        const bf16* x = static_cast<const bf16*>(a.x) + row * a.x_stride + first;
-        for (int64_t i = 0; i < count; i += kLanes) store_some(y + i, load_some(x + i, count - i), count - i);
-    } else {
-        const float* x = static_cast<const float*>(a.x) + row * a.x_stride + first;
-        std::memcpy(y, x, static_cast<size_t>(count) * sizeof(float));
-    }
+// What is written never passes what is still to be read.
+void widen_row(const qw_widen_arguments& a, int64_t row) {
+    float* y = a.y + row * a.width;
+    const bf16* x = reinterpret_cast<const bf16*>(y) + a.width;
+    for (int64_t i = 0; i < a.width; i += kLanes) store_some(y + i, load_some(x + i, a.width - i), a.width - i);
 }
 
 }  // namespace

@@ -138,15 +138,7 @@ class TakeArguments(ctypes.Structure):
 class WidenArguments(ctypes.Structure):
     """qw_widen_arguments"""
 
-    _fields_ = (
-        ("rows", c_int64),
-        ("width", c_int64),
-        ("type", c_int32),
-        ("x", c_void_p),
-        ("x_stride", c_int64),
-        ("y", c_void_p),
-        ("y_stride", c_int64),
-    )
+    _fields_ = (("rows", c_int64), ("width", c_int64), ("y", c_void_p))
 
 
 STRUCTURES: Mapping[Operation, type[ctypes.Structure]] = {

@@ -61,10 +61,17 @@ class Count:
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """Scratch memory of ``row_bytes`` for each of the step's ``rows``, TOKENS or LOGITS."""
+    """Memory of ``row_bytes`` for each of the step's ``rows``, TOKENS or LOGITS: in the scratch, or the result."""
 
     rows: Number
     row_bytes: int
+    is_result: bool = False
+
+    @property
+    def base(self) -> Number:
+        if self.is_result:
+            return Number.RESULT
+        return Number.TOKEN_SCRATCH if self.rows is Number.TOKENS else Number.LOGIT_SCRATCH
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,20 +131,22 @@ class Recorder(Operations[Symbol]):
         return y
 
     def linear(self, x: Symbol, weight: Weight) -> Symbol:
-        """All layers over one input become one job where the first of them stands: they depend on nothing else."""
         matrix = matrices(weight)[0]
-        require_equal("linear", "in", x=x.width, weight=matrix.width)
-        assert x.is_dense
         y = _fresh(x.buffer.rows, matrix.out, x.dtype)
-        arguments: Arguments = {
-            "tokens": x.buffer.rows, "in": matrix.width, "out": matrix.out, "weight_type": TYPES[matrix.dtype],
-            "type": TYPES[x.dtype], "packed": matrix, "x": x, "x_stride": x.width, "y": y, "y_stride": y.width,
-        }  # fmt: skip
+        self._multiply(x, matrix, y)
+        return y
+
+    def _multiply(self, x: Symbol, matrix: PackedMatrix, y: Symbol) -> None:
+        """All layers over one input become one job where the first of them stands: they depend on nothing else."""
+        require_equal("linear", "in", x=x.width, weight=matrix.width)
         if x not in self._linears:
             self._linears[x] = Instruction(Operation.LINEAR, [])
             self.instructions.append(self._linears[x])
-        self._linears[x].calls.append(arguments)
-        return y
+        self._linears[x].calls.append({
+            "tokens": x.buffer.rows, "in": matrix.width, "out": matrix.out, "weight_type": TYPES[matrix.dtype],
+            "type": TYPES[x.dtype], "packed": matrix, "x": x, "x_stride": x.stride_of(x.width), "y": y,
+            "y_stride": y.stride,
+        })  # fmt: skip
 
     def rms_norm(self, x: Symbol, weight: torch.Tensor, eps: float, *, zero_centred: bool) -> Symbol:
         run = len(weight)
@@ -197,8 +206,9 @@ class Recorder(Operations[Symbol]):
         states: torch.Tensor,
     ) -> Symbol:
         slots, value_heads, key_dim, value_dim = states.shape
-        mixed, gate, beta, decay = inputs.mixed, inputs.gate, inputs.beta, inputs.decay
-        _check_delta(inputs, parameters, conv_states, states)
+        mixed, gate, beta, decay = parts = (inputs.mixed, inputs.gate, inputs.beta, inputs.decay)
+        check_delta(DeltaInputs(*(part.width for part in parts)), parameters, conv_states, states)
+        require_equal("delta_net", "type", **dict(zip(("mixed", "gate", "beta", "decay"), (p.dtype for p in parts))))
         y = _fresh(gate.buffer.rows, gate.width, gate.dtype)
         self._note(Operation.DELTA_NET, {
             "rows": Number.ROWS, "num_slots": slots, "key_heads": parameters.num_key_heads, "value_heads": value_heads,
@@ -246,11 +256,14 @@ class Recorder(Operations[Symbol]):
         return y
 
     def logits(self, x: Symbol, head: Weight) -> Symbol:
-        y = self.linear(x, head)
-        self._note(Operation.WIDEN, {
-            "rows": Number.LOGITS, "width": y.width, "type": TYPES[y.dtype], "x": y, "x_stride": y.width,
-            "y": Number.RESULT, "y_stride": y.width,
-        })  # fmt: skip
+        """Written where the result is wanted; BF16 takes half the room, and is widened there."""
+        matrix = matrices(head)[0]
+        result = Buffer(Number.LOGITS, matrix.out * torch.float32.itemsize, is_result=True)
+        parts = torch.float32.itemsize // x.dtype.itemsize
+        self._multiply(x, matrix, Symbol(result, x.dtype, matrix.out, matrix.out, parts * matrix.out, (parts - 1) * matrix.out))
+        y = Symbol(result, torch.float32, matrix.out, matrix.out, matrix.out)
+        if x.dtype != y.dtype:
+            self._note(Operation.WIDEN, {"rows": Number.LOGITS, "width": y.width, "y": y})
         return y
 
     def _note(self, operation: Operation, arguments: Arguments) -> None:
@@ -267,14 +280,6 @@ def _fresh(rows: Number, width: int, dtype: torch.dtype) -> Symbol:
     return Symbol(Buffer(rows, width * dtype.itemsize), dtype, width, width, width)
 
 
-def _check_delta(
-    inputs: DeltaInputs[Symbol], parameters: DeltaParameters, conv_states: torch.Tensor, states: torch.Tensor
-) -> None:
-    """Every dimension that two arguments share. Raises ValueError naming the one that differs."""
-    slots, value_heads, key_dim, value_dim = states.shape
-    heads = 2 * parameters.num_key_heads * key_dim + value_heads * value_dim
-
-
 def plan(instructions: Iterable[Instruction]) -> tuple[dict[Buffer, int], dict[Number, int]]:
     """A place (bytes per row) for every buffer, and how many bytes a row takes in all, for TOKENS and for LOGITS.
 
@@ -282,7 +287,7 @@ def plan(instructions: Iterable[Instruction]) -> tuple[dict[Buffer, int], dict[N
     """
     lives: dict[Buffer, tuple[int, int]] = {}
     for index, instruction in enumerate(instructions):
-        for symbol in instruction.symbols:
+        for symbol in (each for each in instruction.symbols if not each.buffer.is_result):
             first, _ = lives.get(symbol.buffer, (index, index))
             lives[symbol.buffer] = first, index
     places: dict[Buffer, int] = {}
@@ -372,7 +377,5 @@ def _blank(address: int, argument: Number | Count | Symbol, places: dict[Buffer,
         return BlankStructure(address, argument, Number.ZERO, 0, 0)
     if isinstance(argument, Count):
         return BlankStructure(address, Number.ZERO, argument.number, argument.factor, 0)
-    rows = argument.buffer.rows
-    scratch = Number.TOKEN_SCRATCH if rows is Number.TOKENS else Number.LOGIT_SCRATCH
-    offset = argument.offset * argument.dtype.itemsize
-    return BlankStructure(address, scratch, rows, places[argument.buffer], offset)
+    buffer, offset = argument.buffer, argument.offset * argument.dtype.itemsize
+    return BlankStructure(address, buffer.base, buffer.rows, places.get(buffer, 0), offset)
