@@ -4,6 +4,7 @@
 #include "kernels.h"
 #include "packed.h"
 #include "simd.h"
+#include "simd_codes.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
 
@@ -21,6 +22,7 @@ constexpr int kStateVectors = 2;
 #include "kernels/attention.inl"
 #include "kernels/delta.inl"
 #include "kernels/linear.inl"
+#include "kernels/quantised.inl"
 #include "kernels/norm.inl"
 #include "kernels/pointwise.inl"
 
@@ -28,9 +30,8 @@ namespace qwench {
 
 const Kernels* avx2_kernels() {
     static const Kernels table = {
-        "avx2", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
-        attend, merge_attention,
-        pointwise, widen_row, rotate,
+        "avx2", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, linear_codes},
+        rms_norm, delta_net, attend, merge_attention, pointwise, widen_row, rotate,
     };
     return &table;
 }

@@ -4,6 +4,7 @@
 #include "kernels.h"
 #include "packed.h"
 #include "simd.h"
+#include "simd_codes.h"
 
 namespace qwench {
 namespace {
@@ -19,6 +20,7 @@ constexpr int kStateVectors = 2;
 #include "kernels/attention.inl"
 #include "kernels/delta.inl"
 #include "kernels/linear.inl"
+#include "kernels/quantised.inl"
 #include "kernels/norm.inl"
 #include "kernels/pointwise.inl"
 
@@ -26,9 +28,8 @@ namespace qwench {
 
 const Kernels* scalar_kernels() {
     static const Kernels table = {
-        "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
-        attend, merge_attention,
-        pointwise, widen_row, rotate,
+        "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, linear_codes},
+        rms_norm, delta_net, attend, merge_attention, pointwise, widen_row, rotate,
     };
     return &table;
 }

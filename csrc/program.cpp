@@ -26,18 +26,6 @@ void for_each_piece(Pool& pool, int64_t rows, int64_t width, const Piece& piece)
     });
 }
 
-int32_t multiply(qw_context* context, const qw_linear_arguments* layers, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) {
-        if (qw_linear(context, layers + i) != 0) return QW_NO_MEMORY;
-    }
-    return 0;
-}
-
-int32_t embed(qw_context* context, const qw_embedding_arguments& a) {
-    const int32_t status = qw_unpack_rows(context, a.weight_type, a.out, a.in, a.packed, a.ids, a.tokens, a.y, a.y_stride);
-    return status == 0 ? 0 : QW_OUT_OF_RANGE;
-}
-
 int32_t combine(qw_context* context, const qw_pointwise_arguments& a) {
     for_each_piece(context->pool, a.rows, a.width, [&](int64_t row, int64_t first, int64_t count) {
         context->kernels->pointwise(a, row, first, count);
@@ -76,7 +64,7 @@ const Arguments& as(const qw_instruction& instruction) {
 int32_t carry_out(qw_context* context, const qw_instruction& instruction) {
     switch (instruction.operation) {
         case QW_LINEAR:
-            return multiply(context, &as<qw_linear_arguments>(instruction), instruction.count);
+            return qw_linear_many(context, &as<qw_linear_arguments>(instruction), instruction.count) == 0 ? 0 : QW_NO_MEMORY;
         case QW_RMS_NORM:
             qw_rms_norm(context, &as<qw_norm_arguments>(instruction));
             return 0;
@@ -84,8 +72,8 @@ int32_t carry_out(qw_context* context, const qw_instruction& instruction) {
             return qw_delta_net(context, &as<qw_delta_arguments>(instruction)) == 0 ? 0 : QW_OUT_OF_RANGE;
         case QW_ATTENTION:
             return qw_attention(context, &as<qw_attention_arguments>(instruction));
-        case QW_EMBEDDING:
-            return embed(context, as<qw_embedding_arguments>(instruction));
+        case QW_UNPACK_ROWS:
+            return qw_unpack_rows(context, &as<qw_unpack_arguments>(instruction)) == 0 ? 0 : QW_OUT_OF_RANGE;
         case QW_POINTWISE:
             return combine(context, as<qw_pointwise_arguments>(instruction));
         case QW_ROTATION:

@@ -209,7 +209,6 @@ struct Attention {
     void multiply(const InputRows<E>& inputs, int64_t first, int64_t count, qw_linear_arguments& l, int64_t groups) const {
         l.tokens = count;
         l.type = QW_F32;
-        l.weight_type = a.type;
         const LinearJob job = {&l, inputs.elements + first * inputs.depth, inputs.tiled ? 0 : inputs.depth};
         for (int64_t each = 0; each < groups; ++each) kernel(job, each, 0, count);
     }
@@ -218,10 +217,10 @@ struct Attention {
     void attend_rows(int64_t first, int64_t count, int64_t start) const {
         const int64_t last_seen = seen(first + count - 1) - start;
         const int64_t positions = last_seen < kAttentionSegment ? last_seen : kAttentionSegment;
+        const qw_weight_type element = {a.type, 0, 0, 0, 0, 0, 0, 0, {}};
+        qw_weight weight = {&element, scratch.keys, kAttentionSegment, a.head_dim};
         qw_linear_arguments l = {};
-        l.in = a.head_dim;
-        l.out = kAttentionSegment;
-        l.packed = scratch.keys;
+        l.weight = &weight;
         l.y = scratch.scores;
         l.y_stride = kAttentionSegment;
         multiply(queries, first, count, l, num_groups(positions));
@@ -234,11 +233,11 @@ struct Attention {
             weigh(scratch.scores + row * kAttentionSegment, sees, depth, a.scale, weights.row(row), weights.run(),
                   maxima[row], totals[row]);
         }
-        l.in = depth;
+        weight.in = depth;
         l.y_stride = kAttentionWidth;
         for (int64_t column = 0; column < a.head_dim; column += kGroup) {
-            l.out = a.head_dim - column < kGroup ? a.head_dim - column : kGroup;
-            l.packed = static_cast<const char*>(scratch.values) + group_offset(kBf16, kAttentionSegment, column / kGroup);
+            weight.out = a.head_dim - column < kGroup ? a.head_dim - column : kGroup;
+            weight.packed = static_cast<const char*>(scratch.values) + group_offset(kBf16, kAttentionSegment, column / kGroup);
             l.y = scratch.products + column;
             multiply(weights, 0, count, l, 1);
         }

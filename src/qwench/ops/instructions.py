@@ -8,9 +8,9 @@ from __future__ import annotations
 import ctypes
 import enum
 from collections.abc import Mapping
-from ctypes import c_float, c_int32, c_int64, c_void_p
+from ctypes import c_int32, c_int64, c_void_p
 
-from qwench.ops.native import AttentionArguments, DeltaArguments, LinearArguments, NormArguments
+from qwench.ops.native import AttentionArguments, DeltaArguments, LinearArguments, NormArguments, UnpackArguments
 
 OUT_OF_RANGE, NO_MEMORY = 1, 2  # QW_OUT_OF_RANGE, QW_NO_MEMORY
 
@@ -22,7 +22,7 @@ class Operation(enum.IntEnum):
     RMS_NORM = 1
     DELTA_NET = 2
     ATTENTION = 3
-    EMBEDDING = 4
+    UNPACK_ROWS = 4
     POINTWISE = 5
     ROTATION = 6
     TAKE_ROWS = 7
@@ -65,21 +65,6 @@ class ProgramStructure(ctypes.Structure):
         ("num_blanks", c_int64),
         ("token_bytes", c_int64),
         ("logit_bytes", c_int64),
-    )
-
-
-class EmbeddingArguments(ctypes.Structure):
-    """qw_embedding_arguments"""
-
-    _fields_ = (
-        ("tokens", c_int64),
-        ("in", c_int64),
-        ("out", c_int64),
-        ("weight_type", c_int32),
-        ("packed", c_void_p),
-        ("ids", c_void_p),
-        ("y", c_void_p),
-        ("y_stride", c_int64),
     )
 
 
@@ -146,7 +131,7 @@ STRUCTURES: Mapping[Operation, type[ctypes.Structure]] = {
     Operation.RMS_NORM: NormArguments,
     Operation.DELTA_NET: DeltaArguments,
     Operation.ATTENTION: AttentionArguments,
-    Operation.EMBEDDING: EmbeddingArguments,
+    Operation.UNPACK_ROWS: UnpackArguments,
     Operation.POINTWISE: PointwiseArguments,
     Operation.ROTATION: RotationArguments,
     Operation.TAKE_ROWS: TakeArguments,

@@ -7,7 +7,7 @@ native instructions down, to be run for every step. Nothing here knows a model, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -16,7 +16,6 @@ from qwench.ops.linear import Weight
 from qwench.ops.rows import Rows
 
 Value = TypeVar("Value")
-Cache = TypeVar("Cache", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Operations(Protocol[Value]):
         """``linear``, as fp32: [L, V]."""
 
 
-class Description(Protocol[Cache]):
-    """A model's forward pass, from the embedding to the logits, over the tensors of a cache."""
+class Description(Protocol):
+    """A model's forward pass, from the embedding to the logits, over the tensors of its cache."""
 
-    def __call__(self, ops: Operations[Value], cache: Cache) -> Value: ...
+    def __call__(self, ops: Operations[Value], cache: Any) -> Value: ...

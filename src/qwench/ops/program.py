@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import enum
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -25,7 +26,17 @@ from qwench.ops.instructions import (
     ProgramStructure,
 )
 from qwench.ops.linear import Packed, Weight
-from qwench.ops.native import ALIGNMENT, ATTENTION_WIDTH, DELTA_WIDTH, TYPES, Native, PackedMatrix, require_equal
+from qwench.ops.native import (
+    ALIGNMENT,
+    ATTENTION_WIDTH,
+    DELTA_WIDTH,
+    TYPES,
+    Native,
+    PackedMatrix,
+    address_of,
+    require_equal,
+    type_of,
+)
 from qwench.ops.operations import Inputs, Operations
 
 
@@ -76,7 +87,7 @@ class Buffer:
 
 @dataclass(frozen=True, eq=False)
 class Symbol:
-    """[n, width] in a buffer: runs of ``run`` elements, ``stride`` elements from each to the next, from ``offset`` on."""
+    """[n, width] in a buffer: runs of ``run`` elements, ``stride`` elements from each to the next, from ``offset``."""
 
     buffer: Buffer
     dtype: torch.dtype
@@ -121,17 +132,17 @@ class Recorder(Operations[Symbol]):
     _linears: dict[Symbol, Instruction] = field(default_factory=dict)  # by what they read
 
     def embed(self, table: Weight) -> Symbol:
-        matrix = matrices(table)[0]
-        y = _fresh(Number.TOKENS, matrix.width, matrix.dtype)
-        arguments: Arguments = {
-            "tokens": Number.TOKENS, "in": matrix.width, "out": matrix.out, "weight_type": TYPES[matrix.dtype],
-            "packed": matrix, "ids": Number.TOKEN_IDS, "y": y, "y_stride": y.width,
-        }  # fmt: skip
-        self._note(Operation.EMBEDDING, arguments)
+        (matrix,) = _matrices(table)
+        assert isinstance(matrix.type, torch.dtype)
+        y = _fresh(Number.TOKENS, matrix.width, matrix.type)
+        self._note(Operation.UNPACK_ROWS, {
+            "weight": matrix, "count": Number.TOKENS, "rows": Number.TOKEN_IDS, "type": TYPES[y.dtype],
+            "target": y, "target_stride": y.stride,
+        })  # fmt: skip
         return y
 
     def linear(self, x: Symbol, weight: Weight) -> Symbol:
-        matrix = matrices(weight)[0]
+        (matrix,) = _matrices(weight)
         y = _fresh(x.buffer.rows, matrix.out, x.dtype)
         self._multiply(x, matrix, y)
         return y
@@ -140,12 +151,10 @@ class Recorder(Operations[Symbol]):
         """All layers over one input become one job where the first of them stands: they depend on nothing else."""
         require_equal("linear", "in", x=x.width, weight=matrix.width)
         if x not in self._linears:
-            self._linears[x] = Instruction(Operation.LINEAR, [])
-            self.instructions.append(self._linears[x])
+            self._linears[x] = self._note(Operation.LINEAR)
         self._linears[x].calls.append({
-            "tokens": x.buffer.rows, "in": matrix.width, "out": matrix.out, "weight_type": TYPES[matrix.dtype],
-            "type": TYPES[x.dtype], "packed": matrix, "x": x, "x_stride": x.stride_of(x.width), "y": y,
-            "y_stride": y.stride,
+            "weight": matrix, "tokens": x.buffer.rows, "type": TYPES[x.dtype], "x": x, "x_stride": x.stride_of(x.width),
+            "y": y, "y_stride": y.stride,
         })  # fmt: skip
 
     def rms_norm(self, x: Symbol, weight: torch.Tensor, eps: float, *, zero_centred: bool) -> Symbol:
@@ -176,21 +185,20 @@ class Recorder(Operations[Symbol]):
         })  # fmt: skip
         return y
 
-    def attention(
-        self, query: Symbol, key: Symbol, value: Symbol, keys: torch.Tensor, values: torch.Tensor
-    ) -> Symbol:
+    def attention(self, query: Symbol, key: Symbol, value: Symbol, keys: torch.Tensor, values: torch.Tensor) -> Symbol:
         slots, kv_heads, head_dim = keys.shape
         require_equal("attention", "kv_heads * head_dim", key=key.width, value=value.width, keys=kv_heads * head_dim)
         require_equal("attention", "width beyond whole groups", query=query.width % key.width, needed=0)
-        require_equal("attention", "shape", keys=keys.shape, values=values.shape)
-        require_equal("attention", "type", query=query.dtype, keys=keys.dtype, values=values.dtype)
+        code = type_of("attention", query=query, key=key, value=value, keys=keys, values=values)
+        assert keys.shape == values.shape
+        assert keys.is_contiguous()
+        assert values.is_contiguous()
         assert all(each.is_dense for each in (query, key, value))
-        assert keys.is_contiguous() and values.is_contiguous()
         assert head_dim <= ATTENTION_WIDTH, f"attention: heads are at most {ATTENTION_WIDTH} wide"
         y = _fresh(query.buffer.rows, query.width, query.dtype)
         self._note(Operation.ATTENTION, {
             "rows": Number.ROWS, "query_heads": query.width // head_dim, "kv_heads": kv_heads, "head_dim": head_dim,
-            "page_size": self.page_size, "num_pages": slots // self.page_size, "type": TYPES[query.dtype],
+            "page_size": self.page_size, "num_pages": slots // self.page_size, "type": code,
             "scale": head_dim**-0.5, "starts": Number.STARTS, "contexts": Number.CONTEXTS,
             "page_table": Number.PAGE_TABLE, "page_stride": Number.PAGE_STRIDE, "kv_slots": Number.KV_SLOTS,
             "query": query, "query_stride": query.width, "key": key, "key_stride": key.width, "value": value,
@@ -206,13 +214,14 @@ class Recorder(Operations[Symbol]):
         states: torch.Tensor,
     ) -> Symbol:
         slots, value_heads, key_dim, value_dim = states.shape
-        mixed, gate, beta, decay = parts = (inputs.mixed, inputs.gate, inputs.beta, inputs.decay)
-        check_delta(DeltaInputs(*(part.width for part in parts)), parameters, conv_states, states)
-        require_equal("delta_net", "type", **dict(zip(("mixed", "gate", "beta", "decay"), (p.dtype for p in parts))))
+        mixed, gate, beta, decay = inputs.mixed, inputs.gate, inputs.beta, inputs.decay
+        widths = DeltaInputs(mixed.width, gate.width, beta.width, decay.width)
+        check_delta(widths, parameters, conv_states, states)
         y = _fresh(gate.buffer.rows, gate.width, gate.dtype)
         self._note(Operation.DELTA_NET, {
             "rows": Number.ROWS, "num_slots": slots, "key_heads": parameters.num_key_heads, "value_heads": value_heads,
-            "key_dim": key_dim, "value_dim": value_dim, "taps": parameters.conv.shape[1], "type": TYPES[mixed.dtype],
+            "key_dim": key_dim, "value_dim": value_dim, "taps": parameters.conv.shape[1],
+            "type": type_of("delta_net", mixed=mixed, gate=gate, beta=beta, decay=decay, conv_states=conv_states),
             "epsilon": parameters.eps, "starts": Number.STARTS, "slots": Number.STATE_SLOTS, "mixed": mixed,
             "beta": beta, "decay": decay, "gate": gate, "conv": parameters.taps, "decay_rate": parameters.decay_rate,
             "decay_bias": parameters.dt_bias, "scale": parameters.scale, "conv_states": conv_states, "states": states,
@@ -232,16 +241,23 @@ class Recorder(Operations[Symbol]):
         return self._pointwise(Pointwise.SIGMOID_MULTIPLY, x, gate)
 
     def add(self, x: Symbol, y: Symbol) -> Symbol:
+        """Where y has just come out of a linear layer, the layer adds x itself."""
+        last = self.instructions[-1]
+        if last.operation is Operation.LINEAR and len(last.calls) == 1 and last.calls[0]["y"] is y:
+            last.calls[0] |= {"residual": x, "residual_stride": x.stride_of(x.width)}
+            return replace(y)
         return self._pointwise(Pointwise.ADD, x, y)
 
     def _pointwise(self, kind: Pointwise, x: Symbol, y: Symbol) -> Symbol:
-        require_equal("pointwise", "width", x=x.width, y=x.width if y.width == 1 else y.width)
-        require_equal("pointwise", "type", x=x.dtype, y=y.dtype)
+        if y.width != 1:
+            require_equal("pointwise", "width", x=x.width, y=y.width)
         output = _fresh(x.buffer.rows, x.width, x.dtype)
-        run = min(x.run, x.run if y.width == 1 else y.run)
+        run = x.run if y.width == 1 else min(x.run, y.run)
+        other = min(run, y.width)
         self._note(Operation.POINTWISE, {
-            "rows": Count(x.buffer.rows, x.width // run), "width": run, "y_width": min(run, y.width), "kind": kind,
-            "type": TYPES[x.dtype], "x": x, "x_stride": x.stride_of(run), "y": y, "y_stride": y.stride_of(min(run, y.width)),
+            "rows": Count(x.buffer.rows, x.width // run), "width": run, "y_width": other, "kind": kind,
+            "type": type_of("pointwise", x=x, y=y), "x": x, "x_stride": x.stride_of(run),
+            "y": y, "y_stride": y.stride_of(other),
             "output": output, "output_stride": run,
         })  # fmt: skip
         return output
@@ -256,21 +272,23 @@ class Recorder(Operations[Symbol]):
         return y
 
     def logits(self, x: Symbol, head: Weight) -> Symbol:
-        """Written where the result is wanted; BF16 takes half the room, and is widened there."""
-        matrix = matrices(head)[0]
+        """Written where the result is wanted; BF16 into the second halves of its rows, to be widened there."""
+        (matrix,) = _matrices(head)
         result = Buffer(Number.LOGITS, matrix.out * torch.float32.itemsize, is_result=True)
-        parts = torch.float32.itemsize // x.dtype.itemsize
-        self._multiply(x, matrix, Symbol(result, x.dtype, matrix.out, matrix.out, parts * matrix.out, (parts - 1) * matrix.out))
         y = Symbol(result, torch.float32, matrix.out, matrix.out, matrix.out)
-        if x.dtype != y.dtype:
+        if x.dtype == y.dtype:
+            self._multiply(x, matrix, y)
+        else:
+            self._multiply(x, matrix, replace(y, dtype=x.dtype, stride=2 * y.width, offset=y.width))
             self._note(Operation.WIDEN, {"rows": Number.LOGITS, "width": y.width, "y": y})
         return y
 
-    def _note(self, operation: Operation, arguments: Arguments) -> None:
-        self.instructions.append(Instruction(operation, [arguments]))
+    def _note(self, operation: Operation, *calls: Arguments) -> Instruction:
+        self.instructions.append(Instruction(operation, list(calls)))
+        return self.instructions[-1]
 
 
-def matrices(weight: Weight) -> tuple[PackedMatrix, ...]:
+def _matrices(weight: Weight) -> tuple[PackedMatrix, ...]:
     """The matrices of a packed weight: one, or one for each expert."""
     assert isinstance(weight, Packed), "programs multiply with packed weights only"
     return weight.matrices
@@ -278,6 +296,30 @@ def matrices(weight: Weight) -> tuple[PackedMatrix, ...]:
 
 def _fresh(rows: Number, width: int, dtype: torch.dtype) -> Symbol:
     return Symbol(Buffer(rows, width * dtype.itemsize), dtype, width, width, width)
+
+
+def check_delta(
+    widths: DeltaInputs[int], parameters: DeltaParameters, conv_states: torch.Tensor, states: torch.Tensor
+) -> None:
+    """Every dimension that two arguments of delta_net share. Raises ValueError naming the one that differs."""
+    same = functools.partial(require_equal, "delta_net")
+    slots, value_heads, key_dim, value_dim = states.shape
+    channels, taps = parameters.conv.shape
+    values = value_heads * value_dim
+    heads = 2 * parameters.num_key_heads * key_dim + values
+    same("key_dim", parameters=parameters.key_dim, states=key_dim)
+    same("channels", heads=heads, mixed=widths.mixed, conv=channels, conv_states=conv_states.shape[2])
+    same("taps - 1", conv=taps - 1, conv_states=conv_states.shape[1])
+    same("value_heads * value_dim", states=values, gate=widths.gate)
+    vectors = {"a_log": len(parameters.a_log), "dt_bias": len(parameters.dt_bias)}
+    same("value_heads", states=value_heads, beta=widths.beta, decay=widths.decay, **vectors)
+    same("value_dim", states=value_dim, norm=len(parameters.norm))
+    same("slots", states=slots, conv_states=len(conv_states))
+    same("value heads beyond whole groups", value_heads=value_heads % parameters.num_key_heads, needed=0)
+    assert max(key_dim, value_dim) <= DELTA_WIDTH, f"delta_net: heads are at most {DELTA_WIDTH} wide"
+    assert conv_states.is_contiguous()
+    assert states.is_contiguous()
+    assert states.dtype == parameters.dt_bias.dtype == torch.float32
 
 
 def plan(instructions: Iterable[Instruction]) -> tuple[dict[Buffer, int], dict[Number, int]]:
@@ -310,69 +352,85 @@ def _room(buffer: Buffer) -> int:
 
 
 class Program:
-    """Instructions laid down for ``native``, with logits [L, ``vocabulary``] as their result."""
+    """A description laid down for ``native``. Serves one caller at a time: a run fills in the blanks."""
 
-    def __init__(self, native: Native, instructions: list[Instruction]) -> None:
+    def __init__(self, native: Native, instructions: list[Instruction], vocabulary: int) -> None:
         self._native = native
+        self._vocabulary = vocabulary
         self._instructions = instructions  # and with them everything whose address was taken
-        places, totals = plan(instructions)
-        self._blanks: list[BlankStructure] = []
-        self._arguments = [self._lay_down(each, places) for each in instructions]
-        lines = [
-            InstructionStructure(each.operation, len(each.calls), ctypes.addressof(arguments))
-            for each, arguments in zip(instructions, self._arguments, strict=True)
-        ]
-        self._lines = (InstructionStructure * len(lines))(*lines)
-        blanks = self._all_blanks = (BlankStructure * len(self._blanks))(*self._blanks)
+        places, room = plan(instructions)
+        blanks: list[BlankStructure] = []
+        self._arguments = [_lay_down(each, places, blanks) for each in instructions]
+        self._lines = (InstructionStructure * len(instructions))(
+            *(
+                InstructionStructure(each.operation, len(each.calls), ctypes.addressof(arguments))
+                for each, arguments in zip(instructions, self._arguments, strict=True)
+            )
+        )
+        self._blanks = (BlankStructure * len(blanks))(*blanks)
         self._structure = ProgramStructure(
-            ctypes.addressof(self._lines), len(lines), ctypes.addressof(blanks), len(blanks),
-            totals[Number.TOKENS], totals[Number.LOGITS],
+            ctypes.addressof(self._lines), len(self._lines), ctypes.addressof(self._blanks), len(self._blanks),
+            room[Number.TOKENS], room[Number.LOGITS],
         )  # fmt: skip
         self._step = (ctypes.c_int64 * len(Number))()
-        self._vocabulary = int(instructions[-1].calls[0]["width"])  # type: ignore[arg-type]
-
-    def _lay_down(self, instruction: Instruction, places: dict[Buffer, int]) -> ctypes.Array[ctypes.Structure]:
-        """The structures of an instruction; what is not known yet becomes a blank."""
-        structure = STRUCTURES[instruction.operation]
-        laid = (structure * len(instruction.calls))()
-        for filled, arguments in zip(laid, instruction.calls, strict=True):
-            for name, argument in arguments.items():
-                if isinstance(argument, Number | Count | Symbol):
-                    place = getattr(structure, name)
-                    assert place.size == ctypes.sizeof(ctypes.c_int64)
-                    self._blanks.append(_blank(ctypes.addressof(filled) + place.offset, argument, places))
-                else:
-                    setattr(filled, name, _known(argument))
-        return laid
 
     def run(self, inputs: Inputs) -> torch.Tensor:
-        """Logits [L, V] of a step, fp32."""
+        """Logits [L, V] of a step, fp32. Raises ValueError naming a dimension in which the step's tensors differ."""
+        _check(inputs)
         rows = inputs.rows
-        step = self._step
-        tensors = {}
         logits = torch.empty(len(inputs.logit_tokens), self._vocabulary)
-        step[1:3] = len(inputs.token_ids), len(inputs.logit_tokens)
-        step[5:] = (
+        self._step[Number.TOKENS], self._step[Number.LOGITS] = len(inputs.token_ids), len(logits)
+        self._step[Number.ROWS :] = [
             len(rows.lengths), inputs.token_ids.data_ptr(), rows.starts.data_ptr(), rows.context_lengths.data_ptr(),
             rows.page_table.data_ptr(), rows.page_table.shape[1], rows.kv_slots.data_ptr(), rows.state_slots.data_ptr(),
             inputs.logit_tokens.data_ptr(), inputs.cos.data_ptr(), inputs.sin.data_ptr(), logits.data_ptr(),
-        )  # fmt: skip
-        status, failed = self._native.run(ctypes.addressof(self._structure), ctypes.addressof(step))
+        ]  # fmt: skip
+        status, failed = self._native.run(ctypes.addressof(self._structure), ctypes.addressof(self._step))
         if status == NO_MEMORY:
             raise MemoryError(f"a step of {len(inputs.token_ids)} tokens does not fit into memory")
         if status:
             name = self._instructions[failed].operation.name.lower()
-            raise IndexError(f"{name}: the step names a row, page or slot that does not exist")
+            raise IndexError(f"{name}: the step names a row, a page or a slot that does not exist")
         return logits
 
 
-def _known(argument: int | float | torch.Tensor | PackedMatrix) -> int | float:
-    if isinstance(argument, torch.Tensor):
-        return argument.data_ptr()
-    return argument.address if isinstance(argument, PackedMatrix) else argument
+def _check(inputs: Inputs) -> None:
+    rows = inputs.rows
+    angles = {"cos": len(inputs.cos), "sin": len(inputs.sin)}
+    tokens = {"token_ids": len(inputs.token_ids), "lengths": sum(rows.lengths), "kv_slots": len(rows.kv_slots)}
+    require_equal("step", "tokens", **tokens, **angles)
+    slots = {"page_table": len(rows.page_table), "state_slots": len(rows.state_slots)}
+    require_equal("step", "rows", lengths=len(rows.lengths), contexts=len(rows.contexts), **slots)
+    for tensor in (inputs.token_ids, inputs.logit_tokens, rows.page_table, rows.kv_slots, rows.state_slots):
+        assert tensor.dtype == torch.int64
+        assert tensor.is_contiguous()
+    for tensor in (inputs.cos, inputs.sin):
+        assert tensor.dtype == torch.float32
+        assert tensor.is_contiguous()
 
 
-def _blank(address: int, argument: Number | Count | Symbol, places: dict[Buffer, int]) -> BlankStructure:
+def _lay_down(
+    instruction: Instruction, places: Mapping[Buffer, int], blanks: list[BlankStructure]
+) -> ctypes.Array[ctypes.Structure]:
+    """An instruction's structures; what is not known before a step becomes one of ``blanks``."""
+    kind = STRUCTURES[instruction.operation]
+    structures = (kind * len(instruction.calls))()
+    for structure, arguments in zip(structures, instruction.calls, strict=True):
+        for name, argument in arguments.items():
+            if isinstance(argument, Number | Count | Symbol):
+                place = getattr(kind, name)
+                assert place.size == ctypes.sizeof(ctypes.c_int64), f"{name} is too small for a number of a step"
+                blanks.append(_blank(ctypes.addressof(structure) + place.offset, argument, places))
+            elif isinstance(argument, torch.Tensor):
+                setattr(structure, name, argument.data_ptr())
+            elif isinstance(argument, PackedMatrix):
+                setattr(structure, name, address_of(argument))
+            else:
+                setattr(structure, name, argument)
+    return structures
+
+
+def _blank(address: int, argument: Number | Count | Symbol, places: Mapping[Buffer, int]) -> BlankStructure:
     if isinstance(argument, Number):
         return BlankStructure(address, argument, Number.ZERO, 0, 0)
     if isinstance(argument, Count):
