@@ -36,7 +36,7 @@ struct Plan {
     int64_t segments(int64_t row) const { return divide_up(a.contexts[row], kAttentionSegment); }
     int64_t units(int64_t row) const { return is_short(row) ? segments(row) : divide_up(length(row), block); }
     int64_t tasks(int64_t row) const { return length(row) == 0 ? 0 : a.kv_heads * units(row); }
-    // Partials that a short row leaves: [kv_heads, segments, tokens, group].
+    // Partials that a short row leaves: [segments, kv_heads, tokens, group].
     int64_t partials(int64_t row) const { return is_short(row) ? tasks(row) * length(row) * group : 0; }
 };
 
@@ -114,15 +114,15 @@ AttentionTask find_task(const Plan& plan, const Bounds& bounds, int64_t index, A
     AttentionTask task = {};
     task.arguments = &a;
     task.row = std::upper_bound(bounds.tasks, bounds.tasks + a.rows + 1, index) - bounds.tasks - 1;
-    const int64_t units = plan.units(task.row), local = index - bounds.tasks[task.row], unit = local % units;
+    const int64_t local = index - bounds.tasks[task.row], unit = local / a.kv_heads;
     const int64_t length = plan.length(task.row);
-    task.kv_head = local / units;
+    task.kv_head = local % a.kv_heads;
     if (plan.is_short(task.row)) {
         task.last_token = length;
         task.first_segment = unit;
         task.last_segment = unit + 1;
         task.scratch.partials = partials + bounds.partials[task.row] + local * length * plan.group;
-        task.finishes = units == 1;
+        task.finishes = plan.segments(task.row) == 1;
     } else {
         task.first_token = unit * plan.block;
         task.last_token = std::min(length, task.first_token + plan.block);
@@ -135,13 +135,13 @@ AttentionTask find_task(const Plan& plan, const Bounds& bounds, int64_t index, A
 // The partials of a short row and one of its key heads become outputs.
 void merge_row(const Kernels& kernels, const Plan& plan, int64_t row, int64_t kv_head, AttentionPartial* partials) {
     const qw_attention_arguments& a = plan.a;
-    const int64_t length = plan.length(row), rows = length * plan.group, segments = plan.segments(row);
-    AttentionPartial* first = partials + kv_head * segments * rows;
+    const int64_t length = plan.length(row), rows = length * plan.group;
+    AttentionPartial* first = partials + kv_head * rows;
     for (int64_t each = 0; each < rows; ++each) {
         const int64_t token = each / plan.group, seen = a.contexts[row] - length + token + 1;
         const int64_t head = kv_head * plan.group + each % plan.group;
         const int64_t place = (a.starts[row] + token) * a.output_stride + head * a.head_dim;
-        kernels.merge_attention(a, first + each, divide_up(seen, kAttentionSegment), rows, place);
+        kernels.merge_attention(a, first + each, divide_up(seen, kAttentionSegment), a.kv_heads * rows, place);
     }
 }
 

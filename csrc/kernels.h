@@ -33,10 +33,6 @@ struct CodedJob {
 // Computes outputs of `group` for tokens [first, last).
 using LinearKernel = void (*)(const LinearJob& job, int64_t group, int64_t first, int64_t last);
 
-struct Kernels;
-
-constexpr int64_t kAttentionSegment = 256;  // positions that are weighed together
-constexpr int64_t kAttentionRows = 64;      // pairs of a query token and a head whose scores are held at once
 // Rounds one tile of inputs to 8 bits; computes outputs of panels [begin, end) for tokens [first, last).
 struct CodedKernels {
     void (*code_inputs)(const qw_linear_arguments& arguments, const CodedInputs& inputs, int64_t tile);
@@ -48,6 +44,10 @@ static inline int64_t input_row(const qw_linear_arguments& arguments, int64_t to
     return arguments.rows == nullptr ? token : arguments.rows[token];
 }
 
+struct Kernels;
+
+constexpr int64_t kAttentionSegment = 256;  // positions that are weighed together
+constexpr int64_t kAttentionRows = 64;      // pairs of a query token and a head whose scores are held at once
 constexpr int64_t kAttentionWidth = QW_ATTENTION_WIDTH;
 
 // What one query head found in some segments: sum of e^(score - maximum) * value, and the sum of the weights.

@@ -9,8 +9,7 @@
 namespace qwench {
 namespace {
 
-constexpr int64_t kWordTile = 16;   // rows, and four-byte words, that are transposed at once
-constexpr int64_t kKeysAhead = 16;  // rows of the cache that are asked for before they are needed
+constexpr int64_t kWordTile = 16;  // rows, and four-byte words, that are transposed at once
 
 // Inputs of a linear kernel: rows of `depth`, or tiles of 16 rows by 32 of depth.
 template <class E>
@@ -36,21 +35,28 @@ struct PagedRows {
 
     QW_INLINE const T* at(int64_t i) const { return cache + offsets[i]; }
 
-    QW_INLINE void ask(int64_t i) const {
-        if (i >= count) return;
-        const char* from = reinterpret_cast<const char*>(at(i));
-        const int64_t bytes = width * static_cast<int64_t>(sizeof(T));
-        for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(from + line);
+    // Asks memory for the byte `at_byte` of positions [first, first + kWordTile), as far as they exist.
+    template <int kCache>
+    QW_INLINE void ask(int64_t first, int64_t at_byte) const {
+        const int64_t last = first + kWordTile < count ? first + kWordTile : count;
+        for (int64_t i = first; i < last; ++i) {
+            __builtin_prefetch(reinterpret_cast<const char*>(at(i)) + at_byte, 0, kCache);
+        }
     }
 };
 
-// Sixteen positions' keys as a panel of outputs: words [depth, 64], here columns [column, column + 16).
+// Sixteen positions' keys as a panel of outputs, word after word of the depth. What is read next, and their values, are
+// on their way meanwhile.
 template <class T>
-void pack_key_panel(const PagedRows<T>& keys, int64_t first, int64_t words, uint32_t* panel) {
+void pack_key_panel(const PagedRows<T>& keys, const PagedRows<T>& values, int64_t first, int64_t words, uint32_t* panel) {
     const int64_t row_bytes = keys.width * static_cast<int64_t>(sizeof(T));
     const int64_t rows = keys.count - first < kWordTile ? keys.count - first : kWordTile;
     for (int64_t word = 0; word < words; word += kWordTile) {
         const int64_t left = row_bytes - word * 4;
+        if (left > 0) {
+            keys.template ask<3>(first + kWordTile, word * 4);
+            values.template ask<2>(first, word * 4);
+        }
         const char* from[kWordTile];
         alignas(64) char padded[kWordTile][64];
         if (rows == kWordTile && left >= 64) {
@@ -83,13 +89,9 @@ void pack_keys(const PagedRows<T>& keys, const PagedRows<T>& values, char* packe
     constexpr bool kBf16 = std::is_same_v<T, bf16>;
     const int64_t words = num_steps(kBf16, keys.width);
     for (int64_t first = 0; first < round_up(keys.count, kGroup); first += kWordTile) {
-        for (int64_t r = 0; r < kWordTile; ++r) {
-            keys.ask(first + kWordTile + r);
-            values.ask(first + r);
-        }
         uint32_t* group = reinterpret_cast<uint32_t*>(packed + group_offset(kBf16, keys.width, first / kGroup));
         if (first < keys.count) {
-            pack_key_panel(keys, first, words, group + first % kGroup);
+            pack_key_panel(keys, values, first, words, group + first % kGroup);
         } else {
             for (int64_t w = 0; w < words; ++w) std::memset(group + w * kGroup + first % kGroup, 0, kWordTile * 4);
         }
@@ -132,16 +134,17 @@ void weigh(const float* scores, int64_t count, int64_t depth, float scale, E* we
     const V factor = all(scale), least_of_all = all(-__builtin_huge_valf());
     V seen = least_of_all;
     for (int64_t i = 0; i < count; i += kLanes) {
-        const V each = mul(load(scores + i), factor);
+        const V each = load(scores + i);
         seen = most(count - i < kLanes ? first_lanes(each, least_of_all, count - i) : each, seen);
     }
-    maximum = largest(seen);
+    maximum = largest(seen) * scale;
+    const V subtracted = all(-maximum);
     V sums = zero();
     for (int64_t i = 0; i < depth; i += kLanes) {
         E* to = weights + i / kDepthTile * run + i % kDepthTile;
         V each = zero();
         if (i < count) {
-            each = exponential(sub(mul(load(scores + i), factor), all(maximum)));
+            each = exponential(fma(load(scores + i), factor, subtracted));
             if (count - i < kLanes) each = first_lanes(each, zero(), count - i);
         }
         store(to, each);
@@ -205,25 +208,29 @@ struct Attention {
         }
     }
 
-    // y [count, out] = inputs from row `first` on, times `packed`; its groups are `step` bytes apart.
-    void multiply(const InputRows<E>& inputs, int64_t first, int64_t count, qw_linear_arguments& l, int64_t groups) const {
+    // y [count, out] = inputs from row `first` on, times the first `groups` groups of packed [out, in].
+    void multiply(const InputRows<E>& inputs, int64_t first, int64_t count, const qw_weight& weight, int64_t groups,
+                  float* y, int64_t y_stride) const {
+        qw_linear_arguments l = {};
+        l.weight = &weight;
         l.tokens = count;
         l.type = QW_F32;
+        l.y = y;
+        l.y_stride = y_stride;
         const LinearJob job = {&l, inputs.elements + first * inputs.depth, inputs.tiled ? 0 : inputs.depth};
-        for (int64_t each = 0; each < groups; ++each) kernel(job, each, 0, count);
+        for (int64_t group_of_outputs = 0; group_of_outputs < groups; ++group_of_outputs) {
+            kernel(job, group_of_outputs, 0, count);
+        }
     }
 
     // Rows [first, first + count) over one segment that begins at `start`; the segment is packed.
     void attend_rows(int64_t first, int64_t count, int64_t start) const {
         const int64_t last_seen = seen(first + count - 1) - start;
         const int64_t positions = last_seen < kAttentionSegment ? last_seen : kAttentionSegment;
-        const qw_weight_type element = {a.type, 0, 0, 0, 0, 0, 0, 0, {}};
-        qw_weight weight = {&element, scratch.keys, kAttentionSegment, a.head_dim};
-        qw_linear_arguments l = {};
-        l.weight = &weight;
-        l.y = scratch.scores;
-        l.y_stride = kAttentionSegment;
-        multiply(queries, first, count, l, num_groups(positions));
+        qw_weight_type type = {};
+        type.element = a.type;
+        const qw_weight keys = {&type, scratch.keys, kAttentionSegment, a.head_dim};
+        multiply(queries, first, count, keys, num_groups(positions), scratch.scores, kAttentionSegment);
         const int64_t depth = round_up(positions, kDepthTile);
         const InputRows<E> weights = {static_cast<E*>(scratch.weights), depth, queries.tiled};
         float maxima[kAttentionRows], totals[kAttentionRows];
@@ -233,13 +240,12 @@ struct Attention {
             weigh(scratch.scores + row * kAttentionSegment, sees, depth, a.scale, weights.row(row), weights.run(),
                   maxima[row], totals[row]);
         }
-        weight.in = depth;
-        l.y_stride = kAttentionWidth;
         for (int64_t column = 0; column < a.head_dim; column += kGroup) {
-            weight.out = a.head_dim - column < kGroup ? a.head_dim - column : kGroup;
-            weight.packed = static_cast<const char*>(scratch.values) + group_offset(kBf16, kAttentionSegment, column / kGroup);
-            l.y = scratch.products + column;
-            multiply(weights, 0, count, l, 1);
+            const char* packed = static_cast<const char*>(scratch.values);
+            packed += group_offset(kBf16, kAttentionSegment, column / kGroup);
+            const int64_t columns = a.head_dim - column < kGroup ? a.head_dim - column : kGroup;
+            const qw_weight values = {&type, packed, columns, depth};
+            multiply(weights, 0, count, values, 1, scratch.products + column, kAttentionWidth);
         }
         for (int64_t row = 0; row < count; ++row) {
             if (seen(first + row) <= start) continue;
