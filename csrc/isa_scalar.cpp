@@ -19,6 +19,7 @@ constexpr int kStateVectors = 2;
 
 #include "kernels/attention.inl"
 #include "kernels/delta.inl"
+#include "kernels/experts.inl"
 #include "kernels/linear.inl"
 #include "kernels/quantised.inl"
 #include "kernels/norm.inl"
@@ -29,7 +30,9 @@ namespace qwench {
 const Kernels* scalar_kernels() {
     static const Kernels table = {
         "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, linear_codes},
-        rms_norm, delta_net, attend, merge_attention, pointwise, widen_row, rotate,
+        rms_norm, delta_net, attend, merge_attention,
+        expert_probabilities, gate_expert, sum_experts,
+        pointwise, widen_row, rotate,
     };
     return &table;
 }

@@ -91,6 +91,12 @@ struct Kernels {
     // Folds one query head's partials, `stride` apart, into the first; writes the output at element `place`.
     void (*merge_attention)(const qw_attention_arguments& arguments, AttentionPartial* partials, int64_t segments,
                             int64_t stride, int64_t place);
+    void (*expert_probabilities)(const qw_experts_arguments& arguments, int64_t token, float* probabilities);
+    // hidden [width] = silu(gate) * up, of both [2 * width] side by side.
+    void (*gate_expert)(int32_t type, const void* both, int64_t width, void* hidden);
+    // y of the token = the sum over its experts' rows of outputs, each times its weight.
+    void (*sum_experts)(const qw_experts_arguments& arguments, const void* outputs, const int64_t* places,
+                        const float* weights, int64_t token);
     // Numbers [first, first + count) of a row; a whole row; a head of a token.
     void (*pointwise)(const qw_pointwise_arguments& arguments, int64_t row, int64_t first, int64_t count);
     void (*widen)(const qw_widen_arguments& arguments, int64_t row);

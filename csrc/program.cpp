@@ -72,6 +72,8 @@ int32_t carry_out(qw_context* context, const qw_instruction& instruction) {
             return qw_delta_net(context, &as<qw_delta_arguments>(instruction)) == 0 ? 0 : QW_OUT_OF_RANGE;
         case QW_ATTENTION:
             return qw_attention(context, &as<qw_attention_arguments>(instruction));
+        case QW_EXPERTS:
+            return qw_experts(context, &as<qw_experts_arguments>(instruction)) == 0 ? 0 : QW_NO_MEMORY;
         case QW_UNPACK_ROWS:
             return qw_unpack_rows(context, &as<qw_unpack_arguments>(instruction)) == 0 ? 0 : QW_OUT_OF_RANGE;
         case QW_POINTWISE:

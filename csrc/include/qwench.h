@@ -206,10 +206,9 @@ typedef struct {
     int64_t tokens, hidden, width, experts, chosen;
     int32_t normalise;
     int32_t type;         /* of x, logits and y */
-    /* These two become const qw_weight* when that type is here. */
-    const void* gate_up; /* [experts] each [2 * width, hidden], the rows of the gate first */
-    const void* down;    /* [experts] each [hidden, width] */
-    const void* x;       /* [tokens, hidden] */
+    const qw_weight* gate_up; /* [experts] each [2 * width, hidden], the rows of the gate first */
+    const qw_weight* down;    /* [experts] each [hidden, width] */
+    const void* x;            /* [tokens, hidden] */
     int64_t x_stride;
     const void* logits; /* [tokens, experts] */
     int64_t logits_stride;
@@ -252,15 +251,16 @@ typedef struct {
     int64_t num_blanks, token_bytes, logit_bytes; /* multiples of 64 */
 } qw_program;
 
-#define QW_LINEAR 0      /* qw_linear_arguments, `count` of them as qw_linear_many takes them */
-#define QW_RMS_NORM 1  /* qw_norm_arguments */
-#define QW_DELTA_NET 2 /* qw_delta_arguments */
-#define QW_ATTENTION 3 /* qw_attention_arguments */
-#define QW_UNPACK_ROWS 4 /* qw_unpack_arguments */
-#define QW_POINTWISE 5 /* qw_pointwise_arguments */
-#define QW_ROTATION 6  /* qw_rotation_arguments */
-#define QW_TAKE_ROWS 7 /* qw_take_arguments */
-#define QW_WIDEN 8     /* qw_widen_arguments */
+#define QW_LINEAR 0      /* qw_linear_arguments, `count` of them as for qw_linear_many */
+#define QW_RMS_NORM 1    /* qw_norm_arguments */
+#define QW_DELTA_NET 2   /* qw_delta_arguments */
+#define QW_ATTENTION 3   /* qw_attention_arguments */
+#define QW_EXPERTS 4     /* qw_experts_arguments */
+#define QW_UNPACK_ROWS 5 /* qw_unpack_arguments */
+#define QW_POINTWISE 6   /* qw_pointwise_arguments */
+#define QW_ROTATION 7    /* qw_rotation_arguments */
+#define QW_TAKE_ROWS 8   /* qw_take_arguments */
+#define QW_WIDEN 9       /* qw_widen_arguments */
 
 /* output = x and y combined, number by number; what goes into a product is rounded to `type` first. y has one column
  * for all of x's where y_width is 1. output may be x or y. */

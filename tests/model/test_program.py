@@ -60,8 +60,6 @@ def test_a_program_gives_the_bits_of_its_operations_one_by_one(folder: Path, chu
 
 
 def test_company_cuts_and_threads_do_not_change_a_bit(folder: Path, dtype: torch.dtype) -> None:
-    if folder.name == "moe":
-        pytest.skip("experts are torch's")
     driver = Driver(folder, kernels=NativeKernels(native()), dtype=dtype)
     asked = prompts(driver.config.vocab_size)
     together = driver.logits(asked, 1000)

@@ -137,7 +137,7 @@ def test_rms_norm(isa: str, dtype: torch.dtype, zero_centred: bool, width: int) 
 
 def delta_case(
     dtype: torch.dtype, heads: tuple[int, int], dims: tuple[int, int], tokens: int
-) -> tuple[DeltaInputs, DeltaParameters, torch.Tensor, torch.Tensor]:
+) -> tuple[DeltaInputs[torch.Tensor], DeltaParameters, torch.Tensor, torch.Tensor]:
     (key_heads, value_heads), (key_dim, value_dim) = heads, dims
     channels = 2 * key_heads * key_dim + value_heads * value_dim
     inputs = DeltaInputs(
@@ -291,7 +291,7 @@ CTYPES = {
     "const qw_weight_type*": "LP_WeightTypeNumbers", "const qw_codes*": "LP_CodesArguments",
     "const qw_unpack_arguments*": "LP_UnpackArguments", "const qw_linear_arguments*": "LP_LinearArguments",
     "const qw_norm_arguments*": "LP_NormArguments", "const qw_delta_arguments*": "LP_DeltaArguments",
-    "const qw_attention_arguments*": "LP_AttentionArguments",
+    "const qw_attention_arguments*": "LP_AttentionArguments", "const qw_experts_arguments*": "LP_ExpertsArguments",
 }  # fmt: skip
 
 

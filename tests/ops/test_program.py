@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,13 +23,13 @@ from qwench.ops.instructions import Operation
 from qwench.ops.kernels import NativeKernels, TorchKernels
 from qwench.ops.linear import Dense, Weight
 from qwench.ops.native import Native
-from qwench.ops.operations import Inputs, Operations, Value
+from qwench.ops.operations import Description, Inputs, Operations, Value
 from qwench.ops.program import Buffer, Instruction, Number, Symbol, plan
 from qwench.ops.rows import Rows
 from tests.ops.test_native import DTYPES, normal, sets
 from tests.tolerances import tolerance
 
-Combine = Callable[[Operations[Value], list[Value]], Value]
+Combine = Callable[[Any, list[Any]], Any]  # of operations and values: what a description is made of
 HALF = 8
 
 
@@ -60,14 +61,14 @@ def step_of(tokens: int, logit_tokens: list[int] | None = None) -> Inputs:
 class Case:
     """``combine`` of the rows of ``tables`` [T, .], by a program and by torch's references."""
 
-    def __init__(self, combine: Combine[Value], tables: list[torch.Tensor], isa: str, threads: int = 1) -> None:
+    def __init__(self, combine: Combine, tables: list[torch.Tensor], isa: str, threads: int = 1) -> None:
         self.combine, self.tables = combine, tables
         self.kernels = NativeKernels(Native(isa, threads))
         self.width = 0
 
-    def describe(self, weights: list[Weight], head: Weight) -> Callable[[Operations[Value], object], Value]:
-        def description(ops: Operations[Value], _: object) -> Value:
-            x = self.combine(ops, [ops.embed(table) for table in weights])
+    def describe(self, weights: list[Weight], head: Weight) -> Description:
+        def description(ops: Operations[Value], cache: object) -> Value:
+            x: Value = self.combine(ops, [ops.embed(table) for table in weights])
             return ops.logits(ops.logit_rows(x), head)
 
         return description
@@ -190,18 +191,18 @@ Lives = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 
 def test_buffers_that_live_at_the_same_time_lie_apart(lives: list[tuple[int, int, int, bool]]) -> None:
     spans = {}
     calls: list[dict[str, object]] = [{} for _ in range(10)]
-    for index, (one, other, size, logits) in enumerate(lives):
+    for index, (born, dead, size, logits) in enumerate(lives):
         buffer = Buffer(Number.LOGITS if logits else Number.TOKENS, size)
-        spans[buffer] = min(one, other), max(one, other)
-        for place in spans[buffer]:
-            calls[place][str(index)] = Symbol(buffer, torch.float32, 1, 1, 1)
+        spans[buffer] = min(born, dead), max(born, dead)
+        for moment in spans[buffer]:
+            calls[moment][str(index)] = Symbol(buffer, torch.float32, 1, 1, 1)
     places, room = plan([Instruction(Operation.POINTWISE, [call]) for call in calls])  # type: ignore[list-item]
     assert places.keys() == spans.keys()
-    for buffer in spans:
-        assert places[buffer] % 64 == 0
-        assert places[buffer] + buffer.row_bytes <= room[buffer.rows]
-    for one, other in itertools.combinations(spans, 2):
-        apart = spans[one][1] < spans[other][0] or spans[other][1] < spans[one][0]
-        if one.rows == other.rows and not apart:
-            low, high = sorted((one, other), key=places.__getitem__)
+    for buffer, place in places.items():
+        assert place % 64 == 0
+        assert place + buffer.row_bytes <= room[buffer.rows]
+    for (one, first), (two, second) in itertools.combinations(spans.items(), 2):
+        apart = first[1] < second[0] or second[1] < first[0]
+        if one.rows == two.rows and not apart:
+            low, high = sorted((one, two), key=places.__getitem__)
             assert places[low] + low.row_bytes <= places[high]

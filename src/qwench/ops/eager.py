@@ -65,8 +65,7 @@ class Eager(Operations[torch.Tensor]):
         *,
         normalise: bool,
     ) -> torch.Tensor:
-        weights, experts = linear.route(logits, experts_per_token, normalise=normalise)
-        return linear.expert_mlp(x, weights, experts, gate_up, down)
+        return self._kernels.experts(x, logits, gate_up, down, experts_per_token, normalise=normalise)
 
     def silu_multiply(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         return activation.silu_multiply(gate, up)

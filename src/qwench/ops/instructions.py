@@ -10,7 +10,14 @@ import enum
 from collections.abc import Mapping
 from ctypes import c_int32, c_int64, c_void_p
 
-from qwench.ops.native import AttentionArguments, DeltaArguments, LinearArguments, NormArguments, UnpackArguments
+from qwench.ops.native import (
+    AttentionArguments,
+    DeltaArguments,
+    ExpertsArguments,
+    LinearArguments,
+    NormArguments,
+    UnpackArguments,
+)
 
 OUT_OF_RANGE, NO_MEMORY = 1, 2  # QW_OUT_OF_RANGE, QW_NO_MEMORY
 
@@ -22,11 +29,12 @@ class Operation(enum.IntEnum):
     RMS_NORM = 1
     DELTA_NET = 2
     ATTENTION = 3
-    UNPACK_ROWS = 4
-    POINTWISE = 5
-    ROTATION = 6
-    TAKE_ROWS = 7
-    WIDEN = 8
+    EXPERTS = 4
+    UNPACK_ROWS = 5
+    POINTWISE = 6
+    ROTATION = 7
+    TAKE_ROWS = 8
+    WIDEN = 9
 
 
 class Pointwise(enum.IntEnum):
@@ -131,6 +139,7 @@ STRUCTURES: Mapping[Operation, type[ctypes.Structure]] = {
     Operation.RMS_NORM: NormArguments,
     Operation.DELTA_NET: DeltaArguments,
     Operation.ATTENTION: AttentionArguments,
+    Operation.EXPERTS: ExpertsArguments,
     Operation.UNPACK_ROWS: UnpackArguments,
     Operation.POINTWISE: PointwiseArguments,
     Operation.ROTATION: RotationArguments,

@@ -14,7 +14,7 @@ from qwench.ops import attention, norm
 from qwench.ops import delta_net as reference
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.eager import Eager
-from qwench.ops.linear import Dense, Packed, Weight
+from qwench.ops.linear import Dense, Packed, Weight, expert_mlp, route
 from qwench.ops.native import (
     ATTENTION_WIDTH,
     TYPES,
@@ -63,6 +63,18 @@ class Kernels(Protocol):
     ) -> torch.Tensor:
         """See ops/attention."""
 
+    def experts(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        gate_up: Weight,
+        down: Weight,
+        experts_per_token: int,
+        *,
+        normalise: bool,
+    ) -> torch.Tensor:
+        """x [T, H] through the experts that the logits [T, E] choose: see route and expert_mlp in ops/linear."""
+
 
 class TorchKernels:
     """The references."""
@@ -70,6 +82,19 @@ class TorchKernels:
     rms_norm = staticmethod(norm.rms_norm)
     delta_net = staticmethod(reference.delta_net)
     paged_attention = staticmethod(attention.paged_attention)
+
+    def experts(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        gate_up: Weight,
+        down: Weight,
+        experts_per_token: int,
+        *,
+        normalise: bool,
+    ) -> torch.Tensor:
+        weights, experts = route(logits, experts_per_token, normalise=normalise)
+        return expert_mlp(x, weights, experts, gate_up, down)
 
     def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
         return describe(Eager(self, inputs), cache)
@@ -91,10 +116,7 @@ class NativeKernels:
         """By a program, which is recorded for a cache when it first comes: it holds the cache's addresses."""
         if self._recorded is None or self._recorded[0] is not cache:
             recorder = Recorder(inputs.rows.page_size, inputs.cos.shape[1])
-            try:
-                logits = describe(recorder, cache)
-            except NotImplementedError:
-                return describe(Eager(self, inputs), cache)
+            logits = describe(recorder, cache)
             self._recorded = cache, Program(self.native, recorder.instructions, logits.width)
         return self._recorded[1].run(inputs)
 
@@ -151,6 +173,21 @@ class NativeKernels:
         if query.shape[-1] > ATTENTION_WIDTH:
             return attention.paged_attention(query, key, value, keys, values, rows)
         return self.native.attention((query, key, value), keys, values, rows)
+
+    def experts(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        gate_up: Weight,
+        down: Weight,
+        experts_per_token: int,
+        *,
+        normalise: bool,
+    ) -> torch.Tensor:
+        assert isinstance(gate_up, Packed)
+        assert isinstance(down, Packed)
+        weights = gate_up.experts, down.experts
+        return self.native.experts(x, logits, weights, experts_per_token, normalise=normalise)
 
 
 def _check_delta(

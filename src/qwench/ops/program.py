@@ -32,6 +32,7 @@ from qwench.ops.native import (
     DELTA_WIDTH,
     TYPES,
     Native,
+    PackedExperts,
     PackedMatrix,
     address_of,
     require_equal,
@@ -106,7 +107,7 @@ class Symbol:
         return run if self.is_dense else self.stride
 
 
-Argument = int | float | torch.Tensor | PackedMatrix | Number | Count | Symbol
+Argument = int | float | torch.Tensor | PackedMatrix | PackedExperts | Number | Count | Symbol
 Arguments = dict[str, Argument]
 
 
@@ -232,7 +233,22 @@ class Recorder(Operations[Symbol]):
     def experts(
         self, x: Symbol, logits: Symbol, gate_up: Weight, down: Weight, experts_per_token: int, *, normalise: bool
     ) -> Symbol:
-        raise NotImplementedError
+        assert isinstance(gate_up, Packed)
+        assert isinstance(down, Packed)
+        ups, downs = gate_up.experts, down.experts
+        hidden, width = downs.matrices[0].out, downs.matrices[0].width
+        require_equal("experts", "experts", logits=logits.width, gate_up=len(ups.matrices), down=len(downs.matrices))
+        require_equal("experts", "hidden", x=x.width, gate_up=ups.matrices[0].width, down=hidden)
+        require_equal("experts", "2 * width", gate_up=ups.matrices[0].out, down=2 * width)
+        assert 0 < experts_per_token <= logits.width
+        y = _fresh(x.buffer.rows, hidden, x.dtype)
+        self._note(Operation.EXPERTS, {
+            "tokens": x.buffer.rows, "hidden": hidden, "width": width, "experts": logits.width,
+            "chosen": experts_per_token, "normalise": normalise, "type": type_of("experts", x=x, logits=logits),
+            "gate_up": ups, "down": downs, "x": x, "x_stride": x.stride_of(x.width),
+            "logits": logits, "logits_stride": logits.stride_of(logits.width), "y": y, "y_stride": y.stride,
+        })  # fmt: skip
+        return y
 
     def silu_multiply(self, gate: Symbol, up: Symbol) -> Symbol:
         return self._pointwise(Pointwise.SILU_MULTIPLY, gate, up)
@@ -425,6 +441,8 @@ def _lay_down(
                 setattr(structure, name, argument.data_ptr())
             elif isinstance(argument, PackedMatrix):
                 setattr(structure, name, address_of(argument))
+            elif isinstance(argument, PackedExperts):
+                setattr(structure, name, ctypes.addressof(argument.weights))
             else:
                 setattr(structure, name, argument)
     return structures
