@@ -17,6 +17,7 @@ from typing import Protocol
 
 import torch
 
+from qwench.fault import fault
 from qwench.ops.quantised import Codes, WeightType
 from qwench.ops.rows import Rows
 
@@ -226,6 +227,7 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
 @functools.cache
 def load_library(file: Path = FILE) -> ctypes.CDLL:
     """The library with its functions declared. Raises OSError with the reason where it cannot be used."""
+    fault("library.open")
     library = ctypes.CDLL(str(file))
     for name, (returned, taken) in DECLARATIONS.items():
         function = getattr(library, name, None)
