@@ -25,6 +25,7 @@ constexpr int kStateVectors = 2;
 #include "kernels/linear.inl"
 #include "kernels/quantised.inl"
 #include "kernels/norm.inl"
+#include "kernels/pointwise.inl"
 
 namespace qwench {
 
@@ -33,6 +34,7 @@ const Kernels* avx2_kernels() {
         "avx2", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, correct_inputs, linear_codes},
         rms_norm, delta_net, attend, merge_attention,
         expert_probabilities, gate_expert, sum_experts,
+        pointwise, widen_row, rotate,
     };
     return &table;
 }

@@ -23,6 +23,7 @@ constexpr int kStateVectors = 2;
 #include "kernels/linear.inl"
 #include "kernels/quantised.inl"
 #include "kernels/norm.inl"
+#include "kernels/pointwise.inl"
 
 namespace qwench {
 
@@ -31,6 +32,7 @@ const Kernels* scalar_kernels() {
         "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, correct_inputs, linear_codes},
         rms_norm, delta_net, attend, merge_attention,
         expert_probabilities, gate_expert, sum_experts,
+        pointwise, widen_row, rotate,
     };
     return &table;
 }

@@ -1,6 +1,6 @@
 // What an instruction set has to offer: one table of functions per translation unit, chosen once when a context opens.
 //
-// A kernel computes one task; dividing the work into tasks and the threads are the business of the operation (linear.cpp, attention.cpp, context.cpp).
+// A kernel computes one task; dividing the work into tasks and the threads are the business of the operation (linear.cpp, attention.cpp, context.cpp, program.cpp).
 #pragma once
 
 #include <cstdint>
@@ -99,6 +99,10 @@ struct Kernels {
     // y of the token = the sum over its experts' rows of outputs, each times its weight.
     void (*sum_experts)(const qw_experts_arguments& arguments, const void* outputs, const int64_t* places,
                         const float* weights, int64_t token);
+    // Numbers [first, first + count) of a row; a whole row; a head of a token.
+    void (*pointwise)(const qw_pointwise_arguments& arguments, int64_t row, int64_t first, int64_t count);
+    void (*widen)(const qw_widen_arguments& arguments, int64_t row);
+    void (*rotate)(const qw_rotation_arguments& arguments, int64_t token, int64_t head);
 };
 
 // The tables, one per translation unit; null where the compiler cannot make it.

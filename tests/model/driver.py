@@ -13,22 +13,28 @@ from qwench.engine.batching import build_batch
 from qwench.engine.request import Request, SamplingParams
 from qwench.engine.scheduler import Step, StepRow
 from qwench.model.qwen import Qwen
-from qwench.ops.kernels import make_kernels
+from qwench.ops.kernels import Kernels
 from qwench.weights.load import load
 
 PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
 
 
 class Driver:
-    """One checkpoint in fp32 with room for NUM_SLOTS sequences; ``isa``: on the native kernels instead of torch's."""
+    """One checkpoint with room for NUM_SLOTS sequences, computed by ``kernels``: torch's unless others are given."""
 
-    def __init__(self, folder: Path, device: str = "cpu", isa: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "cpu",
+        kernels: Kernels | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.device = device
         self.config = ModelConfig.from_folder(folder)
-        loaded = load(folder, self.config, device=device, dtype=torch.float32)
-        self.model = Qwen(self.config, loaded.tensors, make_kernels(isa, threads=2))
+        loaded = load(folder, self.config, device=device, dtype=dtype)
+        self.model = Qwen(self.config, loaded.tensors, kernels)
         self.storage = Storage(
-            CacheSpec.of(self.config, torch.float32),
+            CacheSpec.of(self.config, dtype),
             num_pages=NUM_PAGES,
             page_size=PAGE_SIZE,
             num_slots=NUM_SLOTS,

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -219,6 +220,7 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_delta_net": (c_int32, (c_void_p, POINTER(DeltaArguments))),
     "qw_attention": (c_int32, (c_void_p, POINTER(AttentionArguments))),
     "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
+    "qw_run": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p)),
 }
 
 
@@ -248,7 +250,14 @@ def require_equal(operation: str, dimension: str, **sizes: int) -> None:
         raise ValueError(f"{operation}: {dimension} is {told}")
 
 
-def type_of(operation: str, **tensors: torch.Tensor) -> int:
+class Typed(Protocol):
+    """A tensor, or what stands for one."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def type_of(operation: str, **tensors: Typed) -> int:
     """The element type that all ``tensors`` share, as the library's number. Raises ValueError naming what differs."""
     kinds = {tensor.dtype for tensor in tensors.values()}
     if len(kinds) > 1 or not kinds <= TYPES.keys():
@@ -490,6 +499,12 @@ class Native:
         if self._library.qw_experts(self._context, arguments):
             raise MemoryError(f"experts: {len(x)} tokens of {hidden} do not fit into memory")
         return y
+
+    def run(self, program: int, step: int) -> tuple[int, int]:
+        """Run the program for the step, both addresses of structures: its status, and the instruction that failed."""
+        failed = c_int64()
+        status: int = self._library.qw_run(self._context, program, step, ctypes.byref(failed))
+        return status, failed.value
 
 
 def _check_attention(
