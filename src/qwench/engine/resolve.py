@@ -113,8 +113,6 @@ def resolve(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind])
     threads = resolve_threads(model)
     torch_dtype = DTYPES[dtype.value]
     isa, kernels = resolve_kernels(device.value, torch_dtype)
-    if any(isinstance(kind, WeightType) for kind in kinds.values()):
-        isa, kernels = None, Choice("kernels", "torch", "the native kernels do not multiply quantised weights yet")
     spec = CacheSpec.of(model, torch_dtype)
     sequences = config.max_num_seqs or DEFAULT_SEQUENCES
     memory = _cache_memory(config, device.value, model, kinds)

@@ -66,7 +66,7 @@ def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
 def embed(token_ids: torch.Tensor, table: Weight) -> torch.Tensor:
     """Rows [T, H] of the table [V, H] for token_ids [T]."""
     if isinstance(table, Packed):
-        return table.native.unpack_rows(table.matrices[0], token_ids)
+        return table.native.unpack_rows(table.matrices[0], token_ids, table.dtype)
     if isinstance(table, Quantised):
         return dequantise(table.matrices[0].rows(token_ids)).to(table.dtype)
     return F.embedding(token_ids, table.data)

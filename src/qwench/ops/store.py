@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from qwench.ops.linear import Dense, Packed, Quantised, Weight
-from qwench.ops.native import Arena, Native, PackedMatrix
+from qwench.ops.native import PACKED_ROWS, Arena, Native, PackedMatrix
 from qwench.ops.quantised import Codes, WeightType, concatenate
 
 Value = torch.Tensor | Codes
 Kind = WeightType | torch.dtype
-PIECE_ROWS = 64  # pieces of a matrix are whole multiples of this, but for the last: what kernels keep side by side
+PIECE_ROWS = PACKED_ROWS  # pieces of a matrix are whole multiples of this, but for the last
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class WeightStore(Protocol):
     """Filled piece by piece, then asked once for the weights."""
 
     def put(self, name: str, expert: int | None, value: Value) -> None:
-        """The next rows of weight ``name`` (of one expert), from the top; a matrix is finished before another begins.
+        """The next rows of weight ``name`` (of one expert), from the top.
 
         A tensor of a whole [experts, out, in] may come with ``expert`` None.
         """
@@ -50,54 +50,33 @@ class NativeStore:
     def __init__(self, native: Native, plan: Plan) -> None:
         self._native, self._plan = native, plan
         self._arena = Arena(sum(self._bytes(name) for name in plan.shapes))
-        self._finished: dict[str, dict[int, PackedMatrix]] = {name: {} for name in plan.shapes}
-        self._open: tuple[str, int, PackedMatrix] | None = None
+        self._matrices: dict[tuple[str, int], PackedMatrix] = {}
+        self._filled: dict[tuple[str, int], int] = {}
 
     def put(self, name: str, expert: int | None, value: Value) -> None:
         if isinstance(value, torch.Tensor) and value.dim() == 3:
             for index, matrix in enumerate(value):
                 self.put(name, index, matrix)
             return
-        assert kind_of(value) == self._plan.kinds[name], f"{name}: {kind_of(value)} is not what was planned"
-        packed = self._pack(value)
-        if self._open is not None:
-            packed = self._joined(name, expert or 0, packed)
-        if packed.out == self._plan.shapes[name][-2]:
-            self._finished[name][expert or 0] = packed
-            self._open = None
-        else:
-            self._open = name, expert or 0, packed
+        key, kind = (name, expert or 0), self._plan.kinds[name]
+        assert kind_of(value) == kind, f"{name}: {kind_of(value)} is not what was planned"
+        if key not in self._matrices:
+            self._matrices[key] = self._native.reserve(kind, *self._plan.shapes[name][-2:], self._arena)
+        first = self._filled.get(key, 0)
+        self._native.pack_rows(value, self._matrices[key], first)
+        self._filled[key] = first + (value.out if isinstance(value, Codes) else len(value))
 
     def finish(self) -> dict[str, Weight]:
         weights: dict[str, Weight] = {}
-        for name, shape in self._plan.shapes.items():
-            found = self._finished[name]
-            assert len(found) == math.prod(shape[:-2]), f"{name}: only {len(found)} of {shape} came"
-            weights[name] = Packed(self._native, tuple(found[index] for index in range(len(found))), self._plan.dtype)
+        for name, (*experts, out, _) in self._plan.shapes.items():
+            keys = [(name, index) for index in range(math.prod(experts))]
+            assert all(self._filled.get(key) == out for key in keys), f"{name} did not come in full"
+            weights[name] = Packed(self._native, tuple(self._matrices[key] for key in keys), self._plan.dtype)
         return weights
 
     def _bytes(self, name: str) -> int:
         *experts, out, width = self._plan.shapes[name]
-        return self._native.packed_bytes(self._element(name), out, width) * math.prod(experts)
-
-    def _element(self, name: str) -> torch.dtype:
-        kind = self._plan.kinds[name]
-        assert isinstance(kind, torch.dtype), f"{name}: the native kernels do not have {kind}"
-        return kind
-
-    def _pack(self, value: Value) -> PackedMatrix:
-        assert isinstance(value, torch.Tensor)
-        return self._native.pack(value, self._arena)
-
-    def _joined(self, name: str, expert: int, packed: PackedMatrix) -> PackedMatrix:
-        """``packed`` with the rows before it: whole groups lie one behind the other, so the two are one matrix."""
-        assert self._open is not None
-        former, index, first = self._open
-        assert (former, index) == (name, expert), f"{name} began before {former} was complete"
-        size = self._native.packed_bytes(self._element(name), first.out, first.width)
-        assert first.out % PIECE_ROWS == 0, f"{name}: a piece of {first.out} rows, not a multiple of {PIECE_ROWS}"
-        assert packed.address == first.address + size, f"{name}: pieces do not follow one another in memory"
-        return replace(first, out=first.out + packed.out)
+        return self._native.packed_bytes(self._plan.kinds[name], out, width) * math.prod(experts)
 
 
 class TorchStore:
@@ -137,7 +116,7 @@ class TorchStore:
 
     def _matrix(self, name: str, expert: int) -> Codes:
         whole = concatenate(self._codes.pop((name, expert)))
-        assert whole.out == self._plan.shapes[name][-2], f"{name}: only {whole.out} rows came"
+        assert whole.out == self._plan.shapes[name][-2], f"{name} did not come in full"
         return whole
 
 
