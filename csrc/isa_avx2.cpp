@@ -1,4 +1,6 @@
 // AVX2 with FMA: 16 registers of 8 lanes.
+#include <type_traits>
+
 #include "kernels.h"
 #include "packed.h"
 #include "simd.h"
@@ -28,7 +30,7 @@ namespace qwench {
 const Kernels* avx2_kernels() {
     static const Kernels table = {
         "avx2", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, linear_codes},
-        rms_norm, delta_net, attend,
+        rms_norm, delta_net, attend, merge_attention,
     };
     return &table;
 }

@@ -1,4 +1,6 @@
 // Plain C++, for every processor.
+#include <type_traits>
+
 #include "kernels.h"
 #include "packed.h"
 #include "simd.h"
@@ -26,7 +28,7 @@ namespace qwench {
 const Kernels* scalar_kernels() {
     static const Kernels table = {
         "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, linear_codes},
-        rms_norm, delta_net, attend,
+        rms_norm, delta_net, attend, merge_attention,
     };
     return &table;
 }

@@ -167,25 +167,58 @@ typedef struct {
 /* 0, or 1 and nothing touched where a slot is out of range. */
 QW_API int32_t qw_delta_net(qw_context* context, const qw_delta_arguments* arguments);
 
-/* Attention of one new token of each of `rows` sequences over a paged cache that holds it already. Query head i reads
- * key head i / (query_heads / kv_heads). Position p of row r lies in slot page_table[r][p / page_size] * page_size +
- * p % page_size. head_dim is at most QW_ATTENTION_WIDTH. */
+/* Causal attention of a step's T tokens over a paged cache, prompt chunks and single tokens mixed. First the step's keys
+ * and values are stored at `kv_slots`; then each token sees its row's positions up to its own. Row r's tokens are
+ * [starts[r], starts[r + 1]), at least one, the last of its contexts[r] positions. Query head i reads key head i /
+ * (query_heads / kv_heads). Position p of row r lies in slot page_table[r][p / page_size] * page_size + p % page_size;
+ * `kv_slots` say the same for the new positions. A token's heads lie side by side, so strides count from token to token.
+ * head_dim is at most QW_ATTENTION_WIDTH. Cutting a row into several calls does not change a bit. */
 #define QW_ATTENTION_WIDTH 256
 typedef struct {
     int64_t rows, query_heads, kv_heads, head_dim, page_size, num_pages;
-    int32_t type; /* of query, keys, values and output */
+    int32_t type; /* of query, key, value, keys, values and output */
     float scale;
-    const void* query;         /* [rows, query_heads, head_dim] */
-    const void* keys;          /* [num_pages * page_size, kv_heads, head_dim] */
-    const void* values;        /* [num_pages * page_size, kv_heads, head_dim] */
+    const int64_t* starts;     /* [rows + 1], ascending from 0 to T */
+    const int64_t* contexts;   /* [rows] positions of the cache after this step */
     const int64_t* page_table; /* [rows, page_stride], each that is read in [0, num_pages) */
     int64_t page_stride;
-    const int64_t* contexts; /* [rows] positions that are seen, at least 1 */
-    void* output;            /* [rows, query_heads, head_dim] */
+    const int64_t* kv_slots; /* [T], each in [0, num_pages * page_size) */
+    const void* query;       /* [T, query_heads, head_dim] */
+    int64_t query_stride;
+    const void* key; /* [T, kv_heads, head_dim] */
+    int64_t key_stride;
+    const void* value; /* [T, kv_heads, head_dim] */
+    int64_t value_stride;
+    void* keys;   /* [num_pages * page_size, kv_heads, head_dim] */
+    void* values; /* [num_pages * page_size, kv_heads, head_dim] */
+    void* output; /* [T, query_heads, head_dim] */
+    int64_t output_stride;
 } qw_attention_arguments;
 
-/* 0; 1 and nothing written where a page or a context is out of range; 2 where there is not enough memory. */
-QW_API int32_t qw_attention_step(qw_context* context, const qw_attention_arguments* arguments);
+/* 0; 1 and nothing written where a page, a slot or a context is out of range; 2 where there is not enough memory. */
+QW_API int32_t qw_attention(qw_context* context, const qw_attention_arguments* arguments);
+
+/* A layer of experts. The router's logits become probabilities (softmax over all experts, fp32); each token takes the
+ * `chosen` most probable (among equals the lower number), their probabilities divided by their sum where `normalise`.
+ * y = sum over them, in ascending order of experts and in fp32, of probability * down(silu(gate x) * up x). What the
+ * reference rounds to the activations' type is rounded here: gate and up, silu, their product, down's outputs, y. */
+typedef struct {
+    int64_t tokens, hidden, width, experts, chosen;
+    int32_t normalise;
+    int32_t type;         /* of x, logits and y */
+    /* These two become const qw_weight* when that type is here. */
+    const void* gate_up; /* [experts] each [2 * width, hidden], the rows of the gate first */
+    const void* down;    /* [experts] each [hidden, width] */
+    const void* x;       /* [tokens, hidden] */
+    int64_t x_stride;
+    const void* logits; /* [tokens, experts] */
+    int64_t logits_stride;
+    void* y; /* [tokens, hidden] */
+    int64_t y_stride;
+} qw_experts_arguments;
+
+/* 0, or 1 where there is not enough memory. */
+QW_API int32_t qw_experts(qw_context* context, const qw_experts_arguments* arguments);
 
 #ifdef __cplusplus
 }

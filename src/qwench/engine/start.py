@@ -12,6 +12,7 @@ import torch
 from qwench.cache.pool import Pool
 from qwench.cache.storage import CacheSpec, Storage
 from qwench.config import EngineConfig, ModelConfig
+from qwench.device import memory_for
 from qwench.engine.core import Engine
 from qwench.engine.request import Vocabulary
 from qwench.engine.resolve import DTYPES, Choice, Resolved, resolve, resolve_dtype
@@ -74,13 +75,14 @@ def assemble(
     """
     torch.set_num_threads(resolved.threads)
     spec = CacheSpec.of(model, resolved.dtype)
-    storage = Storage(
-        spec,
-        num_pages=resolved.num_pages,
-        page_size=config.page_size,
-        num_slots=resolved.max_num_seqs,
-        device=resolved.device,
-    )
+    with memory_for("cache", "lower max_model_len or max_num_seqs, or give less with memory"):
+        storage = Storage(
+            spec,
+            num_pages=resolved.num_pages,
+            page_size=config.page_size,
+            num_slots=resolved.max_num_seqs,
+            device=resolved.device,
+        )
     scheduler = Scheduler(
         Pool(resolved.num_pages),
         Pool(resolved.max_num_seqs),
@@ -88,7 +90,8 @@ def assemble(
         max_step_tokens=config.max_step_tokens,
     )
     kernels = make_kernels(resolved.isa, resolved.threads)
-    language_model = build_model(model, source, kernels, device=resolved.device, progress=progress)
+    with memory_for("weights", "take a smaller model or a smaller quantization"):
+        language_model = build_model(model, source, kernels, device=resolved.device, progress=progress)
     runner = Runner(language_model, storage, page_size=config.page_size, usable_tokens=vocabulary.size)
     return Engine(scheduler, runner)
 
