@@ -12,9 +12,9 @@ from qwench.config import ModelConfig
 from qwench.engine.batching import build_batch
 from qwench.engine.request import Request, SamplingParams
 from qwench.engine.scheduler import Step, StepRow
-from qwench.model.qwen import Qwen
-from qwench.ops.kernels import Kernels
-from qwench.weights.load import load
+from qwench.engine.start import build_model
+from qwench.ops.kernels import Kernels, TorchKernels
+from qwench.weights.load import open_weights
 
 PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
 
@@ -28,11 +28,12 @@ class Driver:
         device: str = "cpu",
         kernels: Kernels | None = None,
         dtype: torch.dtype = torch.float32,
+        quantization: str | None = None,
     ) -> None:
         self.device = device
         self.config = ModelConfig.from_folder(folder)
-        loaded = load(folder, self.config, device=device, dtype=dtype)
-        self.model = Qwen(self.config, loaded.tensors, kernels)
+        source = open_weights(folder, self.config, dtype, quantization)
+        self.model = build_model(self.config, source, kernels or TorchKernels(), device=device)
         self.storage = Storage(
             CacheSpec.of(self.config, dtype),
             num_pages=NUM_PAGES,
