@@ -14,7 +14,7 @@ from qwench.ops import attention, norm
 from qwench.ops import delta_net as reference
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.eager import Eager
-from qwench.ops.linear import Weight, expert_mlp, route
+from qwench.ops.linear import Packed, Weight, expert_mlp, route
 from qwench.ops.native import (
     ATTENTION_WIDTH,
     TYPES,
