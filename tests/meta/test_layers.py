@@ -11,7 +11,7 @@ import pytest
 
 from tests.meta.tree import PACKAGE, ROOT, files, imports, module_name
 
-BASE = ("errors", "config", "log", "family", "progress")
+BASE = ("errors", "config", "log", "family", "progress", "gguf", "files")
 TENSORS = ("torch", "numpy")
 
 
@@ -32,6 +32,8 @@ LAYERS = {
     "progress": Layer(),
     "log": Layer(ours=("errors",)),
     "config": Layer(ours=("errors",)),
+    "gguf": Layer(ours=("errors", "config", "gguf")),
+    "files": Layer(ours=("errors", "config", "gguf")),
     "device": Layer(BASE, TENSORS),
     "ops": Layer((*BASE, "device", "ops"), (*TENSORS, "triton")),
     "model.parameters": Layer(BASE),

@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 
 from qwench.cache.storage import CacheSpec, Storage
-from qwench.config import ModelConfig
 from qwench.engine.batching import build_batch
 from qwench.engine.request import Request, SamplingParams
 from qwench.engine.scheduler import Step, StepRow
+from qwench.files import open_files, read_config
+from qwench.gguf.file import GgufFile
 from qwench.model.qwen import Qwen
 from qwench.ops.kernels import make_kernels
+from qwench.weights.gguf import load_gguf
 from qwench.weights.load import load
 
 PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
@@ -22,10 +24,14 @@ PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
 class Driver:
     """One checkpoint in fp32 with room for NUM_SLOTS sequences; ``isa``: on the native kernels instead of torch's."""
 
-    def __init__(self, folder: Path, device: str = "cpu", isa: str | None = None) -> None:
+    def __init__(self, path: Path, device: str = "cpu", isa: str | None = None) -> None:
         self.device = device
-        self.config = ModelConfig.from_folder(folder)
-        loaded = load(folder, self.config, device=device, dtype=torch.float32)
+        files = open_files(path)
+        self.config = read_config(files)
+        if isinstance(files, GgufFile):
+            loaded = load_gguf(files, self.config, device=device, dtype=torch.float32)
+        else:
+            loaded = load(files, self.config, device=device, dtype=torch.float32)
         self.model = Qwen(self.config, loaded.tensors, make_kernels(isa, threads=2))
         self.storage = Storage(
             CacheSpec.of(self.config, torch.float32),

@@ -1,4 +1,4 @@
-"""From a folder to a running engine: resolve the settings, load the weights, size the cache, put the parts together."""
+"""From a model's files to a running engine: resolve settings, load weights, size the cache, put the parts together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -18,9 +17,12 @@ from qwench.engine.request import Vocabulary
 from qwench.engine.resolve import Choice, Resolved, resolve
 from qwench.engine.runner import Runner
 from qwench.engine.scheduler import Scheduler
+from qwench.files import ModelFiles
+from qwench.gguf.file import GgufFile
 from qwench.model.parameters import declare
 from qwench.model.qwen import Qwen
 from qwench.ops.kernels import make_kernels
+from qwench.weights.gguf import load_gguf
 from qwench.weights.load import UnusedTensor, load
 
 
@@ -32,13 +34,16 @@ def resolve_for(config: EngineConfig, model: ModelConfig) -> Resolved:
 def load_engine(
     config: EngineConfig,
     model: ModelConfig,
-    folder: Path,
+    files: ModelFiles,
     vocabulary: Vocabulary,
     progress: Callable[[int, int], None],
 ) -> tuple[Engine, Resolved]:
-    """The engine of the checkpoint in ``folder``; ``progress`` is told bytes loaded and bytes in all."""
+    """The engine of the checkpoint in ``files``; ``progress`` is told bytes loaded and bytes in all."""
     resolved = resolve_for(config, model)
-    loaded = load(folder, model, device=resolved.device, dtype=resolved.dtype, progress=progress)
+    if isinstance(files, GgufFile):
+        loaded = load_gguf(files, model, device=resolved.device, dtype=resolved.dtype, progress=progress)
+    else:
+        loaded = load(files, model, device=resolved.device, dtype=resolved.dtype, progress=progress)
     resolved = replace(resolved, choices=resolved.choices + tuple(_unused(loaded.unused)))
     return assemble(config, model, resolved, loaded.tensors, vocabulary), resolved
 
