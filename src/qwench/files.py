@@ -16,7 +16,7 @@ ModelFiles = Path | GgufFile
 
 def open_files(path: Path) -> ModelFiles:
     """The folder ``path``, or the GGUF file there. Raises CheckpointError where its header is damaged."""
-    return open_gguf(path) if is_gguf(path) else path
+    return open_gguf(path) if is_gguf(path) and not path.is_dir() else path
 
 
 def read_config(files: ModelFiles) -> ModelConfig:

@@ -87,10 +87,9 @@ def stub_tokens(writer: gguf.GGUFWriter, count: int) -> None:
 def export(
     model: Any, path: Path, *, choose: Choose = all_f32, tell: Tell | None = None, fused: bool = False, split: int = 0
 ) -> Path:
-    """Write ``model`` to ``path``; ``split`` is the most tensors a part may hold (0: one file). Returns what to open."""
+    """Write ``model`` to ``path``; a part holds at most ``split`` tensors (0: one file). Returns what to open."""
     text = getattr(model.config, "text_config", model.config)
-    options = {"split_max_tensors": split} if split else {}
-    writer = gguf.GGUFWriter(path, ARCHITECTURES[model.config.model_type], **options)
+    writer = gguf.GGUFWriter(path, ARCHITECTURES[model.config.model_type], split_max_tensors=split)
     write_configuration(writer, text)
     if tell is None:
         stub_tokens(writer, text.vocab_size)

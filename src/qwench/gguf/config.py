@@ -130,8 +130,8 @@ def _refuse_unsupported(data: Metadata) -> None:
 
 def _layer_types(data: Metadata, family: _Family, layers: int) -> tuple[LayerType, ...]:
     if not family.hybrid:
-        return ("full_attention",) * layers
-    if data.is_array("{}.attention.recurrent_layers"):
+        recurrent = [False] * layers
+    elif data.is_array("{}.attention.recurrent_layers"):
         recurrent = data.flags("{}.attention.recurrent_layers")[:layers]
         if len(recurrent) < layers:
             raise data.error("{}.attention.recurrent_layers", f"has {len(recurrent)} items for {layers} layers")

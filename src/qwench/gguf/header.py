@@ -183,7 +183,7 @@ class _Cursor:
 def _read(cursor: _Cursor) -> Header:
     _check_magic(cursor)
     num_tensors, num_keys = cursor.number("Q", "the number of tensors"), cursor.number("Q", "the number of keys")
-    # The least a key takes: length, a byte of name, type, a byte. A tensor: length, a byte, axes, one axis, type, offset.
+    # The least a key takes: length, a byte of name, type, a byte. A tensor: length, a byte, axes, an axis, type, offset.
     for field, count, least in (("the number of tensors", num_tensors, 33), ("the number of keys", num_keys, 14)):
         if count > min(MAX_ENTRIES, cursor.left // least):
             raise cursor.fault(field, f"is {count}, more than {cursor.left} bytes can describe or a real file has")
