@@ -79,9 +79,9 @@ def stub_tokens(writer: gguf.GGUFWriter, count: int) -> None:
     """A vocabulary of ``count`` tokens that no text is ever made of."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen35")
-    writer.add_token_list([f"t{number}" for number in range(count)])
+    writer.add_token_list(["a", "b", "ab", *(f"t{number}" for number in range(3, count))])
     writer.add_token_types([gguf.TokenType.NORMAL] * count)
-    writer.add_token_merges([])
+    writer.add_token_merges(["a b"])
 
 
 def export(
@@ -138,8 +138,9 @@ def write_configuration(writer: gguf.GGUFWriter, text: Any) -> None:
         if getattr(text, "norm_topk_prob", True) is False:
             writer.add_expert_weights_norm(False)
     if hasattr(text, "linear_num_key_heads"):
-        writer.add_rope_dimension_count(int(text.head_dim * rope["partial_rotary_factor"]))
-        writer.add_rope_dimension_sections([*rope["mrope_section"], 0])
+        rotary = int(text.head_dim * rope["partial_rotary_factor"])
+        writer.add_rope_dimension_count(rotary)
+        writer.add_rope_dimension_sections([*rope.get("mrope_section", (rotary // 2 - 1, 1, 0)), 0])
         writer.add_ssm_conv_kernel(text.linear_conv_kernel_dim)
         writer.add_ssm_state_size(text.linear_key_head_dim)
         writer.add_ssm_group_count(text.linear_num_key_heads)

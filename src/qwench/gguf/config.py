@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from qwench.config import (
     MAX_LAYERS,
+    MAX_SIZE,
     DeltaNetConfig,
     LayerType,
     ModelConfig,
@@ -22,7 +23,7 @@ from qwench.errors import ConfigError
 from qwench.gguf.file import GgufFile
 from qwench.gguf.metadata import Metadata
 
-TOKENS = "tokenizer.ggml.tokens"
+TOKENS, MAX_VOCABULARY = "tokenizer.ggml.tokens", 2**20
 END_IDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 NEXTN = "{}.nextn_predict_layers"
 SOFTMAX = 1  # the number of this gating function
@@ -76,6 +77,8 @@ def model_config(file: GgufFile) -> ModelConfig:
     layer_types = _layer_types(data, family, blocks - predictors)
     rope, window = _rope(data, family, head_dim)
     vocab = data.count(TOKENS)
+    if not 1 <= vocab <= MAX_VOCABULARY:
+        raise data.error(TOKENS, f"has {vocab} items; 1 to {MAX_VOCABULARY} are possible")
     return ModelConfig(
         model_type=family.model_type,
         vocab_size=vocab,
@@ -179,6 +182,8 @@ def _rope(data: Metadata, family: _Family, head_dim: int) -> tuple[RopeConfig, i
     yarn = _yarn(data, window)
     if yarn is not None:
         window = max(window, int(yarn.original_max_positions * yarn.factor))
+    if window > MAX_SIZE:
+        raise data.error("{}.rope.scaling.factor", f"makes a window of {window} tokens, more than {MAX_SIZE}")
     if not family.hybrid:
         return RopeConfig(theta, rotary, None, yarn), window
     key = "{}.rope.dimension_sections"

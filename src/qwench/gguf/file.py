@@ -21,7 +21,7 @@ class GgufFile:
     path: Path
     parts: tuple[Path, ...]
     metadata: Mapping[str, Value]
-    tensors: Mapping[str, StoredTensor]
+    tensors: dict[str, StoredTensor]
 
 
 def is_gguf(path: Path) -> bool:

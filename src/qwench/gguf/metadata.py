@@ -5,12 +5,11 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+from qwench.config import MAX_REAL, MAX_SIZE
 from qwench.errors import ConfigError
 from qwench.gguf.file import GgufFile
 from qwench.gguf.header import SCALARS, STRING, Array, Value
 
-MAX_SIZE = 2**31 - 1
-MAX_REAL = 1e15
 _WHOLE_TYPES = frozenset(number for number, (name, _) in SCALARS.items() if name[0] in "ui")
 
 
@@ -108,5 +107,5 @@ class Metadata:
 def _shown(value: Value) -> str:
     if not isinstance(value, Array):
         return f"{value!r:.80}"
-    name = SCALARS[value.item][0] if value.item in SCALARS else "strings" if value.item == STRING else "arrays"
+    name = "strings" if value.item == STRING else SCALARS[value.item][0]
     return f"an array of {value.count} {name}"

@@ -25,7 +25,7 @@ from qwench.ops.quantised import GGUF_TYPES, WeightType, dequantise
 from qwench.weights.formats import gguf_blocks
 from qwench.weights.load import LoadedWeights, UnusedTensor
 from qwench.weights.names import Place
-from qwench.weights.names_gguf import gguf_names, gguf_place, predictor_reason
+from qwench.weights.names_gguf import gguf_names, gguf_place, unused_gguf_reason
 from qwench.weights.source import Kind, Part, Progress, Value, piece_rows
 
 LISTED = 5  # how many names a sentence lists before it only counts
@@ -80,9 +80,11 @@ class GgufSource:
         """Each parameter's tensors, in the order of its rows; raises if file and declaration differ in anything."""
         found: dict[Place, StoredTensor] = {}
         extra: list[StoredTensor] = []
+        layers = self._config.num_layers
+        predictors = range(layers, layers + self._config.num_mtp_layers)
         for tensor in self._file.tensors.values():
             place = gguf_place(tensor.name)
-            reason = predictor_reason(tensor.name, self._config.num_layers)
+            reason = unused_gguf_reason(tensor.name, predictors)
             if reason is not None:
                 self.unused.append(UnusedTensor(tensor.name, tensor.shape, reason))
             elif place is None or place.name not in self._specs:

@@ -66,9 +66,9 @@ def gguf_names(place: Place) -> str:
     return " or ".join(f"blk.{layer}.{name}" for name, ours in _LAYER.items() if ours == inner)
 
 
-def predictor_reason(stored: str, num_layers: int) -> str | None:
-    """Why a tensor behind the last layer is not read: the layers of the multi-token prediction head lie there."""
+def unused_gguf_reason(stored: str, predictors: range) -> str | None:
+    """Why a tensor of the layers ``predictors``, which lie behind the model's own, is not read; None for any other."""
     match = _BLOCK.fullmatch(stored)
-    if match is not None and int(match[1]) >= num_layers:
+    if match is not None and int(match[1]) in predictors:
         return "multi-token prediction head (nextn): not run yet"
     return None
