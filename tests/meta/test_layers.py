@@ -11,7 +11,7 @@ import pytest
 
 from tests.meta.tree import PACKAGE, ROOT, files, imports, module_name
 
-BASE = ("errors", "config", "log", "family", "progress", "gguf", "files")
+BASE = ("errors", "fault", "fields", "quantisation", "config", "log", "family", "progress", "gguf", "files")
 TENSORS = ("torch", "numpy")
 
 
@@ -28,11 +28,14 @@ ANYTHING = Layer(ours=("",), others=("*",))
 # The first entry that matches a module counts, so exceptions stand above their package.
 LAYERS = {
     "errors": Layer(),
+    "fault": Layer(),
     "family": Layer(),
     "progress": Layer(),
     "log": Layer(ours=("errors",)),
-    "config": Layer(ours=("errors",)),
-    "gguf": Layer(ours=("errors", "config", "gguf")),
+    "fields": Layer(ours=("errors", "fault")),
+    "quantisation": Layer(ours=("errors", "fields")),
+    "config": Layer(ours=("errors", "fields", "quantisation")),
+    "gguf": Layer(ours=("errors", "fault", "fields", "config", "gguf")),
     "files": Layer(ours=("errors", "config", "gguf")),
     "device": Layer(BASE, TENSORS),
     "ops": Layer((*BASE, "device", "ops"), (*TENSORS, "triton")),

@@ -11,6 +11,7 @@ from qwench.engine.batching import build_batch
 from qwench.engine.request import TokenLogprob
 from qwench.engine.sampling import sample, token_logprobs
 from qwench.engine.scheduler import RowResult, Step, StepRow
+from qwench.fault import fault
 from qwench.model.batch import Batch, CacheTensors
 
 NOT_FINITE = "the model gave logits that are no finite numbers: damaged weights, or an overflow of float16"
@@ -34,6 +35,7 @@ class Runner:
     @torch.inference_mode()
     def run(self, step: Step) -> list[RowResult]:
         """Compute every row of the step; rows that sample get a token, or an error if their logits are no numbers."""
+        fault("memory.step")
         self.storage.reset(step.fresh_slots)
         logits = self.model.forward(build_batch(step, self.page_size, self.device), self.storage)
         logits = logits[:, : self.usable_tokens]

@@ -12,6 +12,7 @@ import torch
 from qwench.cache.pool import Pool
 from qwench.cache.storage import CacheSpec, Storage
 from qwench.config import EngineConfig, ModelConfig
+from qwench.device import memory_for
 from qwench.engine.core import Engine
 from qwench.engine.request import Vocabulary
 from qwench.engine.resolve import Choice, Resolved, resolve
@@ -40,10 +41,11 @@ def load_engine(
 ) -> tuple[Engine, Resolved]:
     """The engine of the checkpoint in ``files``; ``progress`` is told bytes loaded and bytes in all."""
     resolved = resolve_for(config, model)
-    if isinstance(files, GgufFile):
-        loaded = load_gguf(files, model, device=resolved.device, dtype=resolved.dtype, progress=progress)
-    else:
-        loaded = load(files, model, device=resolved.device, dtype=resolved.dtype, progress=progress)
+    with memory_for("weights", "take a smaller model or a smaller dtype"):
+        if isinstance(files, GgufFile):
+            loaded = load_gguf(files, model, device=resolved.device, dtype=resolved.dtype, progress=progress)
+        else:
+            loaded = load(files, model, device=resolved.device, dtype=resolved.dtype, progress=progress)
     resolved = replace(resolved, choices=resolved.choices + tuple(_unused(loaded.unused)))
     return assemble(config, model, resolved, loaded.tensors, vocabulary), resolved
 
@@ -68,13 +70,14 @@ def assemble(
     """
     torch.set_num_threads(resolved.threads)
     spec = CacheSpec.of(model, resolved.dtype)
-    storage = Storage(
-        spec,
-        num_pages=resolved.num_pages,
-        page_size=config.page_size,
-        num_slots=resolved.max_num_seqs,
-        device=resolved.device,
-    )
+    with memory_for("cache", "lower max_model_len or max_num_seqs, or give less with memory"):
+        storage = Storage(
+            spec,
+            num_pages=resolved.num_pages,
+            page_size=config.page_size,
+            num_slots=resolved.max_num_seqs,
+            device=resolved.device,
+        )
     scheduler = Scheduler(
         Pool(resolved.num_pages),
         Pool(resolved.max_num_seqs),

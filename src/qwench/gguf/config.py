@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from qwench.config import (
     MAX_LAYERS,
-    MAX_SIZE,
     DeltaNetConfig,
     LayerType,
     ModelConfig,
@@ -20,6 +19,7 @@ from qwench.config import (
     YarnConfig,
 )
 from qwench.errors import ConfigError
+from qwench.fields import MAX_SIZE
 from qwench.gguf.file import GgufFile
 from qwench.gguf.metadata import Metadata
 
@@ -124,17 +124,22 @@ def _refuse_unsupported(data: Metadata) -> None:
     for key, neutral in _NEUTRAL.items():
         if not data.has(key):
             continue
-        value = data.number(key)
+        value = _number(data, key)
         if value not in (neutral, 0):  # 0 stands for "not set" where it would make no sense
             raise data.error(key, f"is {value:g}, which is not supported")
     if not data.flag("{}.attention.causal", default=True):
         raise data.error("{}.attention.causal", "is false; only causal models are run")
 
 
+def _number(data: Metadata, key: str) -> float:
+    """Any number."""
+    return data.real(key, above=-MAX_SIZE)
+
+
 def _layer_types(data: Metadata, family: _Family, layers: int) -> tuple[LayerType, ...]:
     if not family.hybrid:
         recurrent = [False] * layers
-    elif data.is_array("{}.attention.recurrent_layers"):
+    elif data.has("{}.attention.recurrent_layers"):
         recurrent = data.flags("{}.attention.recurrent_layers")[:layers]
         if len(recurrent) < layers:
             raise data.error("{}.attention.recurrent_layers", f"has {len(recurrent)} items for {layers} layers")
@@ -203,8 +208,8 @@ def _yarn(data: Metadata, window: int) -> YarnConfig | None:
     if factor < 1:
         raise data.error("{}.rope.scaling.factor", f"is {factor:g}; YaRN needs a factor of at least 1")
     for key in ("{}.rope.scaling.yarn_ext_factor", "{}.rope.scaling.yarn_log_multiplier"):
-        if data.has(key) and data.number(key) not in (0, 1):
-            raise data.error(key, f"is {data.number(key):g}, which is not supported")
+        if data.has(key) and _number(data, key) not in (0, 1):
+            raise data.error(key, f"is {_number(data, key):g}, which is not supported")
     original = data.whole("{}.rope.scaling.original_context_length", window)
     attention = data.real("{}.rope.scaling.attn_factor", data.real("{}.rope.scaling.yarn_attn_factor", 1.0))
     return YarnConfig(

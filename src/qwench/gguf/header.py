@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import BinaryIO
 
 from qwench.errors import CheckpointError
+from qwench.fault import fault
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 MAX_HEADER = 128 * 2**20  # a vocabulary of 250,000 tokens with its merges takes about 12 MiB
@@ -74,6 +75,9 @@ class Array:
     count: int
     raw: bytes
 
+    def __repr__(self) -> str:
+        return f"an array of {self.count} {'strings' if self.item == STRING else SCALARS[self.item][0]}"
+
 
 Value = bool | int | float | str | Array
 
@@ -101,6 +105,7 @@ class Header:
 def read_header(file: Path) -> Header:
     """The header of ``file``, checked in full. Raises CheckpointError naming file and field."""
     try:
+        fault("read.header")
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
             raise CheckpointError(f"{file} is not a regular file; give the path of a GGUF file.")
@@ -119,7 +124,7 @@ class _Cursor:
         self.stream, self.size, self.file = stream, size, file
         self.data, self.position = bytearray(), 0
 
-    def fault(self, field: str, reason: str) -> CheckpointError:
+    def error(self, field: str, reason: str) -> CheckpointError:
         return CheckpointError(f"{self.file}: {field} {reason}; {REPAIR}")
 
     @property
@@ -142,12 +147,12 @@ class _Cursor:
     def string(self, field: str, limit: int) -> str:
         length = self.number("Q", f"the length of {field}")
         if length > limit:
-            raise self.fault(field, f"would have {length} bytes, more than the {limit} a real file has")
+            raise self.error(field, f"would have {length} bytes, more than the {limit} a real file has")
         start = self.take(length, field)
         try:
             return self.data[start : start + length].decode("utf-8")
         except UnicodeDecodeError:
-            raise self.fault(field, "is not UTF-8") from None
+            raise self.error(field, "is not UTF-8") from None
 
     def skip_strings(self, count: int, field: str) -> None:
         """Go over ``count`` strings: the inner loop of reading a vocabulary."""
@@ -158,7 +163,7 @@ class _Cursor:
                 self._read_to(position + 8, f"{field}[{index}]")
             (length,) = read(data, position)
             if length > MAX_STRING:
-                raise self.fault(f"{field}[{index}]", f"would have {length} bytes, more than a real file has")
+                raise self.error(f"{field}[{index}]", f"would have {length} bytes, more than a real file has")
             position += 8 + length
             if position > len(data):
                 self._read_to(position, f"{field}[{index}]")
@@ -170,7 +175,7 @@ class _Cursor:
                 f"{self.file} is truncated: {field} would end at byte {end}, but the file has {self.size}; {REPAIR}"
             )
         if end > MAX_HEADER:
-            raise self.fault(field, f"would end behind the {MAX_HEADER} bytes that a header may have")
+            raise self.error(field, f"would end behind the {MAX_HEADER} bytes that a header may have")
         target = min(max(end, len(self.data) + READ_AHEAD), self.size, MAX_HEADER)
         while len(self.data) < target:
             piece = self.stream.read(target - len(self.data))
@@ -182,15 +187,15 @@ class _Cursor:
 def _read(cursor: _Cursor) -> Header:
     _check_magic(cursor)
     num_tensors, num_keys = cursor.number("Q", "the number of tensors"), cursor.number("Q", "the number of keys")
-    # The least bytes of a tensor (length, letter, axes, an axis, type, offset) and of a key (length, letter, type, byte).
+    # The least that a tensor takes (length, letter, axes, an axis, type, offset), and a key (length, letter, type, byte).
     for field, count, least in (("the number of tensors", num_tensors, 33), ("the number of keys", num_keys, 14)):
         if count > min(MAX_ENTRIES, cursor.left // least):
-            raise cursor.fault(field, f"is {count}, more than {cursor.left} bytes can describe or a real file has")
+            raise cursor.error(field, f"is {count}, more than {cursor.left} bytes can describe or a real file has")
     metadata: dict[str, Value] = {}
     for index in range(num_keys):
         key = _name(cursor, f"the name of key {index}")
         if key in metadata:
-            raise cursor.fault(f"key {key!r}", "is there twice")
+            raise cursor.error(f"key {key!r}", "is there twice")
         metadata[key] = _value(cursor, cursor.number("I", f"the type of {key!r}"), f"key {key!r}")
     alignment = _alignment(cursor, metadata)
     infos = [_tensor_info(cursor, index, alignment) for index in range(num_tensors)]
@@ -217,7 +222,7 @@ def _check_magic(cursor: _Cursor) -> None:
 def _name(cursor: _Cursor, field: str) -> str:
     name = cursor.string(field, MAX_NAME)
     if not name or not name.isprintable():
-        raise cursor.fault(field, f"is {name!r}")
+        raise cursor.error(field, f"is {name!r}")
     return name
 
 
@@ -227,13 +232,13 @@ def _value(cursor: _Cursor, kind: int, field: str) -> Value:
     if kind == ARRAY:
         return _array(cursor, field)
     if kind not in SCALARS:
-        raise cursor.fault(field, f"has the unknown type {kind}")
+        raise cursor.error(field, f"has the unknown type {kind}")
     name, letter = SCALARS[kind]
     start = cursor.take(struct.calcsize(f"<{letter}"), field)
     (value,) = struct.unpack_from(f"<{letter}", cursor.data, start)
     if name == "bool":
         if value > 1:
-            raise cursor.fault(field, f"is {value} where true (1) or false (0) is expected")
+            raise cursor.error(field, f"is {value} where true (1) or false (0) is expected")
         return bool(value)
     assert isinstance(value, (int, float))
     return value
@@ -243,12 +248,12 @@ def _array(cursor: _Cursor, field: str) -> Array:
     """An array, gone over and kept as bytes."""
     item, count = cursor.number("I", f"the type of {field}"), cursor.number("Q", f"the length of {field}")
     if item == ARRAY:
-        raise cursor.fault(field, "holds arrays of arrays, which no model has")
+        raise cursor.error(field, "holds arrays of arrays, which no model has")
     if item != STRING and item not in SCALARS:
-        raise cursor.fault(field, f"holds the unknown type {item}")
+        raise cursor.error(field, f"holds the unknown type {item}")
     least = 8 if item == STRING else struct.calcsize(f"<{SCALARS[item][1]}")  # a string takes at least its length
     if count > min(MAX_ITEMS, cursor.left // least):
-        raise cursor.fault(field, f"would have {count} items, more than {cursor.left} bytes hold or a real file has")
+        raise cursor.error(field, f"would have {count} items, more than {cursor.left} bytes hold or a real file has")
     start = cursor.position
     if item == STRING:
         cursor.skip_strings(count, field)
@@ -261,7 +266,7 @@ def _alignment(cursor: _Cursor, metadata: Mapping[str, Value]) -> int:
     value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     # bool is an int to Python
     if type(value) is not int or not 1 <= value <= MAX_ALIGNMENT or value & (value - 1):
-        raise cursor.fault("key 'general.alignment'", f"is {value!r}; it must be a power of two up to {MAX_ALIGNMENT}")
+        raise cursor.error("key 'general.alignment'", f"is {value!r}; it must be a power of two up to {MAX_ALIGNMENT}")
     return value
 
 
@@ -274,10 +279,10 @@ def _tensor_info(cursor: _Cursor, index: int, alignment: int) -> _Info:
     field = f"tensor {name}"
     axes = cursor.number("I", f"the number of axes of {field}")
     if not 1 <= axes <= MAX_AXES:
-        raise cursor.fault(field, f"has {axes} axes; 1 to {MAX_AXES} are possible")
+        raise cursor.error(field, f"has {axes} axes; 1 to {MAX_AXES} are possible")
     shape = tuple(cursor.number("Q", f"the shape of {field}") for _ in range(axes))[::-1]
     if min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
-        raise cursor.fault(field, f"has the shape {list(shape)}, which no tensor can have")
+        raise cursor.error(field, f"has the shape {list(shape)}, which no tensor can have")
     number, offset = cursor.number("I", f"the type of {field}"), cursor.number("Q", f"the offset of {field}")
     if number not in TENSOR_TYPES:
         raise CheckpointError(
@@ -286,11 +291,11 @@ def _tensor_info(cursor: _Cursor, index: int, alignment: int) -> _Info:
         )
     kind = TENSOR_TYPES[number]
     if shape[-1] % kind.block:
-        raise cursor.fault(
+        raise cursor.error(
             field, f"has rows of {shape[-1]} numbers, but {kind.name} stores whole blocks of {kind.block}"
         )
     if offset % alignment:
-        raise cursor.fault(field, f"has the offset {offset}, which is not a multiple of the alignment {alignment}")
+        raise cursor.error(field, f"has the offset {offset}, which is not a multiple of the alignment {alignment}")
     return name, shape, kind, offset
 
 
@@ -306,11 +311,11 @@ def _check_places(cursor: _Cursor, tensors: tuple[StoredTensor, ...], start: int
     for tensor in sorted(tensors, key=lambda each: each.begin):
         field = f"tensor {tensor.name}"
         if tensor.name in names:
-            raise cursor.fault(field, "is there twice")
+            raise cursor.error(field, "is there twice")
         names.add(tensor.name)
         if tensor.begin != expected:
             problem = "overlaps the one before it" if tensor.begin < expected else "leaves a gap before it"
-            raise cursor.fault(field, f"begins at byte {tensor.begin} where {expected} is expected: it {problem}")
+            raise cursor.error(field, f"begins at byte {tensor.begin} where {expected} is expected: it {problem}")
         end = tensor.begin + tensor.num_bytes
         if end > cursor.size:
             raise CheckpointError(

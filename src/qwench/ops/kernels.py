@@ -130,18 +130,9 @@ class NativeKernels:
         values: torch.Tensor,
         rows: Rows,
     ) -> torch.Tensor:
-        """Single tokens read the cache where it lies; longer rows by the reference."""
-        single = rows.num_single
-        if single == 0 or query.shape[-1] > ATTENTION_WIDTH:
+        if query.shape[-1] > ATTENTION_WIDTH:
             return attention.paged_attention(query, key, value, keys, values, rows)
-        first, others = rows.parts
-        rest = slice(single, None)
-        keys[first.kv_slots], values[first.kv_slots] = key[:single].to(keys.dtype), value[:single].to(values.dtype)
-        found = self.native.attention_step(query[:single], keys, values, first)
-        if not others.lengths:
-            return found
-        longer = attention.paged_attention(query[rest], key[rest], value[rest], keys, values, others)
-        return torch.cat((found, longer))
+        return self.native.attention((query, key, value), keys, values, rows)
 
 
 def _check_delta(

@@ -83,6 +83,17 @@ GGUF_TYPES = _types(
 )
 
 
+# What other checkpoints in Hugging Face layout hold. Whole numbers with a zero point of their own are counted from the
+# middle of their range and keep scale * (zero point - middle) as the min: exact in float16 for 4 bits and BF16 scales.
+CHECKPOINT_TYPES = _types(
+    WeightType("int4", 4, zero=8),
+    WeightType("int8", 8, zero=128),
+    WeightType("int4_zero", 4, zero=8, has_min=True),
+    WeightType("int8_zero", 8, zero=128, has_min=True),
+    WeightType("nvfp4", 4, block=16, table=FOUR_BIT_FLOATS),
+)
+
+
 @dataclass(frozen=True)
 class Codes:
     """A quantised [out, width] matrix, one byte a code, before any kernel packs it. D is width padded.

@@ -110,5 +110,5 @@ def gguf_template(file: GgufFile, tokenizer: Tokenizer) -> ChatTemplate | None:
 def gguf_sampling(file: GgufFile) -> dict[str, float]:
     """The sampling that the file recommends, by our names."""
     data = Metadata(file)
-    given = {name: data.number(key) for name, key in SAMPLING.items() if data.has(key)}
+    given = {name: data.real(key, above=-1) for name, key in SAMPLING.items() if data.has(key)}
     return {name: int(value) if name == "top_k" else value for name, value in given.items()}

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from qwench.config import ModelConfig, read_json
+from qwench.config import ModelConfig
 from qwench.engine.request import SamplingParams
 from qwench.errors import ConfigError, RequestError
+from qwench.fields import read_json
 from qwench.files import ModelFiles
 from qwench.gguf.file import GgufFile
 from qwench.text.gguf_text import gguf_sampling

@@ -18,6 +18,7 @@ import torch
 
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError
+from qwench.fault import fault
 from qwench.gguf.file import GgufFile
 from qwench.gguf.header import REPAIR, StoredTensor
 from qwench.model.parameters import ParameterSpec, declare
@@ -90,13 +91,13 @@ class GgufSource:
             elif place is None or place.name not in self._specs:
                 extra.append(tensor)
             elif place in found:
-                raise self._fault(f"holds {found[place].name} and {tensor.name}, which are the same parameter")
+                raise self._error(f"holds {found[place].name} and {tensor.name}, which are the same parameter")
             else:
                 _check(tensor, place, self._specs[place.name])
                 found[place] = tensor
         if extra:
             names = _listed([f"{tensor.name} {list(tensor.shape)}" for tensor in extra])
-            raise self._fault(f"holds what a model of this architecture has no place for: {names}")
+            raise self._error(f"holds what a model of this architecture has no place for: {names}")
         return self._complete(found)
 
     def _complete(self, found: Mapping[Place, StoredTensor]) -> dict[str, tuple[StoredTensor, ...]]:
@@ -106,15 +107,15 @@ class GgufSource:
             whole, halves = Place(name), [Place(name, part="gate"), Place(name, part="up")]
             present = [place for place in halves if place in found]
             if whole in found and present:
-                raise self._fault(f"holds {found[whole].name} and {found[present[0]].name}, the same parameter twice")
+                raise self._error(f"holds {found[whole].name} and {found[present[0]].name}, the same parameter twice")
             wanted = halves if present else [whole]
             missing += [gguf_names(place) for place in wanted if place not in found]
             stored[name] = tuple(found[place] for place in wanted if place in found)
         if missing:
-            raise self._fault(f"lacks {_listed(missing)}")
+            raise self._error(f"lacks {_listed(missing)}")
         return stored
 
-    def _fault(self, problem: str) -> CheckpointError:
+    def _error(self, problem: str) -> CheckpointError:
         return CheckpointError(f"{self._file.path} {problem}; take another conversion of this model.")
 
     def _kind(self, name: str) -> Kind:
@@ -281,6 +282,7 @@ class _Reader:
         self._stream.seek(stored.begin + offset)
         filled = 0
         while filled < len(buffer):
+            fault("read.weights")
             count = self._stream.readinto(buffer[filled:])
             if not count:
                 raise CheckpointError(f"{stored.file} ended inside tensor {stored.name}; {REPAIR}")
