@@ -270,7 +270,7 @@ KEYS: dict[str, tuple[bytes | None, str]] = {
     "block_count-huge": (scalar(U64, 2**63), "it must be a whole number from 1 to 4096"),
     "block_count-more": (scalar(U32, 9), "has 3 items for 9 layers"),
     "block_count-fewer": (scalar(U32, 1), "has no place for: blk.1.attn_norm.weight [32], "),
-    "embedding_length": (None, "is missing; take another conversion of this model"),
+    "embedding_length": (None, "is missing; the model cannot be built without it"),
     "embedding_length-negative": (scalar(I32, -32), "is -32; it must be a whole number"),
     "embedding_length-other": (scalar(U32, 64), "has shape [80, 32]; [80, 64] is expected from the metadata"),
     "attention.head_count": (scalar(U32, 0), "is 0; it must be a whole number from 1"),

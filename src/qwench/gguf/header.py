@@ -187,7 +187,7 @@ class _Cursor:
 def _read(cursor: _Cursor) -> Header:
     _check_magic(cursor)
     num_tensors, num_keys = cursor.number("Q", "the number of tensors"), cursor.number("Q", "the number of keys")
-    # The least that a tensor takes (length, letter, axes, an axis, type, offset), and a key (length, letter, type, byte).
+    # The least a tensor takes (length, letter, axes, an axis, type, offset), and a key (length, letter, type, byte).
     for field, count, least in (("the number of tensors", num_tensors, 33), ("the number of keys", num_keys, 14)):
         if count > min(MAX_ENTRIES, cursor.left // least):
             raise cursor.error(field, f"is {count}, more than {cursor.left} bytes can describe or a real file has")
