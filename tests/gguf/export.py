@@ -97,11 +97,15 @@ def export(
         tell(writer)
     for name, tensor in tensors(model, text, fused=fused):
         write_tensor(writer, name, tensor, choose(name, tuple(tensor.shape)))
+    finish(writer)
+    return path if not split else min(path.parent.glob(f"{path.stem}-00001-of-*.gguf"))
+
+
+def finish(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path if not split else min(path.parent.glob(f"{path.stem}-00001-of-*.gguf"))
 
 
 def write_tensor(writer: gguf.GGUFWriter, name: str, tensor: torch.Tensor, kind: gguf.GGMLQuantizationType) -> None:

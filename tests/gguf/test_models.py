@@ -11,10 +11,19 @@ import torch
 
 from qwench.config import ModelConfig
 from qwench.files import open_files, read_config
-from qwench.gguf.file import GgufFile
-from qwench.ops.quantised import GGUF_TYPES
+from qwench.gguf.file import GgufFile, open_gguf
+from qwench.model.parameters import declare
+from qwench.ops.quantised import GGUF_TYPES, dequantise
 from qwench.weights.gguf import GgufSource
-from tests.gguf.export import export, matrices_as
+from tests.gguf.export import (
+    all_f32,
+    export,
+    finish,
+    matrices_as,
+    stub_tokens,
+    write_configuration,
+    write_tensor,
+)
 from tests.model.driver import Driver
 from tests.oracle import KINDS, VOCABULARY, build_model, make_checkpoint
 from tests.tolerances import tolerance
@@ -90,38 +99,59 @@ def test_the_configuration_is_the_folder_s(kind: str, tmp_path: Path) -> None:
         assert vars(ours.delta) | {"value_heads_tiled": False} == vars(theirs.delta)
 
 
+def values_of(path: Path) -> dict[str, torch.Tensor]:
+    """Every parameter as plain numbers, fp32."""
+    file = open_gguf(path)
+    pieces: dict[str, list[torch.Tensor]] = {}
+    for part, value in GgufSource(file, read_config(file), torch.float32).parts():
+        plain = value if isinstance(value, torch.Tensor) else dequantise(value)
+        pieces.setdefault(part.name, []).append(plain.clone())
+    return {name: torch.cat(found) for name, found in pieces.items()}
+
+
 @pytest.mark.parametrize("stored", [Q8_0, Q4_1, F16, BF16], ids=lambda kind: kind.name)
 def test_quantised_matrices_are_what_the_package_dequantises(stored: gguf.GGMLQuantizationType, tmp_path: Path) -> None:
     """The same model twice: quantised by the package, and with the values that the package makes of that, as F32."""
     reference = build_model(*KINDS["moe"], seed=4)
     quantised = export(reference, tmp_path / "quantised.gguf", choose=matrices_as(stored))
-    opened = open_files(quantised)
-    assert isinstance(opened, GgufFile)
-    source = GgufSource(opened, read_config(opened), torch.float32)
-    types = {kind for kind in source.kinds.values() if not isinstance(kind, torch.dtype)}
+    file = open_gguf(quantised)
+    kinds = GgufSource(file, read_config(file), torch.float32).kinds.values()
+    types = {kind for kind in kinds if not isinstance(kind, torch.dtype)}
     assert types == ({GGUF_TYPES[stored.name]} if stored.name in GGUF_TYPES else set())
-    reader = gguf.GGUFReader(quantised)
-    plain = {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
-    writer_of = {name: torch.from_numpy(values.copy()) for name, values in plain.items()}
-    again = tmp_path / "plain.gguf"
-    rewrite(reference, again, writer_of)
-    sequences = prompts()
-    for found, expected in zip(
-        Driver(quantised).logits(sequences, 64), Driver(again).logits(sequences, 64), strict=True
-    ):
-        assert torch.equal(found, expected)
+    plain = tmp_path / "plain.gguf"
+    rewrite(quantised, plain)
+    found, expected = values_of(quantised), values_of(plain)
+    assert found.keys() == expected.keys() == declare(read_config(file)).keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
-def rewrite(model: Any, path: Path, values: dict[str, torch.Tensor]) -> None:
-    """``model``'s file with other values."""
-    from tests.gguf import export as exporter
+def rewrite(path: Path, target: Path) -> None:
+    """The file ``path`` with every tensor as the package dequantises it."""
+    writer = gguf.GGUFWriter(target, "qwen35moe")
+    config = build_model(*KINDS["moe"], seed=4).config
+    write_configuration(writer, config)
+    stub_tokens(writer, config.vocab_size)
+    for tensor in gguf.GGUFReader(path).tensors:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        write_tensor(writer, tensor.name, torch.from_numpy(values.copy()), all_f32(tensor.name, ()))
+    finish(writer)
 
-    writer = gguf.GGUFWriter(path, exporter.ARCHITECTURES[model.config.model_type])
-    exporter.write_configuration(writer, model.config)
-    exporter.stub_tokens(writer, model.config.vocab_size)
-    for name, tensor in values.items():
-        exporter.write_tensor(writer, name, tensor, exporter.F32)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+
+def test_gate_and_up_of_two_types_become_one_and_it_is_told(tmp_path: Path) -> None:
+    def choose(name: str, shape: tuple[int, ...]) -> gguf.GGMLQuantizationType:
+        return {"ffn_gate_exps": Q4_1, "ffn_up_exps": BF16}.get(name.split(".")[-2], all_f32(name, shape))
+
+    path = export(build_model(*KINDS["moe"], seed=5), tmp_path / "mixed.gguf", choose=choose)
+    file = open_gguf(path)
+    source = GgufSource(file, read_config(file), torch.float32)
+    assert source.kinds["layers.0.moe.gate_up"] == GGUF_TYPES["Q8_0"]
+    (conversion,) = source.converted
+    assert len(conversion.names) == 2 * 8
+    assert (conversion.kept, conversion.reason) == ("Q8_0", "gate and up of one expert differ in type")
+    found = values_of(path)["layers.0.moe.gate_up"]
+    stored = {
+        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(path).tensors
+    }
+    halves = [torch.from_numpy(stored[f"blk.0.ffn_{name}_exps.weight"].copy()) for name in ("gate", "up")]
+    expected = torch.cat(halves, dim=1)
+    assert (found.view_as(expected) - expected).abs().max() < expected.abs().max() / 200

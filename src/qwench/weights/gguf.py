@@ -225,7 +225,7 @@ def _floats(raw: torch.Tensor, stored: StoredTensor) -> torch.Tensor:
     """Rows of bytes as fp32 [rows, width]."""
     name = stored.type.name
     if name in gguf_blocks.FLOATS:
-        return raw.view(gguf_blocks.FLOATS[name]).float()
+        return raw.view(gguf_blocks.FLOATS[name]).to(torch.float32, copy=True)
     codes = gguf_blocks.allocate(GGUF_TYPES[name], len(raw), stored.shape[-1])
     gguf_blocks.decode(raw, codes)
     return dequantise(codes)
@@ -241,6 +241,7 @@ class _Reader:
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._total, self._done, self._progress = total, 0, progress
+        self._buffer = bytearray()  # one for all reads: fresh memory costs as much as the reading
         self._path: Path | None = None
         self._stream: FileIO | None = None
 
@@ -262,17 +263,19 @@ class _Reader:
             gguf_blocks.round_to_q8(_floats(raw, stored), gguf_blocks.rows(target, at, last))
 
     def rows(self, stored: StoredTensor, begin: int, end: int) -> torch.Tensor:
-        """Rows [begin, end) as they are stored: uint8 [rows, bytes of a row]."""
+        """Rows [begin, end) as they are stored, uint8 [rows, bytes of a row], until the next call."""
         size = _row_bytes(stored)
-        raw = bytearray((end - begin) * size)
+        count = (end - begin) * size
+        if len(self._buffer) < count:
+            self._buffer = bytearray(count)
         try:
-            self._read(stored, begin * size, memoryview(raw))
+            self._read(stored, begin * size, memoryview(self._buffer)[:count])
         except OSError as error:
             raise CheckpointError(f"{stored.file} cannot be read: {error.strerror}.") from None
-        self._done += len(raw)
+        self._done += count
         if self._progress is not None:
             self._progress(self._done, self._total)
-        return torch.frombuffer(raw, dtype=torch.uint8).view(end - begin, size)
+        return torch.frombuffer(self._buffer, dtype=torch.uint8, count=count).view(end - begin, size)
 
     def _read(self, stored: StoredTensor, offset: int, buffer: memoryview) -> None:
         if self._path != stored.file or self._stream is None:
