@@ -172,6 +172,7 @@ def test_a_file(tmp_path: Path) -> None:
     ("name", "sentence"),
     [
         ("model.gguf", "model.gguf: there is no such file; check the path."),
+        ("unsloth/Qwen3.5-4B-GGUF", "is a repository of GGUF files in several sizes; download one of them with `hf"),
         ("./nowhere", "./nowhere: there is no such folder; check the path."),
         ("/nowhere/at/all", "/nowhere/at/all: there is no such folder; check the path."),
         ("qwen3.5:4", "'qwen3.5:4' is not a known model, a folder or a Hub id; nearest: qwen3.5:4b, "),

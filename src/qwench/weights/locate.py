@@ -43,6 +43,11 @@ def locate(name: str, *, offline: bool) -> Path:
     hub_id = PUBLISHED.get(name.lower())
     if hub_id is None and _HUB_ID.fullmatch(name):
         hub_id = name
+    if hub_id is not None and hub_id.lower().endswith("-gguf"):
+        raise ModelNotFound(
+            f"{hub_id} is a repository of GGUF files in several sizes; download one of them with `hf download {hub_id} "
+            f"FILE.gguf --local-dir .` and give its path."
+        )
     if hub_id is None:
         raise ModelNotFound(_unknown(name))
     return _from_hub(hub_id, offline=offline)
