@@ -14,7 +14,7 @@ from qwench.engine.scheduler import Step, StepRow
 from qwench.files import open_files, read_config
 from qwench.gguf.file import GgufFile
 from qwench.model.qwen import Qwen
-from qwench.ops.kernels import make_kernels
+from qwench.ops.kernels import Kernels
 from qwench.weights.gguf import load_gguf
 from qwench.weights.load import load
 
@@ -22,19 +22,25 @@ PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
 
 
 class Driver:
-    """One checkpoint in fp32 with room for NUM_SLOTS sequences; ``isa``: on the native kernels instead of torch's."""
+    """One checkpoint with room for NUM_SLOTS sequences, computed by ``kernels``: torch's unless others are given."""
 
-    def __init__(self, path: Path, device: str = "cpu", isa: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: str = "cpu",
+        kernels: Kernels | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.device = device
         files = open_files(path)
         self.config = read_config(files)
         if isinstance(files, GgufFile):
-            loaded = load_gguf(files, self.config, device=device, dtype=torch.float32)
+            loaded = load_gguf(files, self.config, device=device, dtype=dtype)
         else:
-            loaded = load(files, self.config, device=device, dtype=torch.float32)
-        self.model = Qwen(self.config, loaded.tensors, make_kernels(isa, threads=2))
+            loaded = load(files, self.config, device=device, dtype=dtype)
+        self.model = Qwen(self.config, loaded.tensors, kernels)
         self.storage = Storage(
-            CacheSpec.of(self.config, torch.float32),
+            CacheSpec.of(self.config, dtype),
             num_pages=NUM_PAGES,
             page_size=PAGE_SIZE,
             num_slots=NUM_SLOTS,
