@@ -2,6 +2,7 @@
 #include "kernels.h"
 #include "packed.h"
 #include "simd.h"
+#include "simd_codes.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
 
@@ -19,14 +20,15 @@ constexpr int kStateVectors = 2;
 #include "kernels/attention.inl"
 #include "kernels/delta.inl"
 #include "kernels/linear.inl"
+#include "kernels/quantised.inl"
 #include "kernels/norm.inl"
 
 namespace qwench {
 
 const Kernels* avx2_kernels() {
     static const Kernels table = {
-        "avx2", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
-        attend,
+        "avx2", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, linear_codes},
+        rms_norm, delta_net, attend,
     };
     return &table;
 }

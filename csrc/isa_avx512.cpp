@@ -2,6 +2,7 @@
 #include "kernels.h"
 #include "packed.h"
 #include "simd.h"
+#include "simd_codes.h"
 
 #if defined(__AVX512F__)
 
@@ -19,14 +20,15 @@ constexpr int kStateVectors = 4;
 #include "kernels/attention.inl"
 #include "kernels/delta.inl"
 #include "kernels/linear.inl"
+#include "kernels/quantised.inl"
 #include "kernels/norm.inl"
 
 namespace qwench {
 
 const Kernels* avx512_kernels() {
     static const Kernels table = {
-        "avx512", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
-        attend,
+        "avx512", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, linear_codes},
+        rms_norm, delta_net, attend,
     };
     return &table;
 }

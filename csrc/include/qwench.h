@@ -21,18 +21,19 @@ extern "C" {
 #endif
 
 /* Changes whenever a declaration below changes: a library of another build is refused, not guessed at. */
-#define QW_INTERFACE 1
+#define QW_INTERFACE 2
 
 /* Types of elements. */
 #define QW_F32 0
 #define QW_BF16 1
+#define QW_F16 2
 
 typedef struct qw_context qw_context;
 
 QW_API int32_t qw_interface(void);
 
-/* The instruction sets this processor can run, best first, separated by one space; out of "amx-bf16 avx512-bf16 avx512
- * avx2 scalar". The first three share everything but the multiplication of BF16. */
+/* The instruction sets this processor can run, best first, separated by one space; out of "amx-bf16 avx512-bf16
+ * avx512-vnni avx512 avx2 scalar". The first four share everything but the multiplication of BF16 and of bytes. */
 QW_API const char* qw_isas(void);
 
 /* A context: an instruction set (a name of qw_isas), a pool of `threads` threads (the caller is one of them), and scratch
@@ -44,31 +45,86 @@ QW_API void qw_close(qw_context* context);
 QW_API void* qw_memory_map(int64_t num_bytes);
 QW_API void qw_memory_unmap(void* memory, int64_t num_bytes);
 
-/* Packed weights: see csrc/packed.h for the layout. `packed` must be aligned to 64 bytes. */
-QW_API int64_t qw_packed_bytes(int32_t type, int64_t out, int64_t in);
+/* What a weight matrix is made of. With `element` QW_F32 or QW_BF16 nothing below it counts. With QW_CODES an element is
+ * a code of `bits` bits that stands for scale * value - min (no min without has_min): value is table[code] with
+ * has_table, else code - zero. `block` codes of the depth share a scale (and a min), stored as `scale_type`; nested, a
+ * super-block of QW_SUPER_BLOCK has a scale (and a min) of that type, and a block a whole number to multiply it by. */
+#define QW_CODES 3
+#define QW_SUPER_BLOCK 256
+typedef struct {
+    int32_t element;    /* QW_F32, QW_BF16 or QW_CODES */
+    int32_t bits;       /* 2, 3, 4, 5, 6 or 8; 4 with has_table */
+    int32_t block;      /* 16 or 32 */
+    int32_t zero;       /* in [0, 128] */
+    int32_t scale_type; /* QW_F16 or QW_BF16 */
+    int32_t nested, has_min, has_table;
+    int8_t table[16];
+} qw_weight_type;
 
-/* source [out, in] with `source_stride` -> packed, both of `type`. */
-QW_API void qw_pack(qw_context* context, int32_t type, int64_t out, int64_t in, const void* source,
+/* A packed matrix [out, in]: see csrc/packed.h for the layout. `packed` must be aligned to 64 bytes. */
+typedef struct {
+    const qw_weight_type* type;
+    const void* packed;
+    int64_t out, in;
+} qw_weight;
+
+/* Bytes of a packed [out, in]; -1 for a type that is not as described above. */
+QW_API int64_t qw_packed_bytes(const qw_weight_type* type, int64_t out, int64_t in);
+
+/* source [out, in] with `source_stride`, fp32 or BF16 (`element`) -> packed. */
+QW_API void qw_pack(qw_context* context, int32_t element, int64_t out, int64_t in, const void* source,
                     int64_t source_stride, void* packed);
 
-/* Rows rows[count] of a packed [out, in] -> target [count, in], of the weight's type. 0, or 1 and nothing written where a
- * row is not in [0, out). */
-QW_API int32_t qw_unpack_rows(qw_context* context, int32_t type, int64_t out, int64_t in, const void* packed,
-                           const int64_t* rows, int64_t count, void* target, int64_t target_stride);
+/* A quantised [out, in], one byte a code. D is `in` rounded up to 32, nested to QW_SUPER_BLOCK. What the type does not
+ * have is NULL. Every scale and min is multiplied by `factor` on top. */
+typedef struct {
+    const qw_weight_type* type;
+    int64_t out, in;
+    const uint8_t* codes;     /* [out, D] */
+    const void* scales;       /* [out, D / block] of scale_type, or int8_t where nested */
+    const void* mins;         /* [out, D / block] of scale_type, or uint8_t where nested */
+    const void* super_scales; /* [out, D / QW_SUPER_BLOCK] of scale_type */
+    const void* super_mins;   /* [out, D / QW_SUPER_BLOCK] of scale_type */
+    float factor;
+} qw_codes;
+
+/* 0, or 1 and nothing written for a type that is not as described above. */
+QW_API int32_t qw_pack_codes(qw_context* context, const qw_codes* codes, void* packed);
 
 typedef struct {
-    int64_t tokens, in, out;
-    int32_t weight_type; /* of packed */
-    int32_t type;        /* of x and y */
-    const void* packed;  /* [out, in], packed */
-    const void* x;       /* [tokens, in] */
+    const qw_weight* weight;
+    int64_t count;
+    const int64_t* rows; /* [count] */
+    int32_t type;        /* of target: QW_F32 or QW_BF16 */
+    void* target;        /* [count, in] */
+    int64_t target_stride;
+} qw_unpack_arguments;
+
+/* Rows of a packed matrix in `type`, rounded once. 0, or 1 and nothing written where a row is not in [0, out). */
+QW_API int32_t qw_unpack_rows(qw_context* context, const qw_unpack_arguments* arguments);
+
+typedef struct {
+    const qw_weight* weight; /* [out, in] */
+    int64_t tokens;
+    int32_t type;        /* of x, residual and y: QW_F32 or QW_BF16 */
+    const void* x;       /* [tokens, in]; with `rows` as many rows as these reach */
+    const int64_t* rows; /* [tokens] rows of x, in any order and any number of times; NULL for 0, 1, 2 ... */
     int64_t x_stride;
+    const void* residual; /* [tokens, out], may be y itself; NULL for none */
+    int64_t residual_stride;
     void* y; /* [tokens, out] */
     int64_t y_stride;
 } qw_linear_arguments;
 
-/* y = x . weight^T, summed in fp32. 0, or 1 where there is not enough memory for the inputs' other form. */
+/* y = x . weight^T, summed in fp32 and rounded to `type`; with a residual y = residual + that, rounded again. For codes
+ * the inputs are first rounded to 8 bits, a scale for every 32, and the result is the same to the bit on every
+ * instruction set. 0, or 1 and nothing written where there is not enough memory for the inputs' other form. */
 QW_API int32_t qw_linear(qw_context* context, const qw_linear_arguments* arguments);
+
+/* `count` layers that do not read one another's results, shared out to the threads as one job; each gets the bits it
+ * gets alone. Neighbours in the list that have the same tokens, type, x, rows, x_stride and weight's `in` share one
+ * conversion of their inputs. */
+QW_API int32_t qw_linear_many(qw_context* context, const qw_linear_arguments* arguments, int64_t count);
 
 typedef struct {
     int64_t rows, width;

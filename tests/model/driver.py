@@ -12,9 +12,9 @@ from qwench.config import ModelConfig
 from qwench.engine.batching import build_batch
 from qwench.engine.request import Request, SamplingParams
 from qwench.engine.scheduler import Step, StepRow
-from qwench.model.qwen import Qwen
+from qwench.engine.start import build_model
 from qwench.ops.kernels import make_kernels
-from qwench.weights.load import load
+from qwench.weights.load import open_weights
 
 PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
 
@@ -22,11 +22,13 @@ PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
 class Driver:
     """One checkpoint in fp32 with room for NUM_SLOTS sequences; ``isa``: on the native kernels instead of torch's."""
 
-    def __init__(self, folder: Path, device: str = "cpu", isa: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, device: str = "cpu", isa: str | None = None, quantization: str | None = None
+    ) -> None:
         self.device = device
         self.config = ModelConfig.from_folder(folder)
-        loaded = load(folder, self.config, device=device, dtype=torch.float32)
-        self.model = Qwen(self.config, loaded.tensors, make_kernels(isa, threads=2))
+        source = open_weights(folder, self.config, torch.float32, quantization)
+        self.model = build_model(self.config, source, make_kernels(isa, threads=2), device=device)
         self.storage = Storage(
             CacheSpec.of(self.config, torch.float32),
             num_pages=NUM_PAGES,

@@ -9,36 +9,97 @@ from __future__ import annotations
 import ctypes
 import functools
 import weakref
-from collections.abc import Mapping
-from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
+from collections.abc import Mapping, Sequence
+from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from qwench.fault import fault
+from qwench.ops.quantised import Codes, WeightType
 from qwench.ops.rows import Rows
 
-INTERFACE = 1  # QW_INTERFACE of the header these declarations were written from
+INTERFACE = 2  # QW_INTERFACE of the header these declarations were written from
 TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}  # QW_F32, QW_BF16
+SCALE_TYPES: Mapping[torch.dtype, int] = {torch.bfloat16: 1, torch.float16: 2}  # QW_BF16, QW_F16
+CODES = 3  # QW_CODES
 DELTA_WIDTH = 256  # QW_DELTA_WIDTH
 ATTENTION_WIDTH = 256  # QW_ATTENTION_WIDTH
 ALIGNMENT = 64
+PACKED_ROWS = 64  # rows of a matrix that are packed side by side: where it may be cut
+LEAD_BYTES = 64  # before the rows of a quantised matrix
 FILE = Path(__file__).with_name("libqwench.so")
+
+
+class WeightTypeNumbers(ctypes.Structure):
+    """qw_weight_type"""
+
+    _fields_ = (
+        ("element", c_int32),
+        ("bits", c_int32),
+        ("block", c_int32),
+        ("zero", c_int32),
+        ("scale_type", c_int32),
+        ("nested", c_int32),
+        ("has_min", c_int32),
+        ("has_table", c_int32),
+        ("table", c_int8 * 16),
+    )
+
+
+class WeightArguments(ctypes.Structure):
+    """qw_weight"""
+
+    _fields_ = (
+        ("type", c_void_p),
+        ("packed", c_void_p),
+        ("out", c_int64),
+        ("in", c_int64),
+    )
+
+
+class CodesArguments(ctypes.Structure):
+    """qw_codes"""
+
+    _fields_ = (
+        ("type", c_void_p),
+        ("out", c_int64),
+        ("in", c_int64),
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("mins", c_void_p),
+        ("super_scales", c_void_p),
+        ("super_mins", c_void_p),
+        ("factor", c_float),
+    )
+
+
+class UnpackArguments(ctypes.Structure):
+    """qw_unpack_arguments"""
+
+    _fields_ = (
+        ("weight", c_void_p),
+        ("count", c_int64),
+        ("rows", c_void_p),
+        ("type", c_int32),
+        ("target", c_void_p),
+        ("target_stride", c_int64),
+    )
 
 
 class LinearArguments(ctypes.Structure):
     """qw_linear_arguments"""
 
     _fields_ = (
+        ("weight", c_void_p),
         ("tokens", c_int64),
-        ("in", c_int64),
-        ("out", c_int64),
-        ("weight_type", c_int32),
         ("type", c_int32),
-        ("packed", c_void_p),
         ("x", c_void_p),
+        ("rows", c_void_p),
         ("x_stride", c_int64),
+        ("residual", c_void_p),
+        ("residual_stride", c_int64),
         ("y", c_void_p),
         ("y_stride", c_int64),
     )
@@ -120,13 +181,12 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_close": (None, (c_void_p,)),
     "qw_memory_map": (c_void_p, (c_int64,)),
     "qw_memory_unmap": (None, (c_void_p, c_int64)),
-    "qw_packed_bytes": (c_int64, (c_int32, c_int64, c_int64)),
+    "qw_packed_bytes": (c_int64, (POINTER(WeightTypeNumbers), c_int64, c_int64)),
     "qw_pack": (None, (c_void_p, c_int32, c_int64, c_int64, c_void_p, c_int64, c_void_p)),
-    "qw_unpack_rows": (
-        c_int32,
-        (c_void_p, c_int32, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64),
-    ),
+    "qw_pack_codes": (c_int32, (c_void_p, POINTER(CodesArguments), c_void_p)),
+    "qw_unpack_rows": (c_int32, (c_void_p, POINTER(UnpackArguments))),
     "qw_linear": (c_int32, (c_void_p, POINTER(LinearArguments))),
+    "qw_linear_many": (c_int32, (c_void_p, POINTER(LinearArguments), c_int64)),
     "qw_rms_norm": (None, (c_void_p, POINTER(NormArguments))),
     "qw_delta_net": (c_int32, (c_void_p, POINTER(DeltaArguments))),
     "qw_attention_step": (c_int32, (c_void_p, POINTER(AttentionArguments))),
@@ -189,15 +249,46 @@ class Arena:
         return address
 
 
+Element = WeightType | torch.dtype  # what a packed matrix is made of: codes, or elements as they are
+
+
 @dataclass(frozen=True)
 class PackedMatrix:
-    """[out, in] of ``dtype`` at ``address`` in ``arena``, in the layout of csrc/packed.h."""
+    """[out, in] of ``type`` at ``address`` in ``arena``, in the layout of csrc/packed.h or csrc/quantised.h."""
 
     arena: Arena
     address: int
     out: int
     width: int  # in
-    dtype: torch.dtype
+    type: Element
+
+    @functools.cached_property
+    def weight(self) -> WeightArguments:
+        """What the library is told of it. Its address is good as long as the matrix lives."""
+        return WeightArguments(ctypes.addressof(weight_type_numbers(self.type)), self.address, self.out, self.width)
+
+
+@dataclass(frozen=True)
+class LinearInput:
+    """One layer of many: x [T, in] times ``matrix`` transposed, plus ``residual`` [T, out]."""
+
+    x: torch.Tensor
+    matrix: PackedMatrix
+    residual: torch.Tensor | None = None
+
+
+@functools.cache  # also because structures hold its address: each stays where it is
+def weight_type_numbers(kind: Element) -> WeightTypeNumbers:
+    """A weight type as the library knows it. Raises ValueError for elements it does not have."""
+    if isinstance(kind, torch.dtype):
+        if kind not in TYPES:
+            raise ValueError(f"weights of {kind} cannot be packed")
+        return WeightTypeNumbers(TYPES[kind])
+    table = (c_int8 * 16)(*(kind.table or ()))
+    return WeightTypeNumbers(
+        CODES, kind.bits, kind.block, kind.zero, SCALE_TYPES[kind.scale_dtype], kind.nested, kind.has_min,
+        kind.table is not None, table,
+    )  # fmt: skip
 
 
 class Native:
@@ -211,45 +302,92 @@ class Native:
             raise ValueError(f"no context for {isa} with {threads} threads; this processor runs {instruction_sets()}")
         weakref.finalize(self, self._library.qw_close, self._context)
 
-    def packed_bytes(self, dtype: torch.dtype, out: int, width: int) -> int:
-        """Bytes of a packed [out, width], whole cache lines."""
-        size: int = self._library.qw_packed_bytes(TYPES[dtype], out, width)
+    def packed_bytes(self, kind: Element, out: int, width: int) -> int:
+        """Bytes of a packed [out, width], whole cache lines. Raises ValueError for a type without kernels."""
+        size: int = self._library.qw_packed_bytes(weight_type_numbers(kind), out, width)
+        if size < 0:
+            raise ValueError(f"weights of type {kind} cannot be packed")
         return -(-size // ALIGNMENT) * ALIGNMENT
+
+    def reserve(self, kind: Element, out: int, width: int, arena: Arena) -> PackedMatrix:
+        """Room for a matrix whose rows are packed later."""
+        return PackedMatrix(arena, arena.take(self.packed_bytes(kind, out, width)), out, width, kind)
 
     def pack(self, weight: torch.Tensor, arena: Arena) -> PackedMatrix:
         """A copy of weight [out, in] in the kernels' layout."""
-        code = type_of("pack", weight=weight)
-        weight = _dense_rows(weight)
         out, width = weight.shape
-        address = arena.take(self.packed_bytes(weight.dtype, out, width))
-        self._library.qw_pack(self._context, code, out, width, weight.data_ptr(), weight.stride(0), address)
-        return PackedMatrix(arena, address, out, width, weight.dtype)
+        matrix = self.reserve(weight.dtype, out, width, arena)
+        self.pack_rows(weight, matrix, 0)
+        return matrix
 
-    def unpack_rows(self, matrix: PackedMatrix, rows: torch.Tensor) -> torch.Tensor:
-        """Rows [n] of the matrix: [n, in]. Raises IndexError where one does not exist."""
+    def pack_codes(self, codes: Codes, arena: Arena) -> PackedMatrix:
+        """A copy of a quantised matrix in the kernels' layout."""
+        matrix = self.reserve(codes.type, codes.out, codes.width, arena)
+        self.pack_rows(codes, matrix, 0)
+        return matrix
+
+    def pack_rows(self, rows: torch.Tensor | Codes, matrix: PackedMatrix, first: int) -> None:
+        """Copy ``rows`` to where row ``first`` (a multiple of PACKED_ROWS) of ``matrix`` and the next ones lie."""
+        count, width = (rows.out, rows.width) if isinstance(rows, Codes) else rows.shape
+        require_equal("pack", "in", rows=width, matrix=matrix.width)
+        assert first % PACKED_ROWS == 0, f"rows are packed in groups of {PACKED_ROWS}"
+        assert first + count <= matrix.out, f"rows {first} to {first + count} of {matrix.out}"
+        address = matrix.address + (self.packed_bytes(matrix.type, first, width) if first else 0)
+        if isinstance(rows, Codes):
+            assert rows.type == matrix.type
+            self._pack_codes(rows, address, lead=LEAD_BYTES if first else 0)
+            return
+        assert rows.dtype == matrix.type
+        rows = _dense_rows(rows)
+        code = type_of("pack", weight=rows)
+        self._library.qw_pack(self._context, code, count, width, rows.data_ptr(), rows.stride(0), address)
+
+    def _pack_codes(self, rows: Codes, address: int, lead: int) -> None:
+        """Pack at ``address``. The factor in front of a matrix is written in front of later rows too, onto the last
+        ``lead`` bytes of the rows before them, which are put back."""
+        parts = (rows.codes, rows.scales, rows.mins, rows.super_scales, rows.super_mins)
+        whole = [None if part is None else part.contiguous() for part in parts]
+        arguments = CodesArguments(
+            ctypes.addressof(weight_type_numbers(rows.type)), rows.out, rows.width,
+            *(None if part is None else part.data_ptr() for part in whole), rows.factor,
+        )  # fmt: skip
+        kept = ctypes.string_at(address - lead, lead)
+        self._library.qw_pack_codes(self._context, arguments, address - lead)
+        ctypes.memmove(address - lead, kept, lead)
+
+    def unpack_rows(self, matrix: PackedMatrix, rows: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Rows [n] of the matrix: [n, in] in ``dtype``, without one in the matrix's own (fp32 of codes).
+
+        Raises IndexError where a row does not exist.
+        """
+        if dtype is None:
+            dtype = matrix.type if isinstance(matrix.type, torch.dtype) else torch.float32
         rows = rows.to(torch.int64).contiguous()
-        target = torch.empty(len(rows), matrix.width, dtype=matrix.dtype)
-        code = TYPES[matrix.dtype]
-        status = self._library.qw_unpack_rows(
-            self._context, code, matrix.out, matrix.width, matrix.address, rows.data_ptr(), len(rows),
+        target = torch.empty(len(rows), matrix.width, dtype=dtype)
+        arguments = UnpackArguments(
+            ctypes.addressof(matrix.weight), len(rows), rows.data_ptr(), type_of("unpack_rows", target=target),
             target.data_ptr(), matrix.width,
         )  # fmt: skip
-        if status:
+        if self._library.qw_unpack_rows(self._context, arguments):
             raise IndexError(f"unpack_rows: a row of {rows.tolist()} is not among the {matrix.out} there are")
         return target
 
     def linear(self, x: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
         """x [T, in] times the matrix transposed: [T, out] in x's type."""
-        require_equal("linear", "in", x=x.shape[1], weight=matrix.width)
-        x = _dense_rows(x)
-        y = torch.empty(x.shape[0], matrix.out, dtype=x.dtype)
-        arguments = LinearArguments(
-            x.shape[0], matrix.width, matrix.out, TYPES[matrix.dtype], type_of("linear", x=x),
-            matrix.address, x.data_ptr(), x.stride(0), y.data_ptr(), matrix.out,
-        )  # fmt: skip
-        if self._library.qw_linear(self._context, arguments):
-            raise MemoryError(f"linear: {x.shape[0]} tokens of {matrix.width} do not fit into memory")
-        return y
+        return self.linear_many([LinearInput(x, matrix)])[0]
+
+    def linear_many(self, layers: Sequence[LinearInput]) -> list[torch.Tensor]:
+        """Layers that do not read one another's results, as one job: [T, out] of each in its x's type.
+
+        A residual is added to the rounded product. Neighbours with the same x share what is done to it.
+        """
+        kept = [LinearInput(_dense_rows(layer.x), layer.matrix, layer.residual) for layer in layers]
+        outputs = [torch.empty(len(layer.x), layer.matrix.out, dtype=layer.x.dtype) for layer in kept]
+        arguments = (LinearArguments * len(kept))(*(map(_linear_arguments, kept, outputs)))
+        if self._library.qw_linear_many(self._context, arguments, len(kept)):
+            told = ", ".join(f"{len(layer.x)} tokens of {layer.matrix.width}" for layer in kept)
+            raise MemoryError(f"linear: {told} do not fit into memory")
+        return outputs
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float) -> torch.Tensor:
         """x [..., D] normalised and scaled by weight [D] + offset."""
@@ -296,6 +434,22 @@ class Native:
         if status:
             raise MemoryError(f"attention_step: {len(query)} rows do not fit into memory")
         return output
+
+
+def _linear_arguments(layer: LinearInput, output: torch.Tensor) -> LinearArguments:
+    x, matrix, residual = layer.x, layer.matrix, layer.residual
+    require_equal("linear", "in", x=x.shape[1], weight=matrix.width)
+    arguments = LinearArguments(
+        ctypes.addressof(matrix.weight), len(x), type_of("linear", x=x), x.data_ptr(), None, x.stride(0), None, 0,
+        output.data_ptr(), matrix.out,
+    )  # fmt: skip
+    if residual is not None:
+        require_equal("linear", "out", residual=residual.shape[1], weight=matrix.out)
+        require_equal("linear", "tokens", residual=len(residual), x=len(x))
+        type_of("linear", x=x, residual=residual)
+        assert residual.stride(1) == 1, "the residual's rows are dense"
+        arguments.residual, arguments.residual_stride = residual.data_ptr(), residual.stride(0)
+    return arguments
 
 
 def _dense_rows(x: torch.Tensor) -> torch.Tensor:
