@@ -157,8 +157,8 @@ ARRAYS = ("codes", "scales", "mins", "super_scales", "super_mins")
 
 def codes_of(kind: WeightType, width: int, arrays: Mapping[str, torch.Tensor], factor: float = 1.0) -> Codes:
     """Codes over arrays by the names of its fields."""
-    optional = (arrays.get(name) for name in ARRAYS[2:])
-    return Codes(kind, width, arrays["codes"], arrays["scales"], *optional, factor=factor)
+    mins, super_scales, super_mins = (arrays.get(name) for name in ARRAYS[2:])
+    return Codes(kind, width, arrays["codes"], arrays["scales"], mins, super_scales, super_mins, factor)
 
 
 def concatenate(pieces: Sequence[Codes]) -> Codes:

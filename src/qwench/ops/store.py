@@ -61,7 +61,8 @@ class NativeStore:
         key, kind = (name, expert or 0), self._plan.kinds[name]
         assert kind_of(value) == kind, f"{name}: {kind_of(value)} is not what was planned"
         if key not in self._matrices:
-            self._matrices[key] = self._native.reserve(kind, *self._plan.shapes[name][-2:], self._arena)
+            out, width = self._plan.shapes[name][-2:]
+            self._matrices[key] = self._native.reserve(kind, out, width, self._arena)
         first = self._filled.get(key, 0)
         self._native.pack_rows(value, self._matrices[key], first)
         self._filled[key] = first + (value.out if isinstance(value, Codes) else len(value))

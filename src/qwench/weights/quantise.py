@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from qwench.errors import CheckpointError
-from qwench.ops.quantised import SUPER_BLOCK, Codes, WeightType, codes_of
+from qwench.ops.quantised import FOUR_BIT_FLOATS, SUPER_BLOCK, Codes, WeightType, codes_of
 from qwench.ops.store import Kind, Value
 from qwench.weights.source import Part, Progress, UnusedTensor, WeightSource
 
@@ -111,26 +111,30 @@ def _signed_error(blocks: torch.Tensor, codes: torch.Tensor, scales: torch.Tenso
 
 def _table(weight: torch.Tensor, kind: WeightType, *, search: bool) -> Arrays:
     """Four-bit floats under a power of two, as the format MXFP4 has it."""
-    assert kind.table is not None
+    assert kind.table == FOUR_BIT_FLOATS
     blocks = weight.view(len(weight), -1, kind.block)
-    half = torch.tensor(kind.table[:8], dtype=torch.float32)
-    between = (half[1:] + half[:-1]) / 2
-    largest = blocks.abs().amax(-1)
-    # The largest value of the table is 1.5 powers of two: a block's largest weight lies below twice that power.
-    _, exponent = torch.frexp(largest)
-    power = exponent - 1 - int(half[-1].div(1.5).log2())
+    sizes = blocks.abs()
+    largest = sizes.amax(-1)
+    _, exponent = torch.frexp(largest)  # the largest weight lies below two to it; the table reaches 12, its last binade
     best_error = torch.full_like(largest, torch.inf)
-    codes, scales = torch.zeros_like(blocks), torch.zeros_like(largest)
+    values, scales = torch.zeros_like(blocks), torch.zeros_like(largest)
     for step in EXPONENTS if search else (0,):
-        scale = torch.ldexp(torch.ones_like(largest), (power + step).clamp(-120, 120))
+        scale = torch.ldexp(torch.ones_like(largest), (exponent - 4 + step).clamp(-120, 120))
         scale = torch.where(torch.isfinite(largest), scale, largest)
-        magnitude = torch.bucketize((blocks * (1 / scale)[..., None]).abs_(), between)
-        error = ((half[magnitude] * scale[..., None]) - blocks.abs()).square_().sum(-1)
+        rounded = _four_bit(sizes * (1 / scale)[..., None])
+        error = (rounded * scale[..., None]).sub_(sizes).square_().sum(-1)
         wins = ~(error >= best_error)
-        codes = torch.where(wins[..., None], magnitude.float(), codes)
+        values = torch.where(wins[..., None], rounded, values)
         scales, best_error = torch.where(wins, scale, scales), torch.where(wins, error, best_error)
+    codes = torch.bucketize(values, torch.tensor(FOUR_BIT_FLOATS[:8], dtype=torch.float32), out_int32=True)
     codes = torch.where(blocks < 0, codes + 8, codes).to(torch.uint8)
     return {"codes": codes.view_as(weight), "scales": scales.to(kind.scale_dtype)}
+
+
+def _four_bit(sizes: torch.Tensor) -> torch.Tensor:
+    """The nearest of 0 1 2 3 4 6 8 12: whole numbers below 2, and above it floats with one bit behind the point."""
+    one_bit = ((sizes.view(torch.int32) + (1 << 21)) & -(1 << 22)).view(torch.float32)
+    return torch.where(sizes < 2, sizes.round(), one_bit).clamp_(max=12)
 
 
 def _affine(weight: torch.Tensor, kind: WeightType, *, search: bool) -> Arrays:
