@@ -129,6 +129,9 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_rms_norm": (None, (c_void_p, POINTER(NormArguments))),
     "qw_delta_net": (c_int32, (c_void_p, POINTER(DeltaArguments))),
     "qw_attention_step": (c_int32, (c_void_p, POINTER(AttentionArguments))),
+    "qw_limits": (c_char_p, ()),
+    "qw_limit_run": (c_int64, (c_void_p, c_char_p, c_int32, c_int64)),
+    "qw_limit_read": (c_int64, (c_void_p, c_int32, c_void_p, c_int64)),
 }
 
 
