@@ -15,6 +15,10 @@ if [ ! -d "$BUILD/source" ]; then
   tar xzf "$BUILD"/llama_cpp_python-"$VERSION".tar.gz -C "$BUILD/unpacked"
   mv "$BUILD"/unpacked/*/vendor/llama.cpp "$BUILD/source"
   rm -r "$BUILD/unpacked"
+  # GCC 12's AMX header says that 8 of a tile configuration's 64 bytes are read, so the compiler drops the others and the
+  # program crashes: this keeps them.
+  sed -i 's/^    _tile_loadconfig(&tc);/    __asm__ volatile("" : : "r"(\&tc) : "memory"); _tile_loadconfig(\&tc);/' \
+    "$BUILD/source/ggml/src/ggml-cpu/amx/mmq.cpp"
 fi
 cmake -S "$BUILD/source" -B "$BUILD" -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
   -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF
