@@ -224,6 +224,9 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_attention": (c_int32, (c_void_p, POINTER(AttentionArguments))),
     "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
     "qw_run": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p)),
+    "qw_limits": (c_char_p, ()),
+    "qw_limit_run": (c_int64, (c_void_p, c_char_p, c_int32, c_int64)),
+    "qw_limit_read": (c_int64, (c_void_p, c_int32, c_void_p, c_int64)),
 }
 
 
