@@ -290,6 +290,7 @@ CTYPES = {
     "const qw_weight_type*": "LP_WeightTypeNumbers", "const qw_codes*": "LP_CodesArguments",
     "const qw_unpack_arguments*": "LP_UnpackArguments", "const qw_linear_arguments*": "LP_LinearArguments",
     "const qw_norm_arguments*": "LP_NormArguments", "const qw_delta_arguments*": "LP_DeltaArguments",
+    "double": "c_double", "qw_draw_arguments*": "LP_DrawArguments",
     "const qw_attention_arguments*": "LP_AttentionArguments", "const qw_experts_arguments*": "LP_ExpertsArguments",
 }  # fmt: skip
 

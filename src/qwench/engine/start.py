@@ -80,5 +80,11 @@ def assemble(
         max_step_tokens=config.max_step_tokens,
     )
     kernels = make_kernels(resolved.isa, resolved.threads)
-    runner = Runner(Qwen(model, tensors, kernels), storage, page_size=config.page_size, usable_tokens=vocabulary.size)
+    runner = Runner(
+        Qwen(model, tensors, kernels),
+        storage,
+        page_size=config.page_size,
+        usable_tokens=vocabulary.size,
+        chooser=kernels.chooser,
+    )
     return Engine(scheduler, runner)

@@ -13,6 +13,7 @@ import torch
 
 from qwench.ops import attention, norm
 from qwench.ops import delta_net as reference
+from qwench.ops.choosing import Chooser, NativeChooser, TorchChooser
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.linear import Dense, Packed, Weight, expert_mlp, route
 from qwench.ops.native import (
@@ -31,6 +32,10 @@ from qwench.ops.rows import Rows
 
 class Kernels(Protocol):
     """The operations of which there is more than one version; contracts are those of the references."""
+
+    @property
+    def chooser(self) -> Chooser:
+        """The passes over logits."""
 
     def weights(self, tensors: dict[str, torch.Tensor]) -> dict[str, Weight]:
         """Tensors [out, in] or [experts, out, in] as weights. ``tensors`` is emptied: each is freed once packed."""
@@ -75,6 +80,7 @@ class Kernels(Protocol):
 class TorchKernels:
     """The references."""
 
+    chooser = TorchChooser()
     rms_norm = staticmethod(norm.rms_norm)
     delta_net = staticmethod(reference.delta_net)
     paged_attention = staticmethod(attention.paged_attention)
@@ -103,6 +109,7 @@ class NativeKernels:
 
     def __init__(self, native: Native) -> None:
         self.native = native
+        self.chooser = NativeChooser(native)
 
     def weights(self, tensors: dict[str, torch.Tensor]) -> dict[str, Weight]:
         arena = Arena(sum(self._packed_bytes(tensor) for tensor in tensors.values()))

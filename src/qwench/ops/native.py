@@ -10,7 +10,7 @@ import ctypes
 import functools
 import weakref
 from collections.abc import Mapping, Sequence
-from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int8, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -201,6 +201,21 @@ class ExpertsArguments(ctypes.Structure):
     )
 
 
+class DrawArguments(ctypes.Structure):
+    """qw_draw_arguments"""
+
+    _fields_ = (
+        ("columns", c_int64),
+        ("logits", c_void_p),
+        ("maximum", c_double),
+        ("temperature", c_double),
+        ("floor", c_double),
+        ("point", c_double),
+        ("total", c_double),
+        ("place", c_int64),
+    )
+
+
 # name -> (what it returns, what it takes); a test compares this table and the structures above with the header
 DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_interface": (c_int32, ()),
@@ -219,6 +234,9 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_delta_net": (c_int32, (c_void_p, POINTER(DeltaArguments))),
     "qw_attention": (c_int32, (c_void_p, POINTER(AttentionArguments))),
     "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
+    "qw_largest": (None, (c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p)),
+    "qw_top": (c_int32, (c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p)),
+    "qw_draw": (c_int32, (c_void_p, POINTER(DrawArguments))),
 }
 
 
@@ -347,6 +365,12 @@ class Native:
         if self._context is None:
             raise ValueError(f"no context for {isa} with {threads} threads; this processor runs {instruction_sets()}")
         weakref.finalize(self, self._library.qw_close, self._context)
+
+    @property
+    def context(self) -> int:
+        """The library's own handle, for operations that are declared elsewhere; good as long as this lives."""
+        assert self._context is not None
+        return self._context
 
     def packed_bytes(self, kind: Element, out: int, width: int) -> int:
         """Bytes of a packed [out, width], whole cache lines. Raises ValueError for a type without kernels."""
