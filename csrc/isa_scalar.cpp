@@ -24,14 +24,16 @@ constexpr int kStateVectors = 2;
 #include "kernels/linear.inl"
 #include "kernels/quantised.inl"
 #include "kernels/norm.inl"
+#include "kernels/pointwise.inl"
 
 namespace qwench {
 
 const Kernels* scalar_kernels() {
     static const Kernels table = {
-        "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, linear_codes},
+        "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, correct_inputs, linear_codes},
         rms_norm, delta_net, attend, merge_attention,
         expert_probabilities, gate_expert, sum_experts, find_largest, gather_top, weigh_logits,
+        pointwise, widen_row, rotate,
     };
     return &table;
 }

@@ -38,12 +38,12 @@ from qwench.server.service import ServerSettings
 from qwench.text.chat import ChatTemplate
 from qwench.text.model import ModelText
 from qwench.text.tokenizer import Tokenizer
-from qwench.weights.load import load
 from qwench.weights.locate import locate
 from tests.meta.tree import PACKAGE, files, syntax
 from tests.server.conftest import NAME, running, wait_until
 from tests.server.scripted import ScriptedEngine, answering
 from tests.server.tiny import write_checkpoint, write_text
+from tests.weights.collected import load
 
 BROKEN = OSError(errno.EIO, "Input/output error")
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -136,7 +136,7 @@ def sentence(error: type[QwenchError], act: Callable[[], object]) -> str:
 def read(folder: Path) -> object:
     import torch
 
-    return load(folder, ModelConfig.from_folder(folder), device="cpu", dtype=torch.float32)
+    return load(folder, ModelConfig.from_folder(folder), dtype=torch.float32)
 
 
 @pytest.mark.parametrize(

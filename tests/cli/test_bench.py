@@ -41,7 +41,7 @@ def test_a_prompt_token_needs_two_operations_per_weight_and_the_head_once() -> N
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--quantization", "q4"], "--quantization is not available yet"),
+        (["--quantization", "q9"], "quantization is 'q9'; did you mean q8?"),
         (["--runs", "0"], "--runs is 0; give a whole number of at least 1."),
         (["--prefill", "-3"], "--prefill is -3; give a whole number of at least 1."),
         (["--shape", "qwen3.5:0.9b"], "--shape qwen3.5:0.9b is no published shape; did you mean qwen3.5:"),

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwench.cli.engine import add_model_argument, not_yet
+from qwench.cli.engine import add_model_argument
 from qwench.errors import ModelNotFound, QwenchError, UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Sample:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("--shape", metavar="NAME", help="random weights of a published shape, such as qwen3.5:0.8b")
-    parser.add_argument("--quantization", metavar="FORMAT", help="not available yet")
+    parser.add_argument("--quantization", metavar="TYPE", help="round the weights: q8 q6 q5 q4 q3 q2 mxfp4")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (default: auto)")
     parser.add_argument("--prefill", type=int, default=512, metavar="N", help="tokens of each prompt (default: 512)")
@@ -85,8 +85,6 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> Load:
     """The load asked for. Raises UsageError naming the flag."""
-    if args.quantization is not None:
-        raise not_yet("--quantization", "leave it out to run the checkpoint's own precision")
     if args.shape is not None and args.model != "nano":
         raise UsageError(f"--shape {args.shape} and the model {args.model} exclude each other; give one of them.")
     for name in ("prefill", "decode", "batch", "runs"):
@@ -100,14 +98,14 @@ def build(args: argparse.Namespace, load: Load) -> Subject:
     from qwench.config import EngineConfig
     from qwench.engine.client import EngineClient
     from qwench.engine.request import Vocabulary
-    from qwench.engine.start import assemble, load_engine, resolve_for
+    from qwench.engine.start import load_engine, random_engine
     from qwench.progress import Progress
-    from qwench.weights.random import random_weights
 
     config = EngineConfig(
         model=args.shape or args.model,
         device=args.device,
         dtype=args.dtype,
+        quantization=args.quantization,
         max_model_len=max(sum(WARM_UP), load.prefill + load.decode) + 1,
         max_num_seqs=load.batch,
     )
@@ -121,13 +119,11 @@ def build(args: argparse.Namespace, load: Load) -> Subject:
             def show(done: int, total: int) -> None:
                 bar.update(done / max(total, 1))
 
-            engine, resolved = load_engine(config, model, client.folder, vocabulary, show)
+            engine, resolved = load_engine(config, model, client.files, vocabulary, show)
     else:
         model = published_shape(args.shape)
         vocabulary = Vocabulary(model.vocab_size, frozenset())
-        resolved = resolve_for(config, model)
-        tensors = random_weights(model, device=resolved.device, dtype=resolved.dtype, seed=config.seed)
-        engine = assemble(config, model, resolved, tensors, vocabulary)
+        engine, resolved = random_engine(config, model, vocabulary)
     return Subject(config.model, model, engine, resolved, time.perf_counter() - start)
 
 

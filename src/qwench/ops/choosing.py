@@ -5,11 +5,13 @@ Plain torch, and the native library where there is one. It does not know what a 
 
 from __future__ import annotations
 
+import ctypes
+from ctypes import c_double, c_int64, c_void_p
 from typing import Protocol
 
 import torch
 
-from qwench.ops.native import DrawArguments, Native, load_library
+from qwench.ops.native import Native, load_library
 
 
 class Chooser(Protocol):
@@ -60,6 +62,21 @@ def _weights(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     return torch.exp((wide - wide.max()) / temperature)
 
 
+class DrawArguments(ctypes.Structure):
+    """qw_draw_arguments"""
+
+    _fields_ = (
+        ("columns", c_int64),
+        ("logits", c_void_p),
+        ("maximum", c_double),
+        ("temperature", c_double),
+        ("floor", c_double),
+        ("point", c_double),
+        ("total", c_double),
+        ("place", c_int64),
+    )
+
+
 class NativeChooser:
     """The same by one pass over the memory each, on the CPU."""
 
@@ -99,6 +116,6 @@ class NativeChooser:
         logits = logits.contiguous()
         maximum = float(self.top(logits, 1)[0])
         arguments = DrawArguments(len(logits), logits.data_ptr(), maximum, temperature, floor, point)
-        if self._library.qw_draw(self.native.context, arguments):
+        if self._library.qw_draw(self.native.context, ctypes.addressof(arguments)):
             raise MemoryError(f"draw: {len(logits)} logits do not fit into memory")
         return arguments

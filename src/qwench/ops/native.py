@@ -10,9 +10,10 @@ import ctypes
 import functools
 import weakref
 from collections.abc import Mapping, Sequence
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int8, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -27,6 +28,8 @@ CODES = 3  # QW_CODES
 DELTA_WIDTH = 256  # QW_DELTA_WIDTH
 ATTENTION_WIDTH = 256  # QW_ATTENTION_WIDTH
 ALIGNMENT = 64
+PACKED_ROWS = 64  # rows of a matrix that are packed side by side: where it may be cut
+LEAD_BYTES = 64  # before the rows of a quantised matrix
 FILE = Path(__file__).with_name("libqwench.so")
 
 
@@ -131,6 +134,7 @@ class DeltaArguments(ctypes.Structure):
         ("key_dim", c_int64),
         ("value_dim", c_int64),
         ("taps", c_int64),
+        ("tiled", c_int64),
         ("type", c_int32),
         ("epsilon", c_float),
         ("starts", c_void_p),
@@ -201,21 +205,6 @@ class ExpertsArguments(ctypes.Structure):
     )
 
 
-class DrawArguments(ctypes.Structure):
-    """qw_draw_arguments"""
-
-    _fields_ = (
-        ("columns", c_int64),
-        ("logits", c_void_p),
-        ("maximum", c_double),
-        ("temperature", c_double),
-        ("floor", c_double),
-        ("point", c_double),
-        ("total", c_double),
-        ("place", c_int64),
-    )
-
-
 # name -> (what it returns, what it takes); a test compares this table and the structures above with the header
 DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_interface": (c_int32, ()),
@@ -236,7 +225,8 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
     "qw_largest": (None, (c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p)),
     "qw_top": (c_int32, (c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p)),
-    "qw_draw": (c_int32, (c_void_p, POINTER(DrawArguments))),
+    "qw_draw": (c_int32, (c_void_p, c_void_p)),
+    "qw_run": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p)),
 }
 
 
@@ -266,7 +256,14 @@ def require_equal(operation: str, dimension: str, **sizes: int) -> None:
         raise ValueError(f"{operation}: {dimension} is {told}")
 
 
-def type_of(operation: str, **tensors: torch.Tensor) -> int:
+class Typed(Protocol):
+    """A tensor, or what stands for one."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def type_of(operation: str, **tensors: Typed) -> int:
     """The element type that all ``tensors`` share, as the library's number. Raises ValueError naming what differs."""
     kinds = {tensor.dtype for tensor in tensors.values()}
     if len(kinds) > 1 or not kinds <= TYPES.keys():
@@ -379,26 +376,51 @@ class Native:
             raise ValueError(f"weights of type {kind} cannot be packed")
         return -(-size // ALIGNMENT) * ALIGNMENT
 
+    def reserve(self, kind: Element, out: int, width: int, arena: Arena) -> PackedMatrix:
+        """Room for a matrix whose rows are packed later."""
+        return PackedMatrix(arena, arena.take(self.packed_bytes(kind, out, width)), out, width, kind)
+
     def pack(self, weight: torch.Tensor, arena: Arena) -> PackedMatrix:
         """A copy of weight [out, in] in the kernels' layout."""
-        code = type_of("pack", weight=weight)
-        weight = _dense_rows(weight)
         out, width = weight.shape
-        address = arena.take(self.packed_bytes(weight.dtype, out, width))
-        self._library.qw_pack(self._context, code, out, width, weight.data_ptr(), weight.stride(0), address)
-        return PackedMatrix(arena, address, out, width, weight.dtype)
+        matrix = self.reserve(weight.dtype, out, width, arena)
+        self.pack_rows(weight, matrix, 0)
+        return matrix
 
-    def pack_codes(self, matrix: Codes, arena: Arena) -> PackedMatrix:
+    def pack_codes(self, codes: Codes, arena: Arena) -> PackedMatrix:
         """A copy of a quantised matrix in the kernels' layout."""
-        address = arena.take(self.packed_bytes(matrix.type, matrix.out, matrix.width))
-        parts = (matrix.codes, matrix.scales, matrix.mins, matrix.super_scales, matrix.super_mins)
+        matrix = self.reserve(codes.type, codes.out, codes.width, arena)
+        self.pack_rows(codes, matrix, 0)
+        return matrix
+
+    def pack_rows(self, rows: torch.Tensor | Codes, matrix: PackedMatrix, first: int) -> None:
+        """Copy ``rows`` to where row ``first`` (a multiple of PACKED_ROWS) of ``matrix`` and the next ones lie."""
+        count, width = (rows.out, rows.width) if isinstance(rows, Codes) else rows.shape
+        require_equal("pack", "in", rows=width, matrix=matrix.width)
+        assert first % PACKED_ROWS == 0, f"rows are packed in groups of {PACKED_ROWS}"
+        assert first + count <= matrix.out, f"rows {first} to {first + count} of {matrix.out}"
+        address = matrix.address + (self.packed_bytes(matrix.type, first, width) if first else 0)
+        if isinstance(rows, Codes):
+            assert rows.type == matrix.type
+            self._pack_codes(rows, address, lead=LEAD_BYTES if first else 0)
+            return
+        assert rows.dtype == matrix.type
+        rows = _dense_rows(rows)
+        code = type_of("pack", weight=rows)
+        self._library.qw_pack(self._context, code, count, width, rows.data_ptr(), rows.stride(0), address)
+
+    def _pack_codes(self, rows: Codes, address: int, lead: int) -> None:
+        """Pack at ``address``. The factor in front of a matrix is written in front of later rows too, onto the last
+        ``lead`` bytes of the rows before them, which are put back."""
+        parts = (rows.codes, rows.scales, rows.mins, rows.super_scales, rows.super_mins)
         whole = [None if part is None else part.contiguous() for part in parts]
         arguments = CodesArguments(
-            ctypes.addressof(weight_type_numbers(matrix.type)), matrix.out, matrix.width,
-            *(None if part is None else part.data_ptr() for part in whole), matrix.factor,
+            ctypes.addressof(weight_type_numbers(rows.type)), rows.out, rows.width,
+            *(None if part is None else part.data_ptr() for part in whole), rows.factor,
         )  # fmt: skip
-        self._library.qw_pack_codes(self._context, arguments, address)
-        return PackedMatrix(arena, address, matrix.out, matrix.width, matrix.type)
+        kept = ctypes.string_at(address - lead, lead)
+        self._library.qw_pack_codes(self._context, arguments, address - lead)
+        ctypes.memmove(address - lead, kept, lead)
 
     def unpack_rows(self, matrix: PackedMatrix, rows: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Rows [n] of the matrix: [n, in] in ``dtype``, without one in the matrix's own (fp32 of codes).
@@ -514,6 +536,12 @@ class Native:
         if self._library.qw_experts(self._context, arguments):
             raise MemoryError(f"experts: {len(x)} tokens of {hidden} do not fit into memory")
         return y
+
+    def run(self, program: int, step: int) -> tuple[int, int]:
+        """Run the program for the step, both addresses of structures: its status, and the instruction that failed."""
+        failed = c_int64()
+        status: int = self._library.qw_run(self._context, program, step, ctypes.byref(failed))
+        return status, failed.value
 
 
 def _check_attention(
