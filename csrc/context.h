@@ -35,6 +35,7 @@ struct qw_context {
     std::vector<qwench::Layer> layers;  // of the call under way
     qwench::Scratch partials;  // of attention
     qwench::Scratch experts;   // what passes between a layer's steps
+    qwench::Scratch choices;   // candidates or weights of one row of logits
     qwench::Scratch values;    // between the instructions of a program
 
     qw_context(const qwench::Kernels* chosen, int threads) : kernels(chosen), pool(threads) {}

@@ -20,6 +20,7 @@ constexpr int kStateVectors = 2;
 }  // namespace qwench
 
 #include "kernels/attention.inl"
+#include "kernels/choosing.inl"
 #include "kernels/delta.inl"
 #include "kernels/experts.inl"
 #include "kernels/linear.inl"
@@ -33,7 +34,7 @@ const Kernels* avx2_kernels() {
     static const Kernels table = {
         "avx2", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, correct_inputs, linear_codes},
         rms_norm, delta_net, attend, merge_attention,
-        expert_probabilities, gate_expert, sum_experts,
+        expert_probabilities, gate_expert, sum_experts, find_largest, gather_top, weigh_logits,
         pointwise, widen_row, rotate,
     };
     return &table;

@@ -80,6 +80,17 @@ struct AttentionTask {
     bool finishes;  // writes outputs; else the partials are the result
 };
 
+// A logit and where it stands.
+struct Candidate {
+    float logit;
+    int64_t place;
+};
+
+// How logits become weights: e^((logit - maximum) * sharpness), none where that is below `floor`.
+struct Weighing {
+    double maximum, sharpness, floor;
+};
+
 struct Kernels {
     const char* name;
     LinearKernel linear_f32;        // fp32 weights, fp32 inputs
@@ -99,6 +110,10 @@ struct Kernels {
     // y of the token = the sum over its experts' rows of outputs, each times its weight.
     void (*sum_experts)(const qw_experts_arguments& arguments, const void* outputs, const int64_t* places,
                         const float* weights, int64_t token);
+    int64_t (*find_largest)(const float* logits, int64_t count);
+    int64_t (*gather_top)(const float* logits, int64_t first, int64_t last, int64_t count, Candidate* found, int64_t room,
+                          void (*keep)(Candidate* candidates, int64_t size, int64_t count));
+    double (*weigh_logits)(const float* logits, int64_t count, const Weighing& weighing, double* weights);
     // Numbers [first, first + count) of a row; a whole row; a head of a token.
     void (*pointwise)(const qw_pointwise_arguments& arguments, int64_t row, int64_t first, int64_t count);
     void (*widen)(const qw_widen_arguments& arguments, int64_t row);

@@ -220,6 +220,29 @@ typedef struct {
 /* 0, or 1 where there is not enough memory. */
 QW_API int32_t qw_experts(qw_context* context, const qw_experts_arguments* arguments);
 
+/* Of each row of logits [rows, columns] the place of its largest number, the first of equals: places [rows]. -1 for a row
+ * with a number that is not finite. */
+QW_API void qw_largest(qw_context* context, int64_t rows, int64_t columns, const float* logits, int64_t stride,
+                       int64_t* places);
+
+/* The `count` largest of logits [columns], which hold no NaN, in descending order, among equals the lower place first:
+ * values and places [count]. count is in [1, columns]. 0, or 1 where there is not enough memory. */
+QW_API int32_t qw_top(qw_context* context, int64_t columns, const float* logits, int64_t count, float* values,
+                      int64_t* places);
+
+/* Draws a place of logits [columns] by the weights e^((logit - maximum) / temperature), those below `floor` being none:
+ * the first place at which the sum of weights so far exceeds point * total. */
+typedef struct {
+    int64_t columns;
+    const float* logits; /* no NaN, none above maximum */
+    double maximum, temperature, floor, point;
+    double total;  /* found: the sum of the weights */
+    int64_t place; /* found */
+} qw_draw_arguments;
+
+/* 0, or 1 where there is not enough memory. */
+QW_API int32_t qw_draw(qw_context* context, qw_draw_arguments* arguments);
+
 /* A program: the operations of a forward pass in a row, laid down once and run for every step. Each instruction has its
  * operation's arguments, in which blanks are left for what differs from step to step; a run fills in the blanks and carries
  * out one instruction after the other.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from qwench.engine import sampling
 from qwench.engine.request import Request, SamplingParams
-from qwench.engine.sampling import sample, token_logprobs, uniform
+from qwench.engine.sampling import token_logprobs, uniform
+from qwench.ops.choosing import Chooser, NativeChooser, TorchChooser
+from qwench.ops.native import Native, instruction_sets
 
 
 def request(seed: int = 0, generated: tuple[int, ...] = (), prompt: tuple[int, ...] = (1,), **params: Any) -> Request:
@@ -24,6 +28,22 @@ def request(seed: int = 0, generated: tuple[int, ...] = (), prompt: tuple[int, .
         seed=seed,
         max_total=100,
     )
+
+
+@functools.cache
+def choosers() -> list[Chooser]:
+    """The reference, and the native one where the library is there."""
+    try:
+        return [TorchChooser(), NativeChooser(Native(instruction_sets()[0], 1))]
+    except OSError:
+        return [TorchChooser()]
+
+
+def sample(logits: torch.Tensor, requests: list[Request]) -> list[int]:
+    """The tokens of all choosers, which agree."""
+    first, *others = (sampling.sample(logits, requests, each.largest(logits), each) for each in choosers())
+    assert all(other == first for other in others)
+    return first
 
 
 def draws(logits: torch.Tensor, count: int = 400, **params: Any) -> Counter[int]:
@@ -119,3 +139,50 @@ def test_logprobs_are_raw_ranked_and_always_hold_the_drawn_token() -> None:
 def test_the_smallest_temperatures_are_greedy_not_garbage(temperature: float) -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0, 2.0]])
     assert sample(logits, [request(temperature=temperature)]) == [1]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"top_k": 20, "top_p": 0.8},
+        {"top_k": 20, "top_p": 0.95, "temperature": 0.6},
+        {"top_p": 0.3},
+        {"top_p": 0.95, "temperature": 3.0},  # wider than the first candidates: the whole vocabulary counts
+        {"min_p": 0.05, "presence_penalty": 1.5},
+        {"top_k": 2000, "min_p": 0.001},
+        {"temperature": 0, "presence_penalty": 1.5},
+        {"min_tokens": 5, "stop_token_ids": [3], "top_k": 5},
+    ],
+)
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_large_vocabulary_gives_what_the_definition_gives(params: dict[str, Any], coarse: bool) -> None:
+    """All choosers against one sort of the whole vocabulary, also where many logits are equal."""
+    logits = 3 * torch.randn(6, 70_001, generator=torch.Generator().manual_seed(3))
+    if coarse:
+        logits = logits.bfloat16().float()
+    requests = [request(seed, generated=(5, 9), **params) for seed in range(6)]
+    assert sample(logits, requests) == [defined(row, each) for row, each in zip(logits, requests, strict=True)]
+
+
+def defined(logits: torch.Tensor, given: Request) -> int:
+    """The definition, over the whole vocabulary sorted by weight."""
+    params = given.sampling
+    logits = logits.clone()
+    logits[[5, 9]] -= params.presence_penalty
+    if given.num_generated < params.min_tokens:
+        logits[list(given.stop_token_ids)] = -torch.inf
+    if params.temperature == 0:
+        return int(logits.argmax())
+    probabilities = torch.softmax(logits.double() / params.temperature, -1)
+    ids = torch.arange(len(logits))
+    if params.top_k > 0 or params.top_p < 1:
+        probabilities, ids = torch.sort(probabilities, descending=True, stable=True)
+    if params.top_k > 0:
+        probabilities, ids = probabilities[: params.top_k], ids[: params.top_k]
+    before = probabilities.cumsum(-1) - probabilities
+    kept = (before < params.top_p * probabilities.sum()) | (params.top_p == 1)
+    kept &= probabilities >= params.min_p * probabilities.max()
+    cumulative = torch.where(kept, probabilities, 0.0).cumsum(-1)
+    point = uniform(given.seed, given.num_generated) * cumulative[-1]
+    return int(ids[torch.searchsorted(cumulative, point, right=True)])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwench.ops import instructions, program
+from qwench.ops import choosing, instructions, program
 from qwench.ops import native as binding
 from qwench.ops.attention import paged_attention
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters, delta_net
@@ -292,6 +292,7 @@ CTYPES = {
     "const qw_weight_type*": "LP_WeightTypeNumbers", "const qw_codes*": "LP_CodesArguments",
     "const qw_unpack_arguments*": "LP_UnpackArguments", "const qw_linear_arguments*": "LP_LinearArguments",
     "const qw_norm_arguments*": "LP_NormArguments", "const qw_delta_arguments*": "LP_DeltaArguments",
+    "double": "c_double",
     "const qw_attention_arguments*": "LP_AttentionArguments", "const qw_experts_arguments*": "LP_ExpertsArguments",
 }  # fmt: skip
 
@@ -322,7 +323,7 @@ def test_every_function_of_the_header_is_declared_as_it_stands_there() -> None:
 
 STRUCTURES = {
     each
-    for module in (binding, instructions)
+    for module in (binding, choosing, instructions)
     for each in vars(module).values()
     if isinstance(each, type) and issubclass(each, ctypes.Structure)
 }

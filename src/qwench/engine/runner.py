@@ -13,6 +13,7 @@ from qwench.engine.sampling import sample, token_logprobs
 from qwench.engine.scheduler import RowResult, Step, StepRow
 from qwench.fault import fault
 from qwench.model.batch import Batch, CacheTensors
+from qwench.ops.choosing import Chooser, TorchChooser
 
 NOT_FINITE = "the model gave logits that are no finite numbers: damaged weights, or an overflow of float16"
 
@@ -25,11 +26,20 @@ class LanguageModel(Protocol):
 class Runner:
     """Runs steps of one model over one storage. ``usable_tokens``: ids from there on are padding and never drawn."""
 
-    def __init__(self, model: LanguageModel, storage: Storage, *, page_size: int, usable_tokens: int) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        storage: Storage,
+        *,
+        page_size: int,
+        usable_tokens: int,
+        chooser: Chooser | None = None,
+    ) -> None:
         self.model = model
         self.storage = storage
         self.page_size = page_size
         self.usable_tokens = usable_tokens
+        self.chooser = chooser or TorchChooser()
         self.device = str((storage.keys or storage.recurrent)[0].device)
 
     @torch.inference_mode()
@@ -59,14 +69,14 @@ class Runner:
 
     def _sample(self, logits: torch.Tensor, step: Step, indices: list[int], results: list[RowResult]) -> None:
         """Draw a token for each of the rows ``indices`` from logits [len(indices), V] and write it to ``results``."""
-        finite = logits.isfinite().all(-1).tolist()
-        for index in (index for index, fine in zip(indices, finite, strict=True) if not fine):
+        greedy = self.chooser.largest(logits)
+        for index in (index for index, token in zip(indices, greedy, strict=True) if token < 0):
             results[index] = RowResult(error=NOT_FINITE)
-        if not all(finite):
-            logits = logits[finite]
-            indices = [index for index, fine in zip(indices, finite, strict=True) if fine]
+        if min(greedy) < 0:
+            fine = [place for place, token in enumerate(greedy) if token >= 0]
+            logits, greedy, indices = logits[fine], [greedy[i] for i in fine], [indices[i] for i in fine]
         requests = [step.rows[index].request for index in indices]
-        tokens = sample(logits, requests)
+        tokens = sample(logits, requests, greedy, self.chooser)
         asked = [place for place, request in enumerate(requests) if request.sampling.logprobs is not None]
         found: dict[int, TokenLogprob] = {}
         if asked:

@@ -9,13 +9,23 @@ from collections.abc import Sequence
 import torch
 
 from qwench.engine.request import Request, SamplingParams, TokenLogprob
+from qwench.ops.choosing import Chooser
+
+FIRST_CANDIDATES = 1024  # that are looked at for top-p alone: a trained model's nucleus is nearly always among them
 
 
-def sample(logits: torch.Tensor, requests: Sequence[Request]) -> list[int]:
-    """One token per row of logits [L, V] (fp32, padding already masked); row i belongs to requests[i]."""
-    greedy = logits.argmax(-1).tolist()
+def sample(
+    logits: torch.Tensor,
+    requests: Sequence[Request],
+    greedy: Sequence[int],
+    chooser: Chooser,
+) -> list[int]:
+    """One token per row of logits [L, V] (fp32, padding already masked); row i belongs to requests[i].
+
+    ``greedy`` are the places of the rows' largest logits.
+    """
     return [
-        token if _is_plain_greedy(request) else _draw(_adjust(logits[row], request), request)
+        token if _is_plain_greedy(request) else _draw(_adjust(logits[row], request), request, chooser)
         for row, (token, request) in enumerate(zip(greedy, requests, strict=True))
     ]
 
@@ -35,22 +45,29 @@ def token_logprobs(logits: torch.Tensor, token_ids: Sequence[int], tops: Sequenc
 
 
 def _is_plain_greedy(request: Request) -> bool:
-    """Whether the row's largest raw logit is the answer: greedy, and nothing shifts or forbids a token."""
+    """Whether the row's largest raw logit is the answer."""
+    return request.sampling.is_greedy and not _is_adjusted(request)
+
+
+def _is_adjusted(request: Request) -> bool:
+    """Whether anything shifts or forbids a token."""
     params = request.sampling
     return (
-        params.is_greedy
-        and not params.logit_bias
-        and params.presence_penalty == params.frequency_penalty == 0
-        and params.repetition_penalty == 1
-        and request.num_generated >= params.min_tokens
+        bool(params.logit_bias)
+        or params.presence_penalty != 0
+        or params.frequency_penalty != 0
+        or params.repetition_penalty != 1
+        or request.num_generated < params.min_tokens
     )
 
 
 def _adjust(logits: torch.Tensor, request: Request) -> torch.Tensor:
-    """Penalties, bias and the ban on ending too early, applied to a copy of one row [V].
+    """Penalties, bias and the ban on ending too early: one row [V] as it is, or a copy where there are any.
 
     Presence and frequency count generated tokens only; repetition counts the prompt too.
     """
+    if not _is_adjusted(request):
+        return logits
     params = request.sampling
     logits = logits.clone()
     if params.repetition_penalty != 1:
@@ -68,34 +85,49 @@ def _adjust(logits: torch.Tensor, request: Request) -> torch.Tensor:
     return logits
 
 
-def _draw(logits: torch.Tensor, request: Request) -> int:
+def _draw(logits: torch.Tensor, request: Request, chooser: Chooser) -> int:
     """A token from one adjusted row [V]: temperature, then top-k, top-p and min-p, then one uniform number."""
     params = request.sampling
     if params.is_greedy:
-        return int(logits.argmax())
-    probabilities = torch.softmax(logits.double() / params.temperature, dim=-1)
-    ids = None
-    if params.top_k > 0 or params.top_p < 1:
-        keep = min(params.top_k, logits.numel()) if params.top_k > 0 else logits.numel()
-        probabilities, ids = torch.topk(probabilities, keep)
-        probabilities = _nucleus(probabilities, params)
-    if params.min_p > 0:
-        floor = params.min_p * probabilities.max()
-        probabilities = torch.where(probabilities >= floor, probabilities, 0.0)
-    cumulative = probabilities.cumsum(-1)
-    point = uniform(request.seed, request.num_generated) * cumulative[-1]
-    # Rounding can carry the point past the last kept token; the last token that has any mass is meant then.
-    last = int(torch.nonzero(probabilities)[-1])
-    place = min(int(torch.searchsorted(cumulative, point, right=True)), last)
-    return place if ids is None else int(ids[place])
+        return int(chooser.top(logits, 1)[1])
+    point = uniform(request.seed, request.num_generated)
+    if params.top_k <= 0 and params.top_p == 1:
+        return chooser.draw(logits, params.temperature, floor=params.min_p, point=point)
+    values, ids, total = _candidates(logits, params, chooser)
+    weights = _weights(values, params)
+    if params.top_p < 1:  # the smallest set of the largest that reaches this part of the total
+        before = weights.cumsum(-1) - weights
+        weights = torch.where(before < params.top_p * total, weights, 0.0)
+    weights = torch.where(weights >= params.min_p, weights, 0.0)  # the largest weighs 1
+    cumulative = weights.cumsum(-1)
+    # Rounding can carry the point past the last kept token; the last token that has any weight is meant then.
+    last = int(torch.nonzero(weights)[-1])
+    place = min(int(torch.searchsorted(cumulative, point * cumulative[-1], right=True)), last)
+    return int(ids[place])
 
 
-def _nucleus(probabilities: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """The smallest set of the largest probabilities (sorted) that reaches top_p of their sum."""
-    if params.top_p == 1:
-        return probabilities
-    before = probabilities.cumsum(-1) - probabilities
-    return torch.where(before < params.top_p * probabilities.sum(), probabilities, 0.0)
+def _candidates(
+    logits: torch.Tensor, params: SamplingParams, chooser: Chooser
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """The logits of a row [V] that count, descending, their ids, and the total that top-p refers to.
+
+    These are the top k and their own total; without a k at least those that top-p keeps, and the total of all.
+    """
+    if params.top_k > 0:
+        values, ids = chooser.top(logits, min(params.top_k, len(logits)))
+        return values, ids, float(_weights(values, params).sum())
+    total = chooser.mass(logits, params.temperature)
+    count = min(FIRST_CANDIDATES, len(logits))
+    while True:
+        values, ids = chooser.top(logits, count)
+        if count == len(logits) or float(_weights(values, params).sum()) >= params.top_p * total:
+            return values, ids, total
+        count = min(16 * count, len(logits))
+
+
+def _weights(values: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    """What descending logits weigh beside one another, in doubles; the first weighs 1."""
+    return torch.exp((values.double() - values[0].double()) / params.temperature)
 
 
 def uniform(seed: int, index: int) -> float:

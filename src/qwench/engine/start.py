@@ -92,7 +92,13 @@ def assemble(
     kernels = make_kernels(resolved.isa, resolved.threads)
     with memory_for("weights", "take a smaller model, a smaller dtype or a quantization"):
         language_model = build_model(model, source, kernels, device=resolved.device, progress=progress)
-    runner = Runner(language_model, storage, page_size=config.page_size, usable_tokens=vocabulary.size)
+    runner = Runner(
+        language_model,
+        storage,
+        page_size=config.page_size,
+        usable_tokens=vocabulary.size,
+        chooser=kernels.chooser,
+    )
     return Engine(scheduler, runner)
 
 

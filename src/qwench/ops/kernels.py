@@ -12,6 +12,7 @@ import torch
 
 from qwench.ops import attention, norm
 from qwench.ops import delta_net as reference
+from qwench.ops.choosing import Chooser, NativeChooser, TorchChooser
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.eager import Eager
 from qwench.ops.linear import Packed, Weight, expert_mlp, route
@@ -32,6 +33,10 @@ from qwench.ops.store import NativeStore, Plan, TorchStore, WeightStore
 
 class Kernels(Protocol):
     """The operations of which there is more than one version; contracts are those of the references."""
+
+    @property
+    def chooser(self) -> Chooser:
+        """The passes over logits."""
 
     def store(self, plan: Plan) -> WeightStore:
         """Where the weights of ``plan`` are put, in the form these kernels compute with."""
@@ -79,6 +84,7 @@ class Kernels(Protocol):
 class TorchKernels:
     """The references."""
 
+    chooser = TorchChooser()
     rms_norm = staticmethod(norm.rms_norm)
     delta_net = staticmethod(reference.delta_net)
     paged_attention = staticmethod(attention.paged_attention)
@@ -108,6 +114,7 @@ class NativeKernels:
 
     def __init__(self, native: Native) -> None:
         self.native = native
+        self.chooser = NativeChooser(native)
         self._recorded: tuple[object, Program] | None = None
 
     def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:

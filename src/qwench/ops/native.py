@@ -223,6 +223,9 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_delta_net": (c_int32, (c_void_p, POINTER(DeltaArguments))),
     "qw_attention": (c_int32, (c_void_p, POINTER(AttentionArguments))),
     "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
+    "qw_largest": (None, (c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p)),
+    "qw_top": (c_int32, (c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p)),
+    "qw_draw": (c_int32, (c_void_p, c_void_p)),
     "qw_run": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p)),
     "qw_limits": (c_char_p, ()),
     "qw_limit_run": (c_int64, (c_void_p, c_char_p, c_int32, c_int64)),
@@ -362,6 +365,12 @@ class Native:
         if self._context is None:
             raise ValueError(f"no context for {isa} with {threads} threads; this processor runs {instruction_sets()}")
         weakref.finalize(self, self._library.qw_close, self._context)
+
+    @property
+    def context(self) -> int:
+        """The library's own handle, for operations that are declared elsewhere; good as long as this lives."""
+        assert self._context is not None
+        return self._context
 
     def packed_bytes(self, kind: Element, out: int, width: int) -> int:
         """Bytes of a packed [out, width], whole cache lines. Raises ValueError for a type without kernels."""

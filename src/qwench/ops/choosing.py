@@ -1,0 +1,121 @@
+"""Passes over a vocabulary's logits that choosing a token needs: the largest, the largest few, a draw from all.
+
+Plain torch, and the native library where there is one. It does not know what a request asks for (engine/sampling does).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_double, c_int64, c_void_p
+from typing import Protocol
+
+import torch
+
+from qwench.ops.native import Native, load_library
+
+
+class Chooser(Protocol):
+    """The passes. Logits are fp32, of one row [V] or of many [L, V]."""
+
+    def largest(self, logits: torch.Tensor) -> list[int]:
+        """Of each row of logits [L, V] the place of its largest, the first of equals; -1 where one is not finite."""
+
+    def top(self, logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ``count`` largest of logits [V], descending, among equals the lower place first; and their places."""
+
+    def draw(self, logits: torch.Tensor, temperature: float, *, floor: float = 0.0, point: float = 0.0) -> int:
+        """The first place where the sum of weights so far exceeds ``point`` times the sum of all.
+
+        The weight of a logit of [V] is e^((logit - maximum) / temperature), or none where that is below ``floor``.
+        """
+
+    def mass(self, logits: torch.Tensor, temperature: float) -> float:
+        """The sum of all weights of logits [V], without a floor."""
+
+
+class TorchChooser:
+    """The reference, on any device."""
+
+    def largest(self, logits: torch.Tensor) -> list[int]:
+        return torch.where(logits.isfinite().all(-1), logits.argmax(-1), -1).tolist()
+
+    def top(self, logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        least = torch.topk(logits, count).values[-1]  # which of equals torch takes there is left open
+        places = torch.nonzero(logits >= least)[:, 0]
+        values, order = torch.sort(logits[places], descending=True, stable=True)
+        return values[:count], places[order[:count]]
+
+    def draw(self, logits: torch.Tensor, temperature: float, *, floor: float = 0.0, point: float = 0.0) -> int:
+        weights = _weights(logits, temperature)
+        weights = torch.where(weights >= floor, weights, 0.0)
+        cumulative = weights.cumsum(-1)
+        # Rounding can carry the point past the last place; the last one that has any weight is meant then.
+        last = int(torch.nonzero(weights)[-1])
+        return min(int(torch.searchsorted(cumulative, point * cumulative[-1], right=True)), last)
+
+    def mass(self, logits: torch.Tensor, temperature: float) -> float:
+        return float(_weights(logits, temperature).sum())
+
+
+def _weights(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    wide = logits.double()
+    return torch.exp((wide - wide.max()) / temperature)
+
+
+class DrawArguments(ctypes.Structure):
+    """qw_draw_arguments"""
+
+    _fields_ = (
+        ("columns", c_int64),
+        ("logits", c_void_p),
+        ("maximum", c_double),
+        ("temperature", c_double),
+        ("floor", c_double),
+        ("point", c_double),
+        ("total", c_double),
+        ("place", c_int64),
+    )
+
+
+class NativeChooser:
+    """The same by one pass over the memory each, on the CPU."""
+
+    def __init__(self, native: Native) -> None:
+        self.native = native
+        self._library = load_library()
+
+    def largest(self, logits: torch.Tensor) -> list[int]:
+        assert logits.dtype == torch.float32
+        logits = logits if logits.stride(1) == 1 else logits.contiguous()
+        places = torch.empty(len(logits), dtype=torch.int64)
+        rows, columns = logits.shape
+        arguments = rows, columns, logits.data_ptr(), logits.stride(0), places.data_ptr()
+        self._library.qw_largest(self.native.context, *arguments)
+        return places.tolist()
+
+    def top(self, logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        assert logits.dtype == torch.float32
+        assert 0 < count <= len(logits)
+        logits = logits.contiguous()
+        values, places = torch.empty(count), torch.empty(count, dtype=torch.int64)
+        arguments = len(logits), logits.data_ptr(), count, values.data_ptr(), places.data_ptr()
+        if self._library.qw_top(self.native.context, *arguments):
+            raise MemoryError(f"top: {count} of {len(logits)} logits do not fit into memory")
+        return values, places
+
+    def draw(self, logits: torch.Tensor, temperature: float, *, floor: float = 0.0, point: float = 0.0) -> int:
+        place: int = self._weigh(logits, temperature, floor, point).place
+        return place
+
+    def mass(self, logits: torch.Tensor, temperature: float) -> float:
+        total: float = self._weigh(logits, temperature, 0.0, 0.0).total
+        return total
+
+    def _weigh(self, logits: torch.Tensor, temperature: float, floor: float, point: float) -> DrawArguments:
+        assert logits.dtype == torch.float32
+        logits = logits.contiguous()
+        maximum = float(self.top(logits, 1)[0])
+        arguments = DrawArguments(len(logits), logits.data_ptr(), maximum, temperature, floor, point)
+        if self._library.qw_draw(self.native.context, ctypes.addressof(arguments)):
+            raise MemoryError(f"draw: {len(logits)} logits do not fit into memory")
+        return arguments
