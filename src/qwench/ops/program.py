@@ -222,6 +222,7 @@ class Recorder(Operations[Symbol]):
         self._note(Operation.DELTA_NET, {
             "rows": Number.ROWS, "num_slots": slots, "key_heads": parameters.num_key_heads, "value_heads": value_heads,
             "key_dim": key_dim, "value_dim": value_dim, "taps": parameters.conv.shape[1],
+            "tiled": int(parameters.tiled),
             "type": type_of("delta_net", mixed=mixed, gate=gate, beta=beta, decay=decay, conv_states=conv_states),
             "epsilon": parameters.eps, "starts": Number.STARTS, "slots": Number.STATE_SLOTS, "mixed": mixed,
             "beta": beta, "decay": decay, "gate": gate, "conv": parameters.taps, "decay_rate": parameters.decay_rate,
