@@ -21,6 +21,7 @@ from qwench.quantisation import StoredQuantisation, read_quantisation
 
 LayerType = Literal["full_attention", "linear_attention"]
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = ("q8", "q6", "q5", "q4", "q3", "q2", "mxfp4")
 MAX_LAYERS = 4096
 
 
@@ -228,11 +229,10 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):
             raise UsageError(f"dtype is {self.dtype!r}; use auto, {', '.join(DTYPES)}.", param="dtype")
-        if self.quantization is not None:
-            raise UsageError(
-                f"quantization is {self.quantization!r}; quantised weights are not available yet, leave it out.",
-                param="quantization",
-            )
+        if self.quantization not in (None, *QUANTIZATIONS):
+            near = get_close_matches(str(self.quantization).lower(), QUANTIZATIONS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"use {', '.join(QUANTIZATIONS)}, or leave it out."
+            raise UsageError(f"quantization is {self.quantization!r}; {hint}", param="quantization")
         for name in ("max_model_len", "max_num_seqs", "memory", "max_step_tokens", "page_size", "tensor_parallel_size"):
             value = getattr(self, name)
             if value is not None and (not is_whole(value) or value < 1):

@@ -60,7 +60,7 @@ def test_logits_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["dense_odd", "moe"])
 def test_native_kernels_know_tiled_heads(kind: str, tmp_path: Path) -> None:
     reference = build_model(*KINDS[kind], seed=2)
-    driver = Driver(export(reference, tmp_path / "model.gguf"), kernels=make_kernels("avx2", 1))
+    driver = Driver(export(reference, tmp_path / "model.gguf"), kernels=make_kernels("avx2", threads=2))
     assert driver.config.delta is not None
     assert driver.config.delta.num_value_heads != driver.config.delta.num_key_heads
     assert difference(reference, driver) < tolerance("model_logits")

@@ -11,12 +11,10 @@ from qwench.cache.storage import CacheSpec, Storage
 from qwench.engine.batching import build_batch
 from qwench.engine.request import Request, SamplingParams
 from qwench.engine.scheduler import Step, StepRow
+from qwench.engine.start import build_model
 from qwench.files import open_files, read_config
-from qwench.gguf.file import GgufFile
-from qwench.model.qwen import Qwen
-from qwench.ops.kernels import Kernels
-from qwench.weights.gguf import load_gguf
-from qwench.weights.load import load
+from qwench.ops.kernels import Kernels, TorchKernels
+from qwench.weights.open import open_weights
 
 PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
 
@@ -30,15 +28,13 @@ class Driver:
         device: str = "cpu",
         kernels: Kernels | None = None,
         dtype: torch.dtype = torch.float32,
+        quantization: str | None = None,
     ) -> None:
         self.device = device
         files = open_files(path)
         self.config = read_config(files)
-        if isinstance(files, GgufFile):
-            loaded = load_gguf(files, self.config, device=device, dtype=dtype)
-        else:
-            loaded = load(files, self.config, device=device, dtype=dtype)
-        self.model = Qwen(self.config, loaded.tensors, kernels)
+        source = open_weights(files, self.config, dtype, quantization)
+        self.model = build_model(self.config, source, kernels or TorchKernels(), device=device)
         self.storage = Storage(
             CacheSpec.of(self.config, dtype),
             num_pages=NUM_PAGES,

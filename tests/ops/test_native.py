@@ -24,6 +24,7 @@ from qwench.ops.native import Arena, Native
 from qwench.ops.norm import rms_norm
 from qwench.ops.quantised import SUPER_BLOCK
 from qwench.ops.rows import Rows
+from qwench.ops.store import Plan
 from tests.tolerances import tolerance
 
 HEADER = (Path(__file__).parents[2] / "csrc" / "include" / "qwench.h").read_text(encoding="utf-8")
@@ -55,7 +56,11 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 
 def packed(isa: str, weight: torch.Tensor, threads: int = 1) -> Packed:
-    found = NativeKernels(Native(isa, threads)).weights({"weight": weight})["weight"]
+    store = NativeKernels(Native(isa, threads)).store(
+        Plan({"x": tuple(weight.shape)}, {"x": weight.dtype}, weight.dtype)
+    )
+    store.put("x", None, weight)
+    found = store.finish()["x"]
     assert isinstance(found, Packed)
     return found
 
@@ -268,11 +273,7 @@ def test_a_mismatch_names_the_dimension_and_both_sizes() -> None:
         Arena(64).take(65)
 
 
-def test_weights_are_taken_out_of_the_dictionary_and_unknown_sets_are_named(isa: str) -> None:
-    tensors = {"a": normal(3, 4), "b": normal(2, 5, 6)}
-    found = NativeKernels(Native(isa, 1)).weights(tensors)
-    assert not tensors
-    assert list(found) == ["a", "b"]
+def test_unknown_sets_are_named() -> None:
     with pytest.raises(ValueError, match="this processor runs"):
         Native("mmx", 1)
 

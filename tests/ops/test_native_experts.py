@@ -9,6 +9,7 @@ from qwench.ops.kernels import NativeKernels, TorchKernels
 from qwench.ops.linear import Dense, Packed, expert_mlp, linear, route
 from qwench.ops.native import Arena, Native
 from qwench.ops.quantised import OWN_TYPES
+from tests.ops.stored import stored
 from tests.ops.test_native import DTYPES, bound, far, normal, sets
 from tests.ops.test_quantised_linear import random_codes
 
@@ -22,7 +23,7 @@ def matrices(experts: int, hidden: int, width: int, dtype: torch.dtype) -> tuple
 
 
 def packed(kernels: NativeKernels, gate_up: torch.Tensor, down: torch.Tensor) -> tuple[Packed, Packed]:
-    found = kernels.weights({"gate_up": gate_up.clone(), "down": down.clone()})
+    found = stored(kernels, {"gate_up": gate_up, "down": down})
     one, two = found["gate_up"], found["down"]
     assert isinstance(one, Packed)
     assert isinstance(two, Packed)

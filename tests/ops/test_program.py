@@ -26,6 +26,7 @@ from qwench.ops.native import Native
 from qwench.ops.operations import Description, Inputs, Operations, Value
 from qwench.ops.program import Buffer, Instruction, Number, Symbol, plan
 from qwench.ops.rows import Rows
+from tests.ops.stored import stored
 from tests.ops.test_native import DTYPES, normal, sets
 from tests.tolerances import tolerance
 
@@ -76,8 +77,8 @@ class Case:
     def run(self, width: int, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         """What the program gives, and what torch gives; ``width`` of the result."""
         identity = torch.eye(width, dtype=self.tables[0].dtype)
-        named = {str(index): table.clone() for index, table in enumerate([*self.tables, identity])}
-        *packed, head = self.kernels.weights(named).values()
+        named = {str(index): table for index, table in enumerate([*self.tables, identity])}
+        *packed, head = stored(self.kernels, named).values()
         found = self.kernels.forward(self.describe(packed, head), inputs, SimpleNamespace())
         *dense, dense_head = (Dense(table) for table in [*self.tables, identity])
         expected = TorchKernels().forward(self.describe(list(dense), dense_head), inputs, SimpleNamespace())
@@ -155,7 +156,7 @@ def test_layers_over_one_input_are_one_instruction_and_a_sum_is_part_of_its_laye
 
     case = Case(combine, [normal(7, 30)], isa)
     weights[True] = [Dense(first), Dense(second)]
-    weights[False] = list(case.kernels.weights({"first": first.clone(), "second": second.clone()}).values())
+    weights[False] = list(stored(case.kernels, {"first": first, "second": second}).values())
     found, expected = case.run(24, step_of(7))
     assert (found - expected).abs().max() < tolerance("linear", backend="native")
     program = case.kernels._recorded[1]  # type: ignore[index]

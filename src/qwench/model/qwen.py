@@ -14,25 +14,24 @@ from qwench.model.batch import Batch, CacheTensors
 from qwench.model.parameters import declare
 from qwench.ops import rotary
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
-from qwench.ops.kernels import Kernels, TorchKernels
+from qwench.ops.kernels import Kernels
+from qwench.ops.linear import Weight
 from qwench.ops.operations import Inputs, Operations, Value
 
 
 class Qwen:
-    """The model of ``config`` over ``tensors`` named as in model/parameters. All tensors share one device.
+    """The model of ``config`` over ``weights`` (multiplied with) and ``vectors``, named as in model/parameters.
 
-    ``tensors`` is emptied: kernels that lay weights out their own way free each tensor as soon as it is copied.
+    ``weights`` come out of the store of ``kernels``; all tensors share one device.
     """
 
-    def __init__(self, config: ModelConfig, tensors: dict[str, torch.Tensor], kernels: Kernels | None = None) -> None:
-        self.config = config
-        self.kernels = kernels or TorchKernels()
-        specs = declare(config)
-        assert tensors.keys() == specs.keys(), f"parameters differ: {sorted(tensors.keys() ^ specs.keys())[:5]}"
-        device = tensors["embedding"].device
-        vectors = [name for name, spec in specs.items() if spec.kind in ("vector", "float32")]
-        self.vectors = {name: tensors.pop(name) for name in vectors}
-        self.weights = self.kernels.weights(tensors)
+    def __init__(
+        self, config: ModelConfig, weights: dict[str, Weight], vectors: dict[str, torch.Tensor], kernels: Kernels
+    ) -> None:
+        self.config, self.weights, self.vectors, self.kernels = config, weights, vectors, kernels
+        differ = (weights.keys() | vectors.keys()) ^ declare(config).keys()
+        assert not differ, f"parameters differ: {sorted(differ)[:5]}"
+        device = vectors["final_norm"].device
         names = [f"layers.{index}.delta" for index, kind in enumerate(config.layer_types) if kind == "linear_attention"]
         self.delta = {name: self._delta_parameters(name) for name in names}
         self.frequencies = rotary.frequencies(config.rope).to(device)

@@ -14,11 +14,10 @@ from qwench.ops import attention, norm
 from qwench.ops import delta_net as reference
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.eager import Eager
-from qwench.ops.linear import Dense, Packed, Weight, expert_mlp, route
+from qwench.ops.linear import Packed, Weight, expert_mlp, route
 from qwench.ops.native import (
     ATTENTION_WIDTH,
     TYPES,
-    Arena,
     DeltaArguments,
     Native,
     instruction_sets,
@@ -28,13 +27,14 @@ from qwench.ops.native import (
 from qwench.ops.operations import Description, Inputs
 from qwench.ops.program import Program, Recorder, check_delta
 from qwench.ops.rows import Rows
+from qwench.ops.store import NativeStore, Plan, TorchStore, WeightStore
 
 
 class Kernels(Protocol):
     """The operations of which there is more than one version; contracts are those of the references."""
 
-    def weights(self, tensors: dict[str, torch.Tensor]) -> dict[str, Weight]:
-        """Tensors [out, in] or [experts, out, in] as weights. ``tensors`` is emptied: each is freed once packed."""
+    def store(self, plan: Plan) -> WeightStore:
+        """Where the weights of ``plan`` are put, in the form these kernels compute with."""
 
     def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
         """The logits [L, V] of a step, fp32; ``cache`` is advanced. One model for all calls."""
@@ -99,10 +99,8 @@ class TorchKernels:
     def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
         return describe(Eager(self, inputs), cache)
 
-    def weights(self, tensors: dict[str, torch.Tensor]) -> dict[str, Weight]:
-        taken: dict[str, Weight] = {name: Dense(tensor) for name, tensor in tensors.items()}
-        tensors.clear()
-        return taken
+    def store(self, plan: Plan) -> WeightStore:
+        return TorchStore(plan)
 
 
 class NativeKernels:
@@ -120,20 +118,8 @@ class NativeKernels:
             self._recorded = cache, Program(self.native, recorder.instructions, logits.width)
         return self._recorded[1].run(inputs)
 
-    def weights(self, tensors: dict[str, torch.Tensor]) -> dict[str, Weight]:
-        arena = Arena(sum(self._packed_bytes(tensor) for tensor in tensors.values()))
-        packed: dict[str, Weight] = {}
-        for name in list(tensors):
-            packed[name] = self._pack(tensors.pop(name), arena)
-        return packed
-
-    def _packed_bytes(self, tensor: torch.Tensor) -> int:
-        out, width = tensor.shape[-2:]
-        return self.native.packed_bytes(tensor.dtype, out, width) * (tensor.numel() // (out * width))
-
-    def _pack(self, tensor: torch.Tensor, arena: Arena) -> Packed:
-        matrices = tensor if tensor.dim() == 3 else tensor[None]
-        return Packed(self.native, tuple(self.native.pack(matrix, arena) for matrix in matrices))
+    def store(self, plan: Plan) -> WeightStore:
+        return NativeStore(self.native, plan)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, zero_centred: bool) -> torch.Tensor:
         return self.native.rms_norm(x, weight, eps, 1.0 if zero_centred else 0.0)

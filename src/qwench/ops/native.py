@@ -28,6 +28,8 @@ CODES = 3  # QW_CODES
 DELTA_WIDTH = 256  # QW_DELTA_WIDTH
 ATTENTION_WIDTH = 256  # QW_ATTENTION_WIDTH
 ALIGNMENT = 64
+PACKED_ROWS = 64  # rows of a matrix that are packed side by side: where it may be cut
+LEAD_BYTES = 64  # before the rows of a quantised matrix
 FILE = Path(__file__).with_name("libqwench.so")
 
 
@@ -222,6 +224,9 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_attention": (c_int32, (c_void_p, POINTER(AttentionArguments))),
     "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
     "qw_run": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p)),
+    "qw_limits": (c_char_p, ()),
+    "qw_limit_run": (c_int64, (c_void_p, c_char_p, c_int32, c_int64)),
+    "qw_limit_read": (c_int64, (c_void_p, c_int32, c_void_p, c_int64)),
 }
 
 
@@ -365,26 +370,51 @@ class Native:
             raise ValueError(f"weights of type {kind} cannot be packed")
         return -(-size // ALIGNMENT) * ALIGNMENT
 
+    def reserve(self, kind: Element, out: int, width: int, arena: Arena) -> PackedMatrix:
+        """Room for a matrix whose rows are packed later."""
+        return PackedMatrix(arena, arena.take(self.packed_bytes(kind, out, width)), out, width, kind)
+
     def pack(self, weight: torch.Tensor, arena: Arena) -> PackedMatrix:
         """A copy of weight [out, in] in the kernels' layout."""
-        code = type_of("pack", weight=weight)
-        weight = _dense_rows(weight)
         out, width = weight.shape
-        address = arena.take(self.packed_bytes(weight.dtype, out, width))
-        self._library.qw_pack(self._context, code, out, width, weight.data_ptr(), weight.stride(0), address)
-        return PackedMatrix(arena, address, out, width, weight.dtype)
+        matrix = self.reserve(weight.dtype, out, width, arena)
+        self.pack_rows(weight, matrix, 0)
+        return matrix
 
-    def pack_codes(self, matrix: Codes, arena: Arena) -> PackedMatrix:
+    def pack_codes(self, codes: Codes, arena: Arena) -> PackedMatrix:
         """A copy of a quantised matrix in the kernels' layout."""
-        address = arena.take(self.packed_bytes(matrix.type, matrix.out, matrix.width))
-        parts = (matrix.codes, matrix.scales, matrix.mins, matrix.super_scales, matrix.super_mins)
+        matrix = self.reserve(codes.type, codes.out, codes.width, arena)
+        self.pack_rows(codes, matrix, 0)
+        return matrix
+
+    def pack_rows(self, rows: torch.Tensor | Codes, matrix: PackedMatrix, first: int) -> None:
+        """Copy ``rows`` to where row ``first`` (a multiple of PACKED_ROWS) of ``matrix`` and the next ones lie."""
+        count, width = (rows.out, rows.width) if isinstance(rows, Codes) else rows.shape
+        require_equal("pack", "in", rows=width, matrix=matrix.width)
+        assert first % PACKED_ROWS == 0, f"rows are packed in groups of {PACKED_ROWS}"
+        assert first + count <= matrix.out, f"rows {first} to {first + count} of {matrix.out}"
+        address = matrix.address + (self.packed_bytes(matrix.type, first, width) if first else 0)
+        if isinstance(rows, Codes):
+            assert rows.type == matrix.type
+            self._pack_codes(rows, address, lead=LEAD_BYTES if first else 0)
+            return
+        assert rows.dtype == matrix.type
+        rows = _dense_rows(rows)
+        code = type_of("pack", weight=rows)
+        self._library.qw_pack(self._context, code, count, width, rows.data_ptr(), rows.stride(0), address)
+
+    def _pack_codes(self, rows: Codes, address: int, lead: int) -> None:
+        """Pack at ``address``. The factor in front of a matrix is written in front of later rows too, onto the last
+        ``lead`` bytes of the rows before them, which are put back."""
+        parts = (rows.codes, rows.scales, rows.mins, rows.super_scales, rows.super_mins)
         whole = [None if part is None else part.contiguous() for part in parts]
         arguments = CodesArguments(
-            ctypes.addressof(weight_type_numbers(matrix.type)), matrix.out, matrix.width,
-            *(None if part is None else part.data_ptr() for part in whole), matrix.factor,
+            ctypes.addressof(weight_type_numbers(rows.type)), rows.out, rows.width,
+            *(None if part is None else part.data_ptr() for part in whole), rows.factor,
         )  # fmt: skip
-        self._library.qw_pack_codes(self._context, arguments, address)
-        return PackedMatrix(arena, address, matrix.out, matrix.width, matrix.type)
+        kept = ctypes.string_at(address - lead, lead)
+        self._library.qw_pack_codes(self._context, arguments, address - lead)
+        ctypes.memmove(address - lead, kept, lead)
 
     def unpack_rows(self, matrix: PackedMatrix, rows: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Rows [n] of the matrix: [n, in] in ``dtype``, without one in the matrix's own (fp32 of codes).

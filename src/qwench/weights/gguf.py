@@ -7,7 +7,6 @@ order, which stays as it is: ``value_heads_tiled`` of the configuration tells th
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
@@ -23,11 +22,11 @@ from qwench.gguf.file import GgufFile
 from qwench.gguf.header import REPAIR, StoredTensor
 from qwench.model.parameters import ParameterSpec, declare
 from qwench.ops.quantised import GGUF_TYPES, WeightType, dequantise
+from qwench.ops.store import Kind, Value
 from qwench.weights.formats import gguf_blocks
-from qwench.weights.load import LoadedWeights, UnusedTensor
 from qwench.weights.names import Place
 from qwench.weights.names_gguf import gguf_names, gguf_place, unused_gguf_reason
-from qwench.weights.source import Kind, Part, Progress, Value, piece_rows
+from qwench.weights.source import Part, Progress, UnusedTensor, piece_rows
 
 LISTED = 5  # how many names a sentence lists before it only counts
 ADVICE = "take another quantisation of this model, such as Q4_K_M, Q8_0 or BF16"
@@ -166,27 +165,6 @@ class GgufSource:
             for index, tensor in enumerate(stored):
                 reader.fill(target, index * rows, tensor, expert * rows, (expert + 1) * rows)
             yield Part(name, expert), target
-
-
-def load_gguf(
-    file: GgufFile, config: ModelConfig, *, device: str, dtype: torch.dtype, progress: Progress | None = None
-) -> LoadedWeights:
-    """Every parameter as a plain tensor of ``dtype``: the one place where codes are given up for lack of kernels."""
-    source = GgufSource(file, config, dtype)
-    specs = declare(config)
-    tensors: dict[str, torch.Tensor] = {}
-    filled: Counter[str] = Counter()
-    for part, value in source.parts(progress):
-        plain = value if isinstance(value, torch.Tensor) else dequantise(value)
-        if part.name not in tensors:
-            kept = torch.float32 if specs[part.name].kind == "float32" else dtype
-            tensors[part.name] = torch.empty(specs[part.name].shape, dtype=kept, device=device)
-        whole = tensors[part.name].view(-1, plain.shape[-1])
-        count = plain.numel() // plain.shape[-1]
-        whole[filled[part.name] : filled[part.name] + count].copy_(plain.view(count, -1))
-        filled[part.name] += count
-    ordered = {name: tensors[name] for name in specs}
-    return LoadedWeights(ordered, source.unused, sum(tensor.nbytes for tensor in ordered.values()))
 
 
 def _check(tensor: StoredTensor, place: Place, spec: ParameterSpec) -> None:

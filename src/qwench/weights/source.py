@@ -5,19 +5,19 @@ Knows no format and nobody who stores what comes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from qwench.ops.quantised import Codes, WeightType
-from qwench.weights.load import UnusedTensor
+from qwench.config import ModelConfig
+from qwench.model.parameters import ParameterSpec, declare
+from qwench.ops.quantised import WeightType
+from qwench.ops.store import PIECE_ROWS, Kind, Value
 
 Progress = Callable[[int, int], None]
-Value = torch.Tensor | Codes
-Kind = WeightType | torch.dtype
-PIECE_ROWS = 64
 PIECE = 2 * 2**20  # numbers of a large matrix that come at once
 
 
@@ -27,6 +27,15 @@ class Part:
 
     name: str
     expert: int | None = None
+
+
+@dataclass(frozen=True)
+class UnusedTensor:
+    """A stored tensor that was left in its file, and why."""
+
+    name: str
+    shape: tuple[int, ...]
+    reason: str
 
 
 class WeightSource(Protocol):
@@ -45,6 +54,24 @@ class WeightSource(Protocol):
 
         ``progress(done, total)`` counts the bytes to read.
         """
+
+
+def plain_kinds(config: ModelConfig, dtype: torch.dtype) -> dict[str, Kind]:
+    """The types of unquantised weights: ``dtype``, and float32 for what must keep it."""
+    return {name: torch.float32 if spec.kind == "float32" else dtype for name, spec in declare(config).items()}
+
+
+def memory_bytes(config: ModelConfig, kinds: Mapping[str, Kind]) -> int:
+    """Bytes that parameters of these types take, without a kernel's padding."""
+    return math.ceil(sum(bits_of(spec, kinds[name]) for name, spec in declare(config).items()) / 8)
+
+
+def bits_of(spec: ParameterSpec, kind: Kind) -> float:
+    """Bits of one parameter, its depth padded as its type asks for."""
+    if not isinstance(kind, WeightType):
+        return 8 * kind.itemsize * math.prod(spec.shape)
+    *rows, width = spec.shape
+    return kind.bits_per_weight * math.prod(rows) * -(-width // kind.depth_multiple) * kind.depth_multiple
 
 
 def piece_rows(width: int) -> int:
