@@ -38,8 +38,8 @@ from qwench.server.service import ServerSettings
 from qwench.text.chat import ChatTemplate
 from qwench.text.model import ModelText
 from qwench.text.tokenizer import Tokenizer
-from qwench.weights.load import open_weights
 from qwench.weights.locate import locate
+from qwench.weights.open import open_weights
 from tests.meta.tree import PACKAGE, files, syntax
 from tests.server.conftest import NAME, running, wait_until
 from tests.server.scripted import ScriptedEngine, answering
@@ -136,7 +136,7 @@ def sentence(error: type[QwenchError], act: Callable[[], object]) -> str:
 def read(folder: Path) -> object:
     import torch
 
-    return list(open_weights(folder, ModelConfig.from_folder(folder), torch.float32, None).parts())
+    return list(open_weights(folder, ModelConfig.from_folder(folder), torch.float32).parts())
 
 
 @pytest.mark.parametrize(

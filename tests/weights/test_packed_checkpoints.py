@@ -17,7 +17,7 @@ from qwench.ops.native import instruction_sets
 from qwench.ops.quantised import Codes, dequantise
 from qwench.quantisation import Scheme
 from qwench.weights.formats import nvfp4
-from qwench.weights.load import open_weights
+from qwench.weights.open import open_weights
 from qwench.weights.packed import join
 from tests.model.driver import Driver
 from tests.oracle import VOCABULARY, make_checkpoint
@@ -42,7 +42,7 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def assert_as_stored(folder: Path, model: Any, sort: Sort) -> int:
     """Every part against the model; returns how many came in codes."""
-    source = open_weights(folder, ModelConfig.from_folder(folder), torch.float32, None)
+    source = open_weights(folder, ModelConfig.from_folder(folder), torch.float32)
     wanted = checkpoints.expected(model)
     count = 0
     for part, value in parts_of(source).items():

@@ -119,7 +119,7 @@ def build(args: argparse.Namespace, load: Load) -> Subject:
             def show(done: int, total: int) -> None:
                 bar.update(done / max(total, 1))
 
-            engine, resolved = load_engine(config, model, client.folder, vocabulary, show)
+            engine, resolved = load_engine(config, model, client.files, vocabulary, show)
     else:
         model = published_shape(args.shape)
         vocabulary = Vocabulary(model.vocab_size, frozenset())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from qwench.ops.delta_rule import causal_conv, gated_delta_rule
 from qwench.ops.norm import gated_rms_norm
 from qwench.ops.rows import Rows
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class DeltaParameters:
     eps: float
     num_key_heads: int
     key_dim: int
+    tiled: bool = False  # value head j reads key head j % Hk
 
     @functools.cached_property
     def taps(self) -> torch.Tensor:
@@ -46,17 +50,17 @@ class DeltaParameters:
 
 
 @dataclass(frozen=True)
-class DeltaInputs:
+class DeltaInputs(Generic[Value]):
     """A layer's projections of T tokens: mixed [T, C], gate [T, Hv * dv], beta and decay [T, Hv]."""
 
-    mixed: torch.Tensor
-    gate: torch.Tensor
-    beta: torch.Tensor
-    decay: torch.Tensor
+    mixed: Value
+    gate: Value
+    beta: Value
+    decay: Value
 
 
 def delta_net(
-    inputs: DeltaInputs,
+    inputs: DeltaInputs[torch.Tensor],
     parameters: DeltaParameters,
     conv_states: torch.Tensor,
     states: torch.Tensor,
@@ -76,6 +80,7 @@ def delta_net(
         torch.sigmoid(inputs.beta.float()),
         states,
         rows,
+        tiled=parameters.tiled,
     )  # [T, Hv, dv] fp32
     gate = inputs.gate.view(output.shape)
     return gated_rms_norm(output, gate, parameters.norm, parameters.eps).flatten(1)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -133,6 +134,7 @@ class DeltaArguments(ctypes.Structure):
         ("key_dim", c_int64),
         ("value_dim", c_int64),
         ("taps", c_int64),
+        ("tiled", c_int64),
         ("type", c_int32),
         ("epsilon", c_float),
         ("starts", c_void_p),
@@ -163,13 +165,43 @@ class AttentionArguments(ctypes.Structure):
         ("num_pages", c_int64),
         ("type", c_int32),
         ("scale", c_float),
-        ("query", c_void_p),
-        ("keys", c_void_p),
-        ("values", c_void_p),
+        ("starts", c_void_p),
+        ("contexts", c_void_p),
         ("page_table", c_void_p),
         ("page_stride", c_int64),
-        ("contexts", c_void_p),
+        ("kv_slots", c_void_p),
+        ("query", c_void_p),
+        ("query_stride", c_int64),
+        ("key", c_void_p),
+        ("key_stride", c_int64),
+        ("value", c_void_p),
+        ("value_stride", c_int64),
+        ("keys", c_void_p),
+        ("values", c_void_p),
         ("output", c_void_p),
+        ("output_stride", c_int64),
+    )
+
+
+class ExpertsArguments(ctypes.Structure):
+    """qw_experts_arguments"""
+
+    _fields_ = (
+        ("tokens", c_int64),
+        ("hidden", c_int64),
+        ("width", c_int64),
+        ("experts", c_int64),
+        ("chosen", c_int64),
+        ("normalise", c_int32),
+        ("type", c_int32),
+        ("gate_up", c_void_p),
+        ("down", c_void_p),
+        ("x", c_void_p),
+        ("x_stride", c_int64),
+        ("logits", c_void_p),
+        ("logits_stride", c_int64),
+        ("y", c_void_p),
+        ("y_stride", c_int64),
     )
 
 
@@ -189,7 +221,9 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_linear_many": (c_int32, (c_void_p, POINTER(LinearArguments), c_int64)),
     "qw_rms_norm": (None, (c_void_p, POINTER(NormArguments))),
     "qw_delta_net": (c_int32, (c_void_p, POINTER(DeltaArguments))),
-    "qw_attention_step": (c_int32, (c_void_p, POINTER(AttentionArguments))),
+    "qw_attention": (c_int32, (c_void_p, POINTER(AttentionArguments))),
+    "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
+    "qw_run": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p)),
 }
 
 
@@ -219,7 +253,14 @@ def require_equal(operation: str, dimension: str, **sizes: int) -> None:
         raise ValueError(f"{operation}: {dimension} is {told}")
 
 
-def type_of(operation: str, **tensors: torch.Tensor) -> int:
+class Typed(Protocol):
+    """A tensor, or what stands for one."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def type_of(operation: str, **tensors: Typed) -> int:
     """The element type that all ``tensors`` share, as the library's number. Raises ValueError naming what differs."""
     kinds = {tensor.dtype for tensor in tensors.values()}
     if len(kinds) > 1 or not kinds <= TYPES.keys():
@@ -264,7 +305,7 @@ class PackedMatrix:
 
     @functools.cached_property
     def weight(self) -> WeightArguments:
-        """What the library is told of it. Its address is good as long as the matrix lives."""
+        """What the library is told of it."""
         return WeightArguments(ctypes.addressof(weight_type_numbers(self.type)), self.address, self.out, self.width)
 
 
@@ -275,6 +316,23 @@ class LinearInput:
     x: torch.Tensor
     matrix: PackedMatrix
     residual: torch.Tensor | None = None
+
+
+def address_of(matrix: PackedMatrix) -> int:
+    """Of what the library is told of the matrix: good as long as the matrix lives."""
+    return ctypes.addressof(matrix.weight)
+
+
+@dataclass(frozen=True)
+class PackedExperts:
+    """Packed matrices of one shape, one for each expert."""
+
+    matrices: tuple[PackedMatrix, ...]
+
+    @functools.cached_property
+    def weights(self) -> ctypes.Array[WeightArguments]:
+        """What the library is told of them, side by side: good as long as the matrices live."""
+        return (WeightArguments * len(self.matrices))(*(matrix.weight for matrix in self.matrices))
 
 
 @functools.cache  # also because structures hold its address: each stays where it is
@@ -365,7 +423,7 @@ class Native:
         rows = rows.to(torch.int64).contiguous()
         target = torch.empty(len(rows), matrix.width, dtype=dtype)
         arguments = UnpackArguments(
-            ctypes.addressof(matrix.weight), len(rows), rows.data_ptr(), type_of("unpack_rows", target=target),
+            address_of(matrix), len(rows), rows.data_ptr(), type_of("unpack_rows", target=target),
             target.data_ptr(), matrix.width,
         )  # fmt: skip
         if self._library.qw_unpack_rows(self._context, arguments):
@@ -408,39 +466,104 @@ class Native:
         status: int = self._library.qw_delta_net(self._context, arguments)
         return status == 0
 
-    def attention_step(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """The rows' single tokens [R, H, D] attend to the cache [tokens, K, D], which holds them already: [R, H, D]."""
-        require_equal("attention_step", "head_dim", query=query.shape[2], keys=keys.shape[2], values=values.shape[2])
-        require_equal("attention_step", "kv_heads", keys=keys.shape[1], values=values.shape[1])
-        require_equal("attention_step", "tokens", keys=len(keys), values=len(values))
-        require_equal("attention_step", "rows", query=len(query), page_table=len(rows.page_table))
-        require_equal("attention_step", "heads beyond whole groups", query=query.shape[1] % keys.shape[1], needed=0)
-        code = type_of("attention_step", query=query, keys=keys, values=values)
-        assert keys.is_contiguous()
-        assert values.is_contiguous()
-        assert query.shape[2] <= ATTENTION_WIDTH, f"attention_step: heads are at most {ATTENTION_WIDTH} wide"
-        query, table = query.contiguous(), rows.page_table.to(torch.int64).contiguous()
-        output = torch.empty_like(query)
+    def attention(
+        self, step: tuple[torch.Tensor, ...], keys: torch.Tensor, values: torch.Tensor, rows: Rows
+    ) -> torch.Tensor:
+        """Stores the step's keys and values and attends: ``step`` are query [T, H, D], key and value [T, K, D].
+
+        keys and values are the cache [tokens, K, D]; the result is [T, H, D].
+        """
+        query, key, value = (_dense_heads(part) for part in step)
+        _check_attention(query, key, value, keys, values, rows)
+        code = type_of("attention", query=query, key=key, value=value, keys=keys, values=values)
+        tokens, heads, width = query.shape
+        table, slots = rows.page_table.to(torch.int64).contiguous(), rows.kv_slots.to(torch.int64).contiguous()
+        output = torch.empty(query.shape, dtype=query.dtype)
         arguments = AttentionArguments(
-            len(query), query.shape[1], keys.shape[1], query.shape[2], rows.page_size, len(keys) // rows.page_size,
-            code, query.shape[2] ** -0.5, query.data_ptr(), keys.data_ptr(), values.data_ptr(), table.data_ptr(),
-            table.shape[1], rows.context_lengths.data_ptr(), output.data_ptr(),
+            len(rows.lengths), heads, keys.shape[1], width, rows.page_size, len(keys) // rows.page_size, code,
+            width**-0.5, rows.starts.data_ptr(), rows.context_lengths.data_ptr(), table.data_ptr(), table.shape[1],
+            slots.data_ptr(), query.data_ptr(), query.stride(0), key.data_ptr(), key.stride(0), value.data_ptr(),
+            value.stride(0), keys.data_ptr(), values.data_ptr(), output.data_ptr(), heads * width,
         )  # fmt: skip
-        status = self._library.qw_attention_step(self._context, arguments)
+        status = self._library.qw_attention(self._context, arguments)
         if status == 1:
             raise IndexError(
-                f"attention_step: contexts {rows.contexts} need pages that {tuple(table.shape)} do not name"
+                f"attention: contexts {rows.contexts} with {rows.lengths} new tokens need pages that "
+                f"{tuple(table.shape)} do not name, or slots beyond the {len(keys)} there are"
             )
         if status:
-            raise MemoryError(f"attention_step: {len(query)} rows do not fit into memory")
+            raise MemoryError(f"attention: {tokens} tokens in {len(rows.lengths)} rows do not fit into memory")
         return output
+
+    def experts(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        weights: tuple[PackedExperts, PackedExperts],
+        experts_per_token: int,
+        *,
+        normalise: bool,
+    ) -> torch.Tensor:
+        """x [T, H] through the experts that the router's logits [T, E] choose: [T, H]. See ops/linear.
+
+        ``weights`` are gate_up, each [2I, H], and down, each [H, I].
+        """
+        gate_up, down = weights
+        same = functools.partial(require_equal, "experts")
+        hidden, width = down.matrices[0].out, down.matrices[0].width
+        same("experts", logits=logits.shape[1], gate_up=len(gate_up.matrices), down=len(down.matrices))
+        same("tokens", x=len(x), logits=len(logits))
+        same("hidden", x=x.shape[1], gate_up=gate_up.matrices[0].width, down=hidden)
+        same("2 * width", gate_up=gate_up.matrices[0].out, down=2 * width)
+        assert 0 < experts_per_token <= logits.shape[1]
+        code = type_of("experts", x=x, logits=logits)
+        x, logits = _dense_rows(x), _dense_rows(logits)
+        y = torch.empty(x.shape, dtype=x.dtype)
+        arguments = ExpertsArguments(
+            len(x), hidden, width, logits.shape[1], experts_per_token, normalise, code,
+            ctypes.addressof(gate_up.weights), ctypes.addressof(down.weights), x.data_ptr(), x.stride(0),
+            logits.data_ptr(), logits.stride(0), y.data_ptr(), hidden,
+        )  # fmt: skip
+        if self._library.qw_experts(self._context, arguments):
+            raise MemoryError(f"experts: {len(x)} tokens of {hidden} do not fit into memory")
+        return y
+
+    def run(self, program: int, step: int) -> tuple[int, int]:
+        """Run the program for the step, both addresses of structures: its status, and the instruction that failed."""
+        failed = c_int64()
+        status: int = self._library.qw_run(self._context, program, step, ctypes.byref(failed))
+        return status, failed.value
+
+
+def _check_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: Rows
+) -> None:
+    """Every dimension that two tensors share. Raises ValueError naming the one that differs."""
+    same = functools.partial(require_equal, "attention")
+    parts = {"query": query, "key": key, "value": value, "keys": keys, "values": values}
+    same("head_dim", **{name: part.shape[2] for name, part in parts.items()})
+    same("kv_heads", **{name: part.shape[1] for name, part in parts.items() if name != "query"})
+    same("cached tokens", keys=len(keys), values=len(values))
+    lengths = {"lengths": sum(rows.lengths), "kv_slots": len(rows.kv_slots)}
+    same("tokens", query=len(query), key=len(key), value=len(value), **lengths)
+    same("rows", lengths=len(rows.lengths), contexts=len(rows.contexts), page_table=len(rows.page_table))
+    same("heads beyond whole groups", query=query.shape[1] % keys.shape[1], needed=0)
+    assert keys.is_contiguous()
+    assert values.is_contiguous()
+    assert query.shape[2] <= ATTENTION_WIDTH, f"attention: heads are at most {ATTENTION_WIDTH} wide"
+
+
+def _dense_heads(x: torch.Tensor) -> torch.Tensor:
+    """x [T, heads, D] with a token's heads side by side; tokens may lie apart. A copy only where they do not."""
+    dense = x.stride(2) == 1 and x.stride(1) == x.shape[2]
+    return x if dense else x.contiguous()
 
 
 def _linear_arguments(layer: LinearInput, output: torch.Tensor) -> LinearArguments:
     x, matrix, residual = layer.x, layer.matrix, layer.residual
     require_equal("linear", "in", x=x.shape[1], weight=matrix.width)
     arguments = LinearArguments(
-        ctypes.addressof(matrix.weight), len(x), type_of("linear", x=x), x.data_ptr(), None, x.stride(0), None, 0,
+        address_of(matrix), len(x), type_of("linear", x=x), x.data_ptr(), None, x.stride(0), None, 0,
         output.data_ptr(), matrix.out,
     )  # fmt: skip
     if residual is not None:

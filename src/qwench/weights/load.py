@@ -22,9 +22,7 @@ from qwench.weights.formats import fp8
 from qwench.weights.formats.safetensors import StoredCheckpoint, StoredTensor, open_checkpoint, read_chunks
 from qwench.weights.names import SCALE, Place, place_of, prefix_of, stored_name, unused_reason
 from qwench.weights.packed import StoredMatrix, gather, join
-from qwench.weights.quantise import QuantisingSource
-from qwench.weights.recipe import kinds_for
-from qwench.weights.source import Part, Progress, UnusedTensor, WeightSource, piece_rows, plain_kinds
+from qwench.weights.source import Part, Progress, UnusedTensor, piece_rows, plain_kinds
 
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 CHUNK = 8 * 2**20
@@ -57,16 +55,6 @@ class _Piece:
     part: Part
     shape: tuple[int, ...]
     jobs: tuple[_Job, ...]
-
-
-def open_weights(folder: Path, config: ModelConfig, dtype: torch.dtype, quantization: str | None) -> WeightSource:
-    """The weights of the checkpoint in ``folder``, rounded by the recipe ``quantization`` on their way if there is one.
-
-    Raises CheckpointError naming tensor, file and shapes.
-    """
-    if quantization is None:
-        return CheckpointSource(folder, config, dtype)
-    return QuantisingSource(CheckpointSource(folder, config, torch.float32), kinds_for(config, quantization, dtype))
 
 
 class CheckpointSource:
