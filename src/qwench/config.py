@@ -17,7 +17,7 @@ from typing import Any, Literal
 from qwench.errors import UsageError
 from qwench.fields import Fields as _Fields
 from qwench.fields import is_real, is_whole, read_json
-from qwench.quantisation import StoredQuantisation, read_quantisation
+from qwench.quantisation import SIDE_FILE, StoredQuantisation, read_quantisation, read_side_file
 
 LayerType = Literal["full_attention", "linear_attention"]
 DTYPES = ("float32", "bfloat16", "float16")
@@ -151,6 +151,8 @@ class ModelConfig:
         """Read ``config.json``, and the end-of-sequence ids of ``generation_config.json``. Raises ConfigError."""
         path = folder / "config.json"
         config = cls.from_dict(read_json(path), str(path))
+        if config.quantised is None and (side := folder / SIDE_FILE).exists():
+            config = replace(config, quantised=read_side_file(_Fields(read_json(side), str(side))))
         path = folder / "generation_config.json"
         if not path.exists():
             return config

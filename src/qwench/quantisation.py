@@ -22,6 +22,7 @@ Format = Literal[
 ]  # fmt: skip
 MAX_PATTERN = 1000  # characters; longer ones are no module's name
 FIELD = "quantization_config"
+SIDE_FILE = "hf_quant_config.json"  # where older versions of ModelOpt say what config.json does not
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,14 @@ def read_quantisation(top: Fields, text: Fields) -> StoredQuantisation | None:
         hint = f"; the nearest is {nearest[0]}" if nearest else ""
         raise fields.error("quant_method", f"is {method!r}, which is not known; known are {', '.join(_METHODS)}{hint}")
     return reader(fields)
+
+
+def read_side_file(top: Fields) -> StoredQuantisation:
+    """What ``SIDE_FILE`` says. Raises ConfigError naming the field that cannot be honoured."""
+    fields = top.section("quantization")
+    if fields is None:
+        raise top.error("quantization", "is missing; it says how the weights are stored")
+    return _modelopt(fields)
 
 
 def _fp8(fields: Fields) -> StoredQuantisation:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,6 +171,19 @@ def test_modelopt() -> None:
     assert read({"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": []}).default == Scheme(
         "fp8_scale", 8
     )
+
+
+def test_modelopt_beside_config_json(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(text_only("qwen3")))
+    side = {"producer": {}, "quantization": {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(side))
+    found = ModelConfig.from_folder(tmp_path).quantised
+    assert found is not None
+    assert found.default == Scheme("nvfp4", 4, 16)
+    assert found.scheme_of("lm_head") is None
+    (tmp_path / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"hf_quant_config.json: quantization is missing"):
+        ModelConfig.from_folder(tmp_path)
 
 
 def test_mxfp4_and_quark() -> None:

@@ -44,9 +44,8 @@ def rounded(
         scales = torch.stack([each.abs().amax(1) / (middle - 1) for each in columns], dim=1).to(dtype)
         zeros = torch.full(scales.shape, middle)
     else:
-        low, high = (
-            torch.stack([f(each) for each in columns], dim=1) for f in (lambda x: x.amin(1), lambda x: x.amax(1))
-        )
+        low = torch.stack([each.amin(1) for each in columns], dim=1)
+        high = torch.stack([each.amax(1) for each in columns], dim=1)
         scales = ((high - low) / top).to(dtype)
         zeros = (-low / scales.float()).round().clamp(1, top).long()
     codes = torch.empty(out, width, dtype=torch.long)
@@ -121,7 +120,7 @@ def _mx(codes: str, scales: str) -> Callable[[packers.Floats], Tensors]:
     return lambda matrix: {codes: matrix.octets, scales: packers.exponent_bytes(matrix)}
 
 
-_DYNAMIC = {f"-:.*{name}$".replace(".*mlp", r".*\.mlp"): {} for name in KEPT}
+_DYNAMIC: dict[str, dict[str, Any]] = {f"-:.*{name}$".replace(".*mlp", r".*\.mlp"): {} for name in KEPT}
 SORTS: dict[str, Sort] = {
     "gptq": Sort(
         {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False, "dynamic": _DYNAMIC},

@@ -122,7 +122,9 @@ def gather(tensors: Mapping[str, StoredTensor], quantised: StoredQuantisation | 
     found: dict[str, StoredMatrix] = {}
     for suffix, types in _code_tensors(quantised):
         for name, stored in tensors.items():
-            if name.endswith(suffix) and stored.dtype in types and name not in found:
+            # Where a plain matrix has the same name, its type tells.
+            coded = stored.dtype in types or suffix != ".weight"
+            if name.endswith(suffix) and coded and name not in found:
                 assert quantised is not None
                 module = name.removesuffix(suffix)
                 found[name] = _matrix(module, stored, tensors, _scheme(module, suffix, stored, quantised))
