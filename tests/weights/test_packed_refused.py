@@ -15,8 +15,8 @@ from qwench.config import ModelConfig
 from qwench.errors import CheckpointError
 from qwench.model.parameters import declare
 from qwench.ops.quantised import OWN_TYPES, Codes, dequantise
-from qwench.weights.load import open_weights
 from qwench.weights.names import Place, stored_name
+from qwench.weights.open import open_weights
 from tests.weights import checkpoints, packers
 from tests.weights.collected import parts_of
 from tests.weights.packed_checkpoints import SORTS, Tensors, mxfp4, write
