@@ -1,9 +1,9 @@
-// Attention of single tokens: divides contexts into segments and merges what was found in them.
+// Attention over a paged cache: stores what is new, divides rows into blocks of tokens or segments of the context, and
+// merges what was found in segments.
 #include <algorithm>
-#include <cmath>
-#include <type_traits>
+#include <atomic>
+#include <cstring>
 
-#include "bf16.h"
 #include "context.h"
 #include "packed.h"
 
@@ -11,64 +11,166 @@ using namespace qwench;
 
 namespace {
 
-// Every page that a row reads exists, and every row sees something.
-bool pages_exist(const qw_attention_arguments& a) {
+constexpr int64_t kBlockRows = 4 * kAttentionRows;  // pairs of a token and a head that share a packed segment
+constexpr int64_t kShortRows = 32;    // a row of so few is divided along its context instead of its tokens
+constexpr int64_t kLeastTokens = 8;   // of a block
+constexpr int64_t kTasksPerThread = 4;
+constexpr int64_t kStoredTokens = 64;  // of one task
+
+struct Plan {
+    const qw_attention_arguments& a;
+    int64_t group, block;  // query heads of a key head; tokens of a block of a long row
+
+    Plan(const qw_attention_arguments& arguments, int64_t threads)
+        : a(arguments), group(a.query_heads / a.kv_heads) {
+        int64_t longest = 0;
+        for (int64_t row = 0; row < a.rows; ++row) longest += is_short(row) ? 0 : length(row);
+        const int64_t most = std::max<int64_t>(1, kBlockRows / group);
+        const int64_t wanted = divide_up(longest * a.kv_heads, kTasksPerThread * threads);
+        block = std::min(most, std::max(kLeastTokens, wanted));
+    }
+
+    int64_t length(int64_t row) const { return a.starts[row + 1] - a.starts[row]; }
+    bool is_short(int64_t row) const { return length(row) * group <= kShortRows; }
+    int64_t segments(int64_t row) const { return divide_up(a.contexts[row], kAttentionSegment); }
+    int64_t units(int64_t row) const { return is_short(row) ? segments(row) : divide_up(length(row), block); }
+    int64_t tasks(int64_t row) const { return length(row) == 0 ? 0 : a.kv_heads * units(row); }
+    // Partials that a short row leaves: [segments, kv_heads, tokens, group].
+    int64_t partials(int64_t row) const { return is_short(row) ? tasks(row) * length(row) * group : 0; }
+};
+
+// Every page, slot and position that is read or written exists.
+bool all_exist(const qw_attention_arguments& a) {
     for (int64_t row = 0; row < a.rows; ++row) {
-        const int64_t pages = divide_up(a.contexts[row], a.page_size);
-        if (a.contexts[row] < 1 || pages > a.page_stride) return false;
+        const int64_t length = a.starts[row + 1] - a.starts[row], pages = divide_up(a.contexts[row], a.page_size);
+        if (length < 0 || a.contexts[row] < std::max<int64_t>(1, length) || pages > a.page_stride) return false;
         if (!all_within(a.page_table + row * a.page_stride, pages, a.num_pages)) return false;
     }
-    return true;
+    return all_within(a.kv_slots, a.rows == 0 ? 0 : a.starts[a.rows], a.num_pages * a.page_size);
 }
 
-// One query head's partial results, segment after segment, into its output.
-template <class T>
-void merge_partials(const AttentionPartial* partials, int64_t segments, int64_t stride, int64_t head_dim, T* output) {
-    float maximum = partials->maximum, total = 0.0f;
-    for (int64_t i = 1; i < segments; ++i) maximum = std::max(maximum, partials[i * stride].maximum);
-    float sums[kAttentionWidth] = {};
-    for (int64_t i = 0; i < segments; ++i) {
-        const AttentionPartial& partial = partials[i * stride];
-        const float factor = std::exp(partial.maximum - maximum);
-        total += factor * partial.total;
-        for (int64_t d = 0; d < head_dim; ++d) sums[d] += factor * partial.output[d];
+void store_tokens(const qw_attention_arguments& a, int64_t first, int64_t last) {
+    const int64_t size = a.type == QW_BF16 ? 2 : 4;
+    const int64_t bytes = a.kv_heads * a.head_dim * size;
+    for (int64_t token = first; token < last; ++token) {
+        const int64_t to = a.kv_slots[token] * bytes;
+        const char* key = static_cast<const char*>(a.key) + token * a.key_stride * size;
+        const char* value = static_cast<const char*>(a.value) + token * a.value_stride * size;
+        std::memcpy(static_cast<char*>(a.keys) + to, key, static_cast<size_t>(bytes));
+        std::memcpy(static_cast<char*>(a.values) + to, value, static_cast<size_t>(bytes));
     }
-    for (int64_t d = 0; d < head_dim; ++d) {
-        if constexpr (std::is_same_v<T, bf16>) {
-            output[d] = narrow(sums[d] / total);
-        } else {
-            output[d] = sums[d] / total;
+}
+
+AttentionScratch take_scratch(Layout& layout, const qw_attention_arguments& a, int64_t rows) {
+    const bool is_bf16 = a.type == QW_BF16;
+    AttentionScratch scratch = {};
+    scratch.keys = layout.take<char>(packed_bytes(is_bf16, kAttentionSegment, a.head_dim));
+    scratch.values = layout.take<char>(packed_bytes(is_bf16, a.head_dim, kAttentionSegment));
+    scratch.queries = layout.take<float>(round_up(rows, kAttentionRows) * padded_depth(is_bf16, a.head_dim));
+    scratch.weights = layout.take<float>(kAttentionRows * kAttentionSegment);
+    scratch.scores = layout.take<float>(kAttentionRows * kAttentionSegment);
+    scratch.products = layout.take<float>(kAttentionRows * kAttentionWidth);
+    scratch.partials = layout.take<AttentionPartial>(rows);
+    return scratch;
+}
+
+// The rows' tasks and partials, counted up to each row.
+struct Bounds {
+    int64_t* tasks;     // [rows + 1]
+    int64_t* partials;  // [rows + 1]
+
+    Bounds(Layout& layout, int64_t rows) : tasks(layout.take<int64_t>(rows + 1)), partials(layout.take<int64_t>(rows + 1)) {}
+
+    void count(const Plan& plan) const {
+        tasks[0] = partials[0] = 0;
+        for (int64_t row = 0; row < plan.a.rows; ++row) {
+            tasks[row + 1] = tasks[row] + plan.tasks(row);
+            partials[row + 1] = partials[row] + plan.partials(row);
         }
+    }
+};
+
+AttentionTask find_task(const Plan& plan, const Bounds& bounds, int64_t index, AttentionPartial* partials) {
+    const qw_attention_arguments& a = plan.a;
+    AttentionTask task = {};
+    task.arguments = &a;
+    task.row = std::upper_bound(bounds.tasks, bounds.tasks + a.rows + 1, index) - bounds.tasks - 1;
+    const int64_t local = index - bounds.tasks[task.row], unit = local / a.kv_heads;
+    const int64_t length = plan.length(task.row);
+    task.kv_head = local % a.kv_heads;
+    if (plan.is_short(task.row)) {
+        task.last_token = length;
+        task.first_segment = unit;
+        task.last_segment = unit + 1;
+        task.scratch.partials = partials + bounds.partials[task.row] + local * length * plan.group;
+        task.finishes = plan.segments(task.row) == 1;
+    } else {
+        task.first_token = unit * plan.block;
+        task.last_token = std::min(length, task.first_token + plan.block);
+        task.last_segment = divide_up(a.contexts[task.row] - length + task.last_token, kAttentionSegment);
+        task.finishes = true;
+    }
+    return task;
+}
+
+// The partials of a short row and one of its key heads become outputs.
+void merge_row(const Kernels& kernels, const Plan& plan, int64_t row, int64_t kv_head, AttentionPartial* partials) {
+    const qw_attention_arguments& a = plan.a;
+    const int64_t length = plan.length(row), rows = length * plan.group;
+    AttentionPartial* first = partials + kv_head * rows;
+    for (int64_t each = 0; each < rows; ++each) {
+        const int64_t token = each / plan.group, seen = a.contexts[row] - length + token + 1;
+        const int64_t head = kv_head * plan.group + each % plan.group;
+        const int64_t place = (a.starts[row] + token) * a.output_stride + head * a.head_dim;
+        kernels.merge_attention(a, first + each, divide_up(seen, kAttentionSegment), a.kv_heads * rows, place);
     }
 }
 
 }  // namespace
 
-int32_t qw_attention_step(qw_context* context, const qw_attention_arguments* arguments) {
+int32_t qw_attention(qw_context* context, const qw_attention_arguments* arguments) {
     const qw_attention_arguments& a = *arguments;
-    if (!pages_exist(a)) return 1;
-    const int64_t longest = a.rows == 0 ? 0 : *std::max_element(a.contexts, a.contexts + a.rows);
-    const int64_t segments = divide_up(longest, kAttentionSegment), group = a.query_heads / a.kv_heads;
-    // Partials [rows, kv_heads, segments, group].
-    const int64_t size = a.rows * a.query_heads * segments * static_cast<int64_t>(sizeof(AttentionPartial));
-    AttentionPartial* partials = static_cast<AttentionPartial*>(context->partials.reserve(size));
-    if (partials == nullptr && size > 0) return 2;
-    context->pool.run(a.rows * a.kv_heads * segments, [&](int64_t task) {
-        const int64_t head = task / segments % a.kv_heads, row = task / segments / a.kv_heads;
-        const int64_t first = task % segments * kAttentionSegment;
-        const int64_t count = std::min(kAttentionSegment, a.contexts[row] - first);
-        if (count > 0) context->kernels->attend({arguments, row, head, first, count}, partials + task * group);
+    if (!all_exist(a)) return 1;
+    Pool& pool = context->pool;
+    const int64_t tokens = a.rows == 0 ? 0 : a.starts[a.rows], workers = pool.threads();
+    const Plan plan(a, workers);
+    int64_t total = 0, block_rows = 0;  // of all rows; of the longest block
+    for (int64_t row = 0; row < a.rows; ++row) {
+        total += plan.partials(row);
+        if (!plan.is_short(row)) block_rows = plan.block * plan.group;
+    }
+    Layout measured(nullptr);
+    take_scratch(measured, a, std::max(block_rows, kShortRows));
+    Layout shared(nullptr);
+    Bounds(shared, a.rows);
+    shared.take<AttentionPartial>(total);
+    char* memory = static_cast<char*>(context->partials.reserve(shared.used() + workers * measured.used()));
+    if (memory == nullptr) return 2;
+    Layout layout(memory);
+    const Bounds bounds(layout, a.rows);
+    bounds.count(plan);
+    AttentionPartial* partials = layout.take<AttentionPartial>(total);
+    pool.run(divide_up(tokens, kStoredTokens), [&](int64_t part) {
+        store_tokens(a, part * kStoredTokens, std::min(tokens, (part + 1) * kStoredTokens));
     });
-    context->pool.run(a.rows * a.kv_heads, [&](int64_t task) {
-        const int64_t used = divide_up(a.contexts[task / a.kv_heads], kAttentionSegment);
-        for (int64_t head = 0; head < group; ++head) {
-            const AttentionPartial* first = partials + task * segments * group + head;
-            const int64_t place = (task * group + head) * a.head_dim;
-            if (a.type == QW_BF16) {
-                merge_partials(first, used, group, a.head_dim, static_cast<bf16*>(a.output) + place);
-            } else {
-                merge_partials(first, used, group, a.head_dim, static_cast<float*>(a.output) + place);
-            }
+    // Long rows, and in them the blocks that see most, come first: what is left at the end is small.
+    const int64_t tasks = bounds.tasks[a.rows];
+    std::atomic<int64_t> taken{0};
+    pool.run(std::min(workers, tasks), [&](int64_t worker) {
+        for (int64_t next; (next = taken.fetch_add(1)) < tasks;) {
+            AttentionTask task = find_task(plan, bounds, tasks - 1 - next, partials);
+            Layout own(memory + shared.used() + worker * measured.used());
+            AttentionPartial* kept = task.scratch.partials;
+            task.scratch = take_scratch(own, a, std::max(block_rows, kShortRows));
+            if (kept != nullptr) task.scratch.partials = kept;
+            task.kernels = context->kernels;
+            context->kernels->attend(task);
+        }
+    });
+    pool.run(a.rows * a.kv_heads, [&](int64_t each) {
+        const int64_t row = each / a.kv_heads;
+        if (plan.is_short(row) && plan.length(row) > 0 && plan.segments(row) > 1) {
+            merge_row(*context->kernels, plan, row, each % a.kv_heads, partials + bounds.partials[row]);
         }
     });
     return 0;

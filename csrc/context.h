@@ -1,16 +1,41 @@
 // What a caller of the C interface holds: the chosen kernels, the threads, and scratch memory. Knows no operation.
 #pragma once
 
+#include <vector>
+
 #include "include/qwench.h"
 #include "kernels.h"
 #include "memory.h"
 #include "pool.h"
 
+namespace qwench {
+
+// One linear layer of a call: its inputs' other form, and its share of the tasks.
+struct Layer {
+    const qw_linear_arguments* arguments;
+    LinearKernel kernel;  // of a matrix that is not quantised
+    Inputs form;
+    bool coded, pairs;    // the weights are codes; both sides are BF16 pairs
+    bool shared;          // inputs are those of the layer before
+    int64_t depth;        // of a row, padded
+    int64_t input_bytes;  // 0 where inputs are read as they lie
+    int64_t correction_bytes;
+    void* inputs;
+    void* corrections;  // of coded inputs
+    int64_t units, units_per_task;  // panels of codes, groups of what is not quantised
+    int64_t token_blocks, first_task;
+};
+
+}  // namespace qwench
+
 struct qw_context {
     const qwench::Kernels* kernels;
     qwench::Pool pool;
-    qwench::Scratch inputs;    // of linear, in the form its kernel reads
+    qwench::Scratch inputs;    // of linear layers, in the form their kernels read
+    std::vector<qwench::Layer> layers;  // of the call under way
     qwench::Scratch partials;  // of attention
+    qwench::Scratch experts;   // what passes between a layer's steps
+    qwench::Scratch values;    // between the instructions of a program
 
     qw_context(const qwench::Kernels* chosen, int threads) : kernels(chosen), pool(threads) {}
 };

@@ -7,6 +7,8 @@
 
 #if defined(__AMX_BF16__) && defined(__AVX512F__)
 
+#include "kernels/outputs.inl"
+
 namespace qwench {
 namespace {
 
@@ -84,20 +86,21 @@ void multiply_tiles(const TileBlock& block) {
 template <class Output>
 void store_tile(const qw_linear_arguments& a, const float* sums, int64_t token, int64_t rows, int64_t output) {
     for (int64_t row = 0; row < rows && token + row < a.tokens; ++row) {
-        Output* y = static_cast<Output*>(a.y) + (token + row) * a.y_stride;
-        store_some(y + output, load(sums + row * kPanel), a.out - output);
+        store_row<Output>(a, token + row, output, load(sums + row * kPanel));
     }
 }
 
 template <int kTokens, int kPanels>
 void tile_block(const LinearJob& job, int64_t rows, int64_t group, int64_t panel, int64_t token) {
     const qw_linear_arguments& a = *job.arguments;
-    const int64_t depth_tiles = padded_depth(true, a.in) / kDepthTile;
+    const qw_weight& weight = *a.weight;
+    const int64_t depth_tiles = padded_depth(true, weight.in) / kDepthTile;
     TileBlock block;
     block.input_stride = depth_tiles * kTileBytes;
     block.inputs = static_cast<const char*>(job.inputs) + token / kTileRows * block.input_stride;
-    block.weights = static_cast<const char*>(a.packed) + group_offset(true, a.in, group) + panel * kPanel * kStepBytes;
-    block.step_bytes = panels_of(a.out, group) * kPanel * kStepBytes;
+    block.weights = static_cast<const char*>(weight.packed) + group_offset(true, weight.in, group);
+    block.weights += panel * kPanel * kStepBytes;
+    block.step_bytes = panels_of(weight.out, group) * kPanel * kStepBytes;
     block.depth_tiles = depth_tiles;
     multiply_tiles<kTokens, kPanels>(block);
     alignas(64) float sums[4][kTileRows * kPanel];
@@ -120,7 +123,7 @@ void tile_block(const LinearJob& job, int64_t rows, int64_t group, int64_t panel
 }
 
 void linear_tiles(const LinearJob& job, int64_t group, int64_t first, int64_t last) {
-    const int64_t panels = panels_of(job.arguments->out, group);
+    const int64_t panels = panels_of(job.arguments->weight->out, group);
     const int64_t rows = last - first < kTileRows ? last - first : kTileRows;
     shape_tiles(rows);
     for (int64_t token = first; token < last; token += 2 * kTileRows) {

@@ -1,7 +1,10 @@
 // AVX-512 (F, BW, DQ, VL): 32 registers of 16 lanes.
+#include <type_traits>
+
 #include "kernels.h"
 #include "packed.h"
 #include "simd.h"
+#include "simd_codes.h"
 
 #if defined(__AVX512F__)
 
@@ -18,15 +21,20 @@ constexpr int kStateVectors = 4;
 
 #include "kernels/attention.inl"
 #include "kernels/delta.inl"
+#include "kernels/experts.inl"
 #include "kernels/linear.inl"
+#include "kernels/quantised.inl"
 #include "kernels/norm.inl"
+#include "kernels/pointwise.inl"
 
 namespace qwench {
 
 const Kernels* avx512_kernels() {
     static const Kernels table = {
-        "avx512", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
-        attend,
+        "avx512", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, correct_inputs, linear_codes},
+        rms_norm, delta_net, attend, merge_attention,
+        expert_probabilities, gate_expert, sum_experts,
+        pointwise, widen_row, rotate,
     };
     return &table;
 }

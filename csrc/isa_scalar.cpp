@@ -1,7 +1,10 @@
 // Plain C++, for every processor.
+#include <type_traits>
+
 #include "kernels.h"
 #include "packed.h"
 #include "simd.h"
+#include "simd_codes.h"
 
 namespace qwench {
 namespace {
@@ -16,15 +19,20 @@ constexpr int kStateVectors = 2;
 
 #include "kernels/attention.inl"
 #include "kernels/delta.inl"
+#include "kernels/experts.inl"
 #include "kernels/linear.inl"
+#include "kernels/quantised.inl"
 #include "kernels/norm.inl"
+#include "kernels/pointwise.inl"
 
 namespace qwench {
 
 const Kernels* scalar_kernels() {
     static const Kernels table = {
-        "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, rms_norm, delta_net,
-        attend,
+        "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, correct_inputs, linear_codes},
+        rms_norm, delta_net, attend, merge_attention,
+        expert_probabilities, gate_expert, sum_experts,
+        pointwise, widen_row, rotate,
     };
     return &table;
 }

@@ -1,43 +1,83 @@
 // What an instruction set has to offer: one table of functions per translation unit, chosen once when a context opens.
 //
-// A kernel computes one task; dividing the work into tasks and the threads are the business of the operation (linear.cpp, attention.cpp, context.cpp).
+// A kernel computes one task; dividing the work into tasks and the threads are the business of the operation (linear.cpp, attention.cpp, context.cpp, program.cpp).
 #pragma once
 
 #include <cstdint>
 
 #include "include/qwench.h"
+#include "quantised.h"
 
 namespace qwench {
 
-// One call of linear, with its inputs in the form the chosen kernel reads.
-struct LinearJob {
-    const qw_linear_arguments* arguments;
-    const void* inputs;       // [tokens, input_stride] of fp32 or BF16, or tiles
-    int64_t input_stride;     // elements
+constexpr int64_t kTokenBlock = 192;  // tokens of one task: a multiple of every kernel's block and of the tiles'
+
+// How inputs reach a kernel.
+enum class Inputs {
+    rows,   // fp32 or BF16 rows padded to the packed depth
+    tiles,  // [token tiles, depth tiles, 16, 32] BF16: what the tile unit loads
+    codes,  // rounded to 8 bits: CodedInputs
 };
 
-// How inputs reach a kernel that multiplies BF16 pairs.
-enum class Inputs {
-    rows,   // BF16 rows padded to the packed depth
-    tiles,  // [token tiles, depth tiles, 16, 32] BF16: what the tile unit loads
+// One linear layer, with its inputs in the form the chosen kernel reads.
+struct LinearJob {
+    const qw_linear_arguments* arguments;
+    const void* inputs;    // [tokens, input_stride] of fp32 or BF16, or tiles
+    int64_t input_stride;  // elements
+};
+struct CodedJob {
+    const qw_linear_arguments* arguments;
+    CodedInputs inputs;
 };
 
 // Computes outputs of `group` for tokens [first, last).
 using LinearKernel = void (*)(const LinearJob& job, int64_t group, int64_t first, int64_t last);
 
-constexpr int64_t kAttentionSegment = 512;  // positions of one task
-constexpr int64_t kAttentionWidth = QW_ATTENTION_WIDTH;
-
-// Positions [first, first + count) of one row and key head.
-struct AttentionSegment {
-    const qw_attention_arguments* arguments;
-    int64_t row, kv_head, first, count;
+// Rounds one tile of inputs to 8 bits; works out its corrections for one weight type; computes outputs of panels [begin,
+// end) for tokens [first, last).
+struct CodedKernels {
+    void (*code_inputs)(const qw_linear_arguments& arguments, const CodedInputs& inputs, int64_t tile);
+    void (*correct_inputs)(const qw_weight_type& type, const CodedInputs& inputs, int64_t tile);
+    void (*linear)(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last);
 };
 
-// What one query head found in one segment: sum of e^(score - maximum) * value, and the sum of the weights.
+// The row of x that is a token's.
+static inline int64_t input_row(const qw_linear_arguments& arguments, int64_t token) {
+    return arguments.rows == nullptr ? token : arguments.rows[token];
+}
+
+struct Kernels;
+
+constexpr int64_t kAttentionSegment = 256;  // positions that are weighed together
+constexpr int64_t kAttentionRows = 64;      // pairs of a query token and a head whose scores are held at once
+constexpr int64_t kAttentionWidth = QW_ATTENTION_WIDTH;
+
+// What one query head found in some segments: sum of e^(score - maximum) * value, and the sum of the weights.
 struct AttentionPartial {
+    alignas(64) float output[kAttentionWidth];
     float maximum, total;
-    float output[kAttentionWidth];
+};
+
+// Memory of one task.
+struct AttentionScratch {
+    void* keys;     // a segment's, packed
+    void* values;   // a segment's, packed
+    void* queries;  // all of the task's, as inputs of a linear kernel
+    void* weights;  // [kAttentionRows, kAttentionSegment], as inputs of a linear kernel
+    float* scores;    // [kAttentionRows, kAttentionSegment]
+    float* products;  // [kAttentionRows, kAttentionWidth]
+    AttentionPartial* partials;  // [tokens * query heads of a key head]
+};
+
+// Tokens [first_token, last_token) of one row (counted in the row) through one key head, over some segments.
+struct AttentionTask {
+    const qw_attention_arguments* arguments;
+    const Kernels* kernels;
+    AttentionScratch scratch;
+    int64_t row, kv_head;
+    int64_t first_token, last_token;
+    int64_t first_segment, last_segment;
+    bool finishes;  // writes outputs; else the partials are the result
 };
 
 struct Kernels {
@@ -46,16 +86,31 @@ struct Kernels {
     LinearKernel linear_bf16;       // BF16 weights, fp32 inputs
     LinearKernel linear_bf16_pairs;  // BF16 weights, BF16 inputs; null where there is no such instruction
     Inputs pair_inputs;
+    CodedKernels coded;
     void (*rms_norm)(const qw_norm_arguments& arguments, int64_t row);
     void (*delta_net)(const qw_delta_arguments& arguments, int64_t row, int64_t key_head);
-    // One partial for each query head of the key head.
-    void (*attend)(const AttentionSegment& segment, AttentionPartial* partials);
+    void (*attend)(const AttentionTask& task);
+    // Folds one query head's partials, `stride` apart, into the first; writes the output at element `place`.
+    void (*merge_attention)(const qw_attention_arguments& arguments, AttentionPartial* partials, int64_t segments,
+                            int64_t stride, int64_t place);
+    void (*expert_probabilities)(const qw_experts_arguments& arguments, int64_t token, float* probabilities);
+    // hidden [width] = silu(gate) * up, of both [2 * width] side by side.
+    void (*gate_expert)(int32_t type, const void* both, int64_t width, void* hidden);
+    // y of the token = the sum over its experts' rows of outputs, each times its weight.
+    void (*sum_experts)(const qw_experts_arguments& arguments, const void* outputs, const int64_t* places,
+                        const float* weights, int64_t token);
+    // Numbers [first, first + count) of a row; a whole row; a head of a token.
+    void (*pointwise)(const qw_pointwise_arguments& arguments, int64_t row, int64_t first, int64_t count);
+    void (*widen)(const qw_widen_arguments& arguments, int64_t row);
+    void (*rotate)(const qw_rotation_arguments& arguments, int64_t token, int64_t head);
 };
 
 // The tables, one per translation unit; null where the compiler cannot make it.
 const Kernels* scalar_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
+const CodedKernels* avx512_vnni_coded();
+const CodedKernels* amx_int8_coded();
 LinearKernel avx512_bf16_linear();
 LinearKernel amx_bf16_linear();
 

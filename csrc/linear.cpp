@@ -1,5 +1,7 @@
-// Linear layers: brings the inputs into the form the chosen kernel reads, and divides the outputs into tasks.
+// Linear layers: brings the inputs into the form each kernel reads, and divides the outputs of all into tasks of one job.
+#include <algorithm>
 #include <cstring>
+#include <new>
 #include <type_traits>
 
 #include "bf16.h"
@@ -10,104 +12,182 @@ using namespace qwench;
 
 namespace {
 
-constexpr int64_t kTokenBlock = 192;  // tokens of one task: a multiple of every kernel's block and of the tiles'
-constexpr int64_t kTile = 16;         // tokens of one tile
+constexpr int64_t kTile = kTokenTile;
+constexpr int64_t kTaskBytes = 24 << 10;     // of packed weights: enough to be worth taking, small enough to share evenly
+constexpr int64_t kAloneValues = 64 << 10;   // fewer inputs than this are converted faster by one thread alone
+
+bool is_bf16(const qw_linear_arguments& a) { return a.weight->type->element == QW_BF16; }
 
 // A row of x in type To, zeros from `in` to `depth`.
 template <class From, class To>
-void copy_row(const From* x, int64_t in, int64_t depth, To* target) {
+void copy_row(const void* x, int64_t in, int64_t depth, To* target) {
+    const From* from = static_cast<const From*>(x);
     if constexpr (std::is_same_v<From, To>) {
-        std::memcpy(target, x, static_cast<size_t>(in) * sizeof(To));
+        std::memcpy(target, from, static_cast<size_t>(in) * sizeof(To));
     } else {
-        for (int64_t i = 0; i < in; ++i) target[i] = widen(x[i]);
+        for (int64_t i = 0; i < in; ++i) target[i] = widen(from[i]);
     }
     std::memset(target + in, 0, static_cast<size_t>(depth - in) * sizeof(To));
 }
 
-const bf16* bf16_row(const qw_linear_arguments& a, int64_t token) {
-    return static_cast<const bf16*>(a.x) + token * a.x_stride;
+const char* row_of(const qw_linear_arguments& a, int64_t token) {
+    return static_cast<const char*>(a.x) + input_row(a, token) * a.x_stride * (a.type == QW_BF16 ? 2 : 4);
 }
 
-// fp32 rows [tokens, depth]. False where there is not enough memory.
-bool widen_inputs(qw_context& context, const qw_linear_arguments& a, int64_t depth, LinearJob& job) {
-    job.inputs = a.x;
-    job.input_stride = a.x_stride;
-    if (a.type == QW_F32 && depth == a.in) return true;
-    float* rows = static_cast<float*>(context.inputs.reserve(a.tokens * depth * static_cast<int64_t>(sizeof(float))));
-    if (rows == nullptr) return false;
-    context.pool.run(divide_up(a.tokens, kTile), [&](int64_t tile) {
-        for (int64_t token = tile * kTile; token < a.tokens && token < (tile + 1) * kTile; ++token) {
-            if (a.type == QW_BF16) {
-                copy_row(bf16_row(a, token), a.in, depth, rows + token * depth);
-            } else {
-                copy_row(static_cast<const float*>(a.x) + token * a.x_stride, a.in, depth, rows + token * depth);
-            }
+// fp32 or BF16 rows [tokens, depth] of one tile.
+void copy_tile(const Layer& layer, int64_t tile) {
+    const qw_linear_arguments& a = *layer.arguments;
+    const int64_t in = a.weight->in, depth = layer.depth;
+    for (int64_t token = tile * kTile; token < std::min(a.tokens, (tile + 1) * kTile); ++token) {
+        const char* x = row_of(a, token);
+        if (layer.pairs) {
+            copy_row<bf16>(x, in, depth, static_cast<bf16*>(layer.inputs) + token * depth);
+        } else if (a.type == QW_BF16) {
+            copy_row<bf16>(x, in, depth, static_cast<float*>(layer.inputs) + token * depth);
+        } else {
+            copy_row<float>(x, in, depth, static_cast<float*>(layer.inputs) + token * depth);
         }
-    });
-    job.inputs = rows;
-    job.input_stride = depth;
-    return true;
+    }
 }
 
-// BF16 rows [tokens, depth]. False where there is not enough memory.
-bool pad_inputs(qw_context& context, const qw_linear_arguments& a, int64_t depth, LinearJob& job) {
-    job.inputs = a.x;
-    job.input_stride = a.x_stride;
-    if (depth == a.in) return true;
-    bf16* rows = static_cast<bf16*>(context.inputs.reserve(a.tokens * depth * static_cast<int64_t>(sizeof(bf16))));
-    if (rows == nullptr) return false;
-    for (int64_t token = 0; token < a.tokens; ++token) copy_row(bf16_row(a, token), a.in, depth, rows + token * depth);
-    job.inputs = rows;
-    job.input_stride = depth;
-    return true;
-}
-
-// BF16 tiles [tokens / 16, depth / 32, 16, 32], zeros where there is no token. False where there is not enough memory.
-bool tile_inputs(qw_context& context, const qw_linear_arguments& a, int64_t depth, LinearJob& job) {
-    const int64_t tiles = divide_up(a.tokens, kTile), tile_size = kTile * kDepthTile;
-    const int64_t row_tile_size = depth / kDepthTile * tile_size;
-    bf16* memory = static_cast<bf16*>(context.inputs.reserve(tiles * row_tile_size * static_cast<int64_t>(sizeof(bf16))));
-    if (memory == nullptr) return false;
-    context.pool.run(tiles, [&](int64_t tile) {
-        for (int64_t row = 0; row < kTile; ++row) {
-            const int64_t token = tile * kTile + row;
-            for (int64_t at = 0; at < depth; at += kDepthTile) {
-                bf16* target = memory + tile * row_tile_size + at / kDepthTile * tile_size + row * kDepthTile;
-                const int64_t left = token < a.tokens ? a.in - at : 0;
-                const int64_t count = left < kDepthTile ? left : kDepthTile;
-                if (count > 0) std::memcpy(target, bf16_row(a, token) + at, static_cast<size_t>(count) * sizeof(bf16));
-                if (count < kDepthTile) {
-                    const int64_t from = count > 0 ? count : 0;
-                    std::memset(target + from, 0, static_cast<size_t>(kDepthTile - from) * sizeof(bf16));
-                }
-            }
+// BF16 tiles [tokens / 16, depth / 32, 16, 32], zeros where there is no token.
+void cut_tile(const Layer& layer, int64_t tile) {
+    const qw_linear_arguments& a = *layer.arguments;
+    constexpr int64_t kTileSize = kTile * kDepthTile;
+    bf16* memory = static_cast<bf16*>(layer.inputs) + tile * kTile * layer.depth;
+    for (int64_t row = 0; row < kTile; ++row) {
+        const int64_t token = tile * kTile + row, in = token < a.tokens ? a.weight->in : 0;
+        const bf16* x = in > 0 ? reinterpret_cast<const bf16*>(row_of(a, token)) : nullptr;
+        for (int64_t at = 0; at < layer.depth; at += kDepthTile) {
+            bf16* target = memory + at / kDepthTile * kTileSize + row * kDepthTile;
+            const int64_t count = std::max<int64_t>(0, std::min(in - at, kDepthTile));
+            if (count > 0) std::memcpy(target, x + at, static_cast<size_t>(count) * sizeof(bf16));
+            std::memset(target + count, 0, static_cast<size_t>(kDepthTile - count) * sizeof(bf16));
         }
-    });
-    job.inputs = memory;
-    job.input_stride = 0;
+    }
+}
+
+// What a layer needs: the form of its inputs and the bytes that takes, none where they are read as they lie.
+Layer plan_layer(const Kernels& kernels, const qw_linear_arguments& a) {
+    Layer layer = {};
+    layer.arguments = &a;
+    layer.coded = a.weight->type->element == QW_CODES;
+    if (layer.coded) {
+        layer.form = Inputs::codes;
+        layer.input_bytes = coded_bytes(a.tokens, a.weight->in);
+        layer.correction_bytes = correction_bytes(*a.weight->type, a.tokens, a.weight->in);
+        return layer;
+    }
+    layer.pairs = is_bf16(a) && a.type == QW_BF16 && kernels.linear_bf16_pairs != nullptr;
+    layer.kernel = layer.pairs ? kernels.linear_bf16_pairs : is_bf16(a) ? kernels.linear_bf16 : kernels.linear_f32;
+    layer.form = layer.pairs ? kernels.pair_inputs : Inputs::rows;
+    layer.depth = padded_depth(is_bf16(a), a.weight->in);
+    const bool same_type = layer.pairs || a.type == QW_F32;
+    const bool lies_so = layer.form == Inputs::rows && same_type && layer.depth == a.weight->in && a.rows == nullptr;
+    const int64_t tokens = layer.form == Inputs::tiles ? round_up(a.tokens, kTile) : a.tokens;
+    if (!lies_so) layer.input_bytes = round_up(tokens * layer.depth * (layer.pairs ? 2 : 4), 64);
+    return layer;
+}
+
+bool same_inputs(const Layer& one, const Layer& other) {
+    const qw_linear_arguments &a = *one.arguments, &b = *other.arguments;
+    return one.form == other.form && one.pairs == other.pairs && one.depth == other.depth && a.tokens == b.tokens &&
+           a.type == b.type && a.x == b.x && a.rows == b.rows && a.x_stride == b.x_stride && a.weight->in == b.weight->in;
+}
+
+// Panels or groups of a task, and tasks: so much of the weights that taking a task costs little beside it.
+void divide_layer(Layer& layer, int64_t& tasks) {
+    const qw_linear_arguments& a = *layer.arguments;
+    layer.token_blocks = divide_up(a.tokens, kTokenBlock);
+    layer.units = layer.coded ? divide_up(a.weight->out, kPanel) : num_groups(a.weight->out);
+    layer.units_per_task = 1;
+    if (layer.coded) {
+        const int64_t bytes = panel_bytes(*a.weight->type, a.weight->in);
+        layer.units_per_task = std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, bytes));
+    }
+    layer.first_task = tasks;
+    tasks += divide_up(layer.units, layer.units_per_task) * layer.token_blocks;
+}
+
+// All layers' plans with room for their inputs. False where there is not enough memory.
+bool plan_layers(qw_context& context, const qw_linear_arguments* arguments, int64_t count, int64_t& tasks) {
+    std::vector<Layer>& layers = context.layers;
+    int64_t bytes = 0;
+    tasks = 0;
+    try {
+        layers.clear();
+        for (int64_t i = 0; i < count; ++i) {
+            layers.push_back(plan_layer(*context.kernels, arguments[i]));
+            Layer& layer = layers.back();
+            layer.shared = i > 0 && same_inputs(layers[static_cast<size_t>(i) - 1], layer);
+            bytes += layer.correction_bytes + (layer.shared ? 0 : layer.input_bytes);
+            divide_layer(layer, tasks);
+        }
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
+    char* memory = static_cast<char*>(context.inputs.reserve(bytes));
+    if (memory == nullptr && bytes > 0) return false;
+    for (size_t i = 0; i < layers.size(); ++i) {
+        Layer& layer = layers[i];
+        layer.corrections = memory;
+        memory += layer.correction_bytes;
+        layer.inputs = layer.shared ? layers[i - 1].inputs : memory;
+        memory += layer.shared ? 0 : layer.input_bytes;
+    }
     return true;
+}
+
+CodedInputs coded_of(const Layer& layer) {
+    return coded_inputs(layer.inputs, layer.corrections, layer.arguments->tokens, layer.arguments->weight->in);
+}
+
+void convert_inputs(qw_context& context, const Layer& layer) {
+    const qw_linear_arguments& a = *layer.arguments;
+    if ((layer.shared || layer.input_bytes == 0) && !layer.coded) return;
+    const auto convert = [&](int64_t tile) {
+        if (layer.coded) {
+            const CodedInputs inputs = coded_of(layer);
+            if (!layer.shared) context.kernels->coded.code_inputs(a, inputs, tile);
+            context.kernels->coded.correct_inputs(*a.weight->type, inputs, tile);
+        } else if (layer.form == Inputs::tiles) {
+            cut_tile(layer, tile);
+        } else {
+            copy_tile(layer, tile);
+        }
+    };
+    const int64_t tiles = divide_up(a.tokens, kTile);
+    if (a.tokens * a.weight->in > kAloneValues) return context.pool.run(tiles, convert);
+    for (int64_t tile = 0; tile < tiles; ++tile) convert(tile);
+}
+
+void compute_task(const qw_context& context, const Layer& layer, int64_t task) {
+    const qw_linear_arguments& a = *layer.arguments;
+    // Blocks of tokens are the inner index: a thread that goes on finds the weights in its cache.
+    const int64_t first = task % layer.token_blocks * kTokenBlock, last = std::min(a.tokens, first + kTokenBlock);
+    const int64_t begin = task / layer.token_blocks * layer.units_per_task;
+    if (layer.coded) {
+        const CodedJob job = {&a, coded_of(layer)};
+        context.kernels->coded.linear(job, begin, std::min(layer.units, begin + layer.units_per_task), first, last);
+        return;
+    }
+    const LinearJob job = {&a, layer.input_bytes > 0 ? layer.inputs : a.x, layer.input_bytes > 0 ? layer.depth : a.x_stride};
+    layer.kernel(job, begin, first, last);
 }
 
 }  // namespace
 
-int32_t qw_linear(qw_context* context, const qw_linear_arguments* arguments) {
-    const qw_linear_arguments& a = *arguments;
-    const Kernels& kernels = *context->kernels;
-    const bool is_bf16 = a.weight_type == QW_BF16;
-    const bool pairs = is_bf16 && a.type == QW_BF16 && kernels.linear_bf16_pairs != nullptr;
-    const int64_t depth = padded_depth(is_bf16, a.in);
-    LinearJob job = {arguments, nullptr, 0};
-    const bool ready = !pairs                                   ? widen_inputs(*context, a, depth, job)
-                       : kernels.pair_inputs == Inputs::tiles ? tile_inputs(*context, a, depth, job)
-                                                                : pad_inputs(*context, a, depth, job);
-    if (!ready) return 1;
-    const LinearKernel kernel = pairs ? kernels.linear_bf16_pairs : is_bf16 ? kernels.linear_bf16 : kernels.linear_f32;
-    // Blocks of tokens are the inner index: a thread that goes on finds the group's weights in its cache.
-    const int64_t blocks = divide_up(a.tokens, kTokenBlock);
-    context->pool.run(num_groups(a.out) * blocks, [&](int64_t task) {
-        const int64_t first = task % blocks * kTokenBlock;
-        const int64_t last = first + kTokenBlock < a.tokens ? first + kTokenBlock : a.tokens;
-        kernel(job, task / blocks, first, last);
+int32_t qw_linear_many(qw_context* context, const qw_linear_arguments* arguments, int64_t count) {
+    int64_t tasks = 0;
+    if (!plan_layers(*context, arguments, count, tasks)) return 1;
+    const std::vector<Layer>& layers = context->layers;
+    for (const Layer& layer : layers) convert_inputs(*context, layer);
+    context->pool.run(tasks, [&](int64_t task) {
+        size_t at = layers.size() - 1;
+        while (layers[at].first_task > task) --at;
+        compute_task(*context, layers[at], task - layers[at].first_task);
     });
     return 0;
 }
+
+int32_t qw_linear(qw_context* context, const qw_linear_arguments* arguments) { return qw_linear_many(context, arguments, 1); }

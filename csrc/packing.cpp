@@ -1,9 +1,11 @@
 // Weights into their packed layout, and single rows back out of it.
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
+#include "bf16.h"
 #include "context.h"
-#include "packed.h"
+#include "packing.h"
 
 using namespace qwench;
 
@@ -38,35 +40,50 @@ void pack_group(const Packing& packing, const char* source, int64_t stride, int6
     }
 }
 
-void unpack_row(const Packing& packing, const char* packed, int64_t row, char* target) {
-    const int64_t group = row / kGroup, row_bytes = packing.row_bytes();
-    const char* from = packed + group_offset(packing.is_bf16, packing.in, group) + row % kGroup * kStepBytes;
-    for (int64_t at = 0; at < row_bytes; at += kStepBytes) {
-        const int64_t left = row_bytes - at;
-        std::memcpy(target + at, from, static_cast<size_t>(left < kStepBytes ? left : kStepBytes));
-        from += packing.width(group) * kStepBytes;
+template <class Element, class Output>
+void unpack_row(const qw_weight& weight, int64_t row, Output* target) {
+    constexpr bool kIsBf16 = std::is_same_v<Element, bf16>;
+    constexpr int64_t kEach = kStepBytes / static_cast<int64_t>(sizeof(Element));  // elements of a step
+    const int64_t group = row / kGroup, stride = panels_of(weight.out, group) * kPanel * kEach;
+    const char* start = static_cast<const char*>(weight.packed) + group_offset(kIsBf16, weight.in, group);
+    const Element* from = reinterpret_cast<const Element*>(start) + row % kGroup * kEach;
+    for (int64_t i = 0; i < weight.in; ++i) put(target + i, from[i / kEach * stride + i % kEach]);
+}
+
+template <class Output>
+void unpack_row_as(const qw_weight& weight, int64_t row, Output* target) {
+    switch (weight.type->element) {
+        case QW_F32: return unpack_row<float>(weight, row, target);
+        case QW_BF16: return unpack_row<bf16>(weight, row, target);
+        default: return unpack_codes(weight, row, target);
     }
 }
 
 }  // namespace
 
-int64_t qw_packed_bytes(int32_t type, int64_t out, int64_t in) { return packed_bytes(type == QW_BF16, out, in); }
+int64_t qw_packed_bytes(const qw_weight_type* type, int64_t out, int64_t in) {
+    if (!is_known(*type)) return -1;
+    if (type->element == QW_CODES) return quantised_bytes(*type, out, in);
+    return packed_bytes(type->element == QW_BF16, out, in);
+}
 
-void qw_pack(qw_context* context, int32_t type, int64_t out, int64_t in, const void* source, int64_t source_stride,
+void qw_pack(qw_context* context, int32_t element, int64_t out, int64_t in, const void* source, int64_t source_stride,
              void* packed) {
-    const Packing packing = {type == QW_BF16, out, in};
+    const Packing packing = {element == QW_BF16, out, in};
     context->pool.run(num_groups(out), [&](int64_t group) {
         pack_group(packing, static_cast<const char*>(source), source_stride, group, static_cast<char*>(packed));
     });
 }
 
-int32_t qw_unpack_rows(qw_context* context, int32_t type, int64_t out, int64_t in, const void* packed,
-                       const int64_t* rows, int64_t count, void* target, int64_t target_stride) {
-    if (!all_within(rows, count, out)) return 1;
-    const Packing packing = {type == QW_BF16, out, in};
-    context->pool.run(count, [&](int64_t i) {
-        char* to = static_cast<char*>(target) + i * target_stride * packing.size();
-        unpack_row(packing, static_cast<const char*>(packed), rows[i], to);
+int32_t qw_unpack_rows(qw_context* context, const qw_unpack_arguments* arguments) {
+    const qw_unpack_arguments& a = *arguments;
+    if (!all_within(a.rows, a.count, a.weight->out)) return 1;
+    context->pool.run(a.count, [&](int64_t i) {
+        if (a.type == QW_BF16) {
+            unpack_row_as(*a.weight, a.rows[i], static_cast<bf16*>(a.target) + i * a.target_stride);
+        } else {
+            unpack_row_as(*a.weight, a.rows[i], static_cast<float*>(a.target) + i * a.target_stride);
+        }
     });
     return 0;
 }

@@ -20,6 +20,8 @@ class Pool {
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
 
+    int64_t threads() const { return static_cast<int64_t>(threads_.size()) + 1; }
+
     // Calls work(task) for every task in [0, tasks) and returns when all are done.
     template <class Work>
     void run(int64_t tasks, const Work& work) {

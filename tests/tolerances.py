@@ -28,10 +28,17 @@ TOLERANCES: dict[tuple[str, str, str], Tolerance] = {
     ("experts", "float32", "torch"): Tolerance(1e-5, "experts are summed in another order"),
     ("linear", "float32", "native"): Tolerance(1e-5, "up to 96 products of order 1, in the order of the depth"),
     ("linear", "bfloat16", "native"): Tolerance(0.02, "half a unit in the last of BF16's 8 bits, of results up to 4"),
+    ("quantised_linear", "float32", "native"): Tolerance(
+        5e-5, "sums of up to 50 blocks, magnitudes up to 30, in another order than the reference's 800 products"
+    ),
+    ("quantised_linear", "bfloat16", "native"): Tolerance(
+        0.07, "one unit in the last of BF16's 8 bits, of results up to 10"
+    ),
     ("experts", "float32", "native"): Tolerance(1e-5, "sums in another order"),
     ("experts", "bfloat16", "native"): Tolerance(0.05, "both sides round hidden values and results to BF16"),
     ("norm", "float32", "native"): Tolerance(1e-5, "one root and three products on results up to 10"),
     ("norm", "bfloat16", "native"): Tolerance(0.07, "one unit in the last of BF16's 8 bits, of results up to 10"),
+    ("gates", "float32", "native"): Tolerance(2e-6, "e^x within 2 units in the last place, on results up to 10"),
     ("delta_net", "float32", "native"): Tolerance(
         2e-4, "the gated norm divides a readout by its own size, and so magnifies the 2e-5 of the delta rule"
     ),

@@ -21,18 +21,19 @@ extern "C" {
 #endif
 
 /* Changes whenever a declaration below changes: a library of another build is refused, not guessed at. */
-#define QW_INTERFACE 1
+#define QW_INTERFACE 2
 
 /* Types of elements. */
 #define QW_F32 0
 #define QW_BF16 1
+#define QW_F16 2
 
 typedef struct qw_context qw_context;
 
 QW_API int32_t qw_interface(void);
 
-/* The instruction sets this processor can run, best first, separated by one space; out of "amx-bf16 avx512-bf16 avx512
- * avx2 scalar". The first three share everything but the multiplication of BF16. */
+/* The instruction sets this processor can run, best first, separated by one space; out of "amx-bf16 avx512-bf16
+ * avx512-vnni avx512 avx2 scalar". The first four share everything but the multiplication of BF16 and of bytes. */
 QW_API const char* qw_isas(void);
 
 /* A context: an instruction set (a name of qw_isas), a pool of `threads` threads (the caller is one of them), and scratch
@@ -44,31 +45,86 @@ QW_API void qw_close(qw_context* context);
 QW_API void* qw_memory_map(int64_t num_bytes);
 QW_API void qw_memory_unmap(void* memory, int64_t num_bytes);
 
-/* Packed weights: see csrc/packed.h for the layout. `packed` must be aligned to 64 bytes. */
-QW_API int64_t qw_packed_bytes(int32_t type, int64_t out, int64_t in);
+/* What a weight matrix is made of. With `element` QW_F32 or QW_BF16 nothing below it counts. With QW_CODES an element is
+ * a code of `bits` bits that stands for scale * value - min (no min without has_min): value is table[code] with
+ * has_table, else code - zero. `block` codes of the depth share a scale (and a min), stored as `scale_type`; nested, a
+ * super-block of QW_SUPER_BLOCK has a scale (and a min) of that type, and a block a whole number to multiply it by. */
+#define QW_CODES 3
+#define QW_SUPER_BLOCK 256
+typedef struct {
+    int32_t element;    /* QW_F32, QW_BF16 or QW_CODES */
+    int32_t bits;       /* 2, 3, 4, 5, 6 or 8; 4 with has_table */
+    int32_t block;      /* 16 or 32 */
+    int32_t zero;       /* in [0, 128] */
+    int32_t scale_type; /* QW_F16 or QW_BF16 */
+    int32_t nested, has_min, has_table;
+    int8_t table[16];
+} qw_weight_type;
 
-/* source [out, in] with `source_stride` -> packed, both of `type`. */
-QW_API void qw_pack(qw_context* context, int32_t type, int64_t out, int64_t in, const void* source,
+/* A packed matrix [out, in]: see csrc/packed.h for the layout. `packed` must be aligned to 64 bytes. */
+typedef struct {
+    const qw_weight_type* type;
+    const void* packed;
+    int64_t out, in;
+} qw_weight;
+
+/* Bytes of a packed [out, in]; -1 for a type that is not as described above. */
+QW_API int64_t qw_packed_bytes(const qw_weight_type* type, int64_t out, int64_t in);
+
+/* source [out, in] with `source_stride`, fp32 or BF16 (`element`) -> packed. */
+QW_API void qw_pack(qw_context* context, int32_t element, int64_t out, int64_t in, const void* source,
                     int64_t source_stride, void* packed);
 
-/* Rows rows[count] of a packed [out, in] -> target [count, in], of the weight's type. 0, or 1 and nothing written where a
- * row is not in [0, out). */
-QW_API int32_t qw_unpack_rows(qw_context* context, int32_t type, int64_t out, int64_t in, const void* packed,
-                           const int64_t* rows, int64_t count, void* target, int64_t target_stride);
+/* A quantised [out, in], one byte a code. D is `in` rounded up to 32, nested to QW_SUPER_BLOCK. What the type does not
+ * have is NULL. Every scale and min is multiplied by `factor` on top. */
+typedef struct {
+    const qw_weight_type* type;
+    int64_t out, in;
+    const uint8_t* codes;     /* [out, D] */
+    const void* scales;       /* [out, D / block] of scale_type, or int8_t where nested */
+    const void* mins;         /* [out, D / block] of scale_type, or uint8_t where nested */
+    const void* super_scales; /* [out, D / QW_SUPER_BLOCK] of scale_type */
+    const void* super_mins;   /* [out, D / QW_SUPER_BLOCK] of scale_type */
+    float factor;
+} qw_codes;
+
+/* 0, or 1 and nothing written for a type that is not as described above. */
+QW_API int32_t qw_pack_codes(qw_context* context, const qw_codes* codes, void* packed);
 
 typedef struct {
-    int64_t tokens, in, out;
-    int32_t weight_type; /* of packed */
-    int32_t type;        /* of x and y */
-    const void* packed;  /* [out, in], packed */
-    const void* x;       /* [tokens, in] */
+    const qw_weight* weight;
+    int64_t count;
+    const int64_t* rows; /* [count] */
+    int32_t type;        /* of target: QW_F32 or QW_BF16 */
+    void* target;        /* [count, in] */
+    int64_t target_stride;
+} qw_unpack_arguments;
+
+/* Rows of a packed matrix in `type`, rounded once. 0, or 1 and nothing written where a row is not in [0, out). */
+QW_API int32_t qw_unpack_rows(qw_context* context, const qw_unpack_arguments* arguments);
+
+typedef struct {
+    const qw_weight* weight; /* [out, in] */
+    int64_t tokens;
+    int32_t type;        /* of x, residual and y: QW_F32 or QW_BF16 */
+    const void* x;       /* [tokens, in]; with `rows` as many rows as these reach */
+    const int64_t* rows; /* [tokens] rows of x, in any order and any number of times; NULL for 0, 1, 2 ... */
     int64_t x_stride;
+    const void* residual; /* [tokens, out], may be y itself; NULL for none */
+    int64_t residual_stride;
     void* y; /* [tokens, out] */
     int64_t y_stride;
 } qw_linear_arguments;
 
-/* y = x . weight^T, summed in fp32. 0, or 1 where there is not enough memory for the inputs' other form. */
+/* y = x . weight^T, summed in fp32 and rounded to `type`; with a residual y = residual + that, rounded again. For codes
+ * the inputs are first rounded to 8 bits, a scale for every 32, and the result is the same to the bit on every
+ * instruction set. 0, or 1 and nothing written where there is not enough memory for the inputs' other form. */
 QW_API int32_t qw_linear(qw_context* context, const qw_linear_arguments* arguments);
+
+/* `count` layers that do not read one another's results, shared out to the threads as one job; each gets the bits it
+ * gets alone. Neighbours in the list that have the same tokens, type, x, rows, x_stride and weight's `in` share one
+ * conversion of their inputs. */
+QW_API int32_t qw_linear_many(qw_context* context, const qw_linear_arguments* arguments, int64_t count);
 
 typedef struct {
     int64_t rows, width;
@@ -111,25 +167,154 @@ typedef struct {
 /* 0, or 1 and nothing touched where a slot is out of range. */
 QW_API int32_t qw_delta_net(qw_context* context, const qw_delta_arguments* arguments);
 
-/* Attention of one new token of each of `rows` sequences over a paged cache that holds it already. Query head i reads
- * key head i / (query_heads / kv_heads). Position p of row r lies in slot page_table[r][p / page_size] * page_size +
- * p % page_size. head_dim is at most QW_ATTENTION_WIDTH. */
+/* Causal attention of a step's T tokens over a paged cache, prompt chunks and single tokens mixed. First the step's keys
+ * and values are stored at `kv_slots`; then each token sees its row's positions up to its own. Row r's tokens are
+ * [starts[r], starts[r + 1]), at least one, the last of its contexts[r] positions. Query head i reads key head i /
+ * (query_heads / kv_heads). Position p of row r lies in slot page_table[r][p / page_size] * page_size + p % page_size;
+ * `kv_slots` say the same for the new positions. A token's heads lie side by side, so strides count from token to token.
+ * head_dim is at most QW_ATTENTION_WIDTH. Cutting a row into several calls does not change a bit. */
 #define QW_ATTENTION_WIDTH 256
 typedef struct {
     int64_t rows, query_heads, kv_heads, head_dim, page_size, num_pages;
-    int32_t type; /* of query, keys, values and output */
+    int32_t type; /* of query, key, value, keys, values and output */
     float scale;
-    const void* query;         /* [rows, query_heads, head_dim] */
-    const void* keys;          /* [num_pages * page_size, kv_heads, head_dim] */
-    const void* values;        /* [num_pages * page_size, kv_heads, head_dim] */
+    const int64_t* starts;     /* [rows + 1], ascending from 0 to T */
+    const int64_t* contexts;   /* [rows] positions of the cache after this step */
     const int64_t* page_table; /* [rows, page_stride], each that is read in [0, num_pages) */
     int64_t page_stride;
-    const int64_t* contexts; /* [rows] positions that are seen, at least 1 */
-    void* output;            /* [rows, query_heads, head_dim] */
+    const int64_t* kv_slots; /* [T], each in [0, num_pages * page_size) */
+    const void* query;       /* [T, query_heads, head_dim] */
+    int64_t query_stride;
+    const void* key; /* [T, kv_heads, head_dim] */
+    int64_t key_stride;
+    const void* value; /* [T, kv_heads, head_dim] */
+    int64_t value_stride;
+    void* keys;   /* [num_pages * page_size, kv_heads, head_dim] */
+    void* values; /* [num_pages * page_size, kv_heads, head_dim] */
+    void* output; /* [T, query_heads, head_dim] */
+    int64_t output_stride;
 } qw_attention_arguments;
 
-/* 0; 1 and nothing written where a page or a context is out of range; 2 where there is not enough memory. */
-QW_API int32_t qw_attention_step(qw_context* context, const qw_attention_arguments* arguments);
+/* 0; 1 and nothing written where a page, a slot or a context is out of range; 2 where there is not enough memory. */
+QW_API int32_t qw_attention(qw_context* context, const qw_attention_arguments* arguments);
+
+/* A layer of experts. The router's logits become probabilities (softmax over all experts, fp32); each token takes the
+ * `chosen` most probable (among equals the lower number), their probabilities divided by their sum where `normalise`.
+ * y = sum over them, in ascending order of experts and in fp32, of probability * down(silu(gate x) * up x). What the
+ * reference rounds to the activations' type is rounded here: gate and up, silu, their product, down's outputs, y. */
+typedef struct {
+    int64_t tokens, hidden, width, experts, chosen;
+    int32_t normalise;
+    int32_t type;         /* of x, logits and y */
+    const qw_weight* gate_up; /* [experts] each [2 * width, hidden], the rows of the gate first */
+    const qw_weight* down;    /* [experts] each [hidden, width] */
+    const void* x;            /* [tokens, hidden] */
+    int64_t x_stride;
+    const void* logits; /* [tokens, experts] */
+    int64_t logits_stride;
+    void* y; /* [tokens, hidden] */
+    int64_t y_stride;
+} qw_experts_arguments;
+
+/* 0, or 1 where there is not enough memory. */
+QW_API int32_t qw_experts(qw_context* context, const qw_experts_arguments* arguments);
+
+/* A program: the operations of a forward pass in a row, laid down once and run for every step. Each instruction has its
+ * operation's arguments, in which blanks are left for what differs from step to step; a run fills in the blanks and carries
+ * out one instruction after the other.
+ *
+ * A step is a list of numbers. The first ones are named here; what else it holds only the writer of the program knows. */
+#define QW_ZERO 0          /* always 0 */
+#define QW_TOKENS 1        /* T */
+#define QW_LOGITS 2        /* L, rows of logits */
+#define QW_TOKEN_SCRATCH 3 /* address of T * token_bytes, written by qw_run */
+#define QW_LOGIT_SCRATCH 4 /* address of L * logit_bytes, written by qw_run */
+
+/* *field = step[base] + step[count] * factor + offset: how many rows there are, where an input lies, or where in the
+ * scratch memory a buffer of T or L rows begins. `field` is an integer or a pointer inside some arguments. */
+typedef struct {
+    void* field;
+    int32_t base, count;
+    int64_t factor, offset;
+} qw_blank;
+
+typedef struct {
+    int32_t operation; /* one of those below */
+    int32_t count;     /* of arguments: 1 but for QW_LINEAR */
+    void* arguments;   /* [count] its structures */
+} qw_instruction;
+
+typedef struct {
+    const qw_instruction* instructions;
+    int64_t num_instructions;
+    const qw_blank* blanks;
+    int64_t num_blanks, token_bytes, logit_bytes; /* multiples of 64 */
+} qw_program;
+
+#define QW_LINEAR 0      /* qw_linear_arguments, `count` of them as for qw_linear_many */
+#define QW_RMS_NORM 1    /* qw_norm_arguments */
+#define QW_DELTA_NET 2   /* qw_delta_arguments */
+#define QW_ATTENTION 3   /* qw_attention_arguments */
+#define QW_EXPERTS 4     /* qw_experts_arguments */
+#define QW_UNPACK_ROWS 5 /* qw_unpack_arguments */
+#define QW_POINTWISE 6   /* qw_pointwise_arguments */
+#define QW_ROTATION 7    /* qw_rotation_arguments */
+#define QW_TAKE_ROWS 8   /* qw_take_arguments */
+#define QW_WIDEN 9       /* qw_widen_arguments */
+
+/* output = x and y combined, number by number; what goes into a product is rounded to `type` first. y has one column
+ * for all of x's where y_width is 1. output may be x or y. */
+#define QW_ADD 0              /* x + y */
+#define QW_SILU_MULTIPLY 1    /* silu(x) * y */
+#define QW_SIGMOID_MULTIPLY 2 /* x * sigmoid(y) */
+typedef struct {
+    int64_t rows, width, y_width;
+    int32_t kind; /* one of those above */
+    int32_t type; /* of x, y and output */
+    const void* x;
+    int64_t x_stride;
+    const void* y;
+    int64_t y_stride;
+    void* output;
+    int64_t output_stride;
+} qw_pointwise_arguments;
+
+/* Each head's first 2 * half numbers turned, computed in fp32: number j is paired with j + half. output may be x. */
+typedef struct {
+    int64_t tokens, heads, head_dim, half;
+    int32_t type; /* of x and output */
+    const void* x; /* [tokens, heads * head_dim] */
+    int64_t x_stride;
+    const float* cosine; /* [tokens, half] */
+    const float* sine;   /* [tokens, half] */
+    void* output;
+    int64_t output_stride;
+} qw_rotation_arguments;
+
+/* y = rows `ids` of x. */
+typedef struct {
+    int64_t count, rows, width;
+    int32_t type;       /* of x and y */
+    const int64_t* ids; /* [count], each in [0, rows) */
+    const void* x;      /* [rows, width] */
+    int64_t x_stride;
+    void* y; /* [count, width] */
+    int64_t y_stride;
+} qw_take_arguments;
+
+/* Rows of BF16 in the second halves of rows of fp32, made fp32 where they are. */
+typedef struct {
+    int64_t rows, width;
+    float* y; /* [rows, width] */
+} qw_widen_arguments;
+
+/* What stopped a run. */
+#define QW_OUT_OF_RANGE 1 /* an index of the step names no such row, page or slot */
+#define QW_NO_MEMORY 2
+
+/* Runs `program`, whose blanks are overwritten, for one step. 0; or QW_OUT_OF_RANGE or QW_NO_MEMORY, the instruction that
+ * could not be carried out (-1: none was) in `failed`, and those before it done. */
+QW_API int32_t qw_run(qw_context* context, const qw_program* program, int64_t* step, int64_t* failed);
 
 /* What this machine does at most, measured by loops that do nothing else; the caller takes the time. */
 

@@ -3,6 +3,8 @@
 // A block of M tokens times N panels stays in registers over the whole depth, so every output is one chain of additions
 // in the order of the depth, whatever M and N are: a token alone gets the bits it gets among others.
 
+#include "outputs.inl"
+
 namespace qwench {
 namespace {
 
@@ -52,9 +54,10 @@ template <class Step, class Output, int M, int N>
 void multiply_block(const LinearJob& job, int64_t token, int64_t group, int64_t panel) {
     using Input = typename Step::Input;
     const qw_linear_arguments& a = *job.arguments;
-    const int64_t steps = num_steps(Step::kBf16, a.in);
-    const int64_t step_bytes = panels_of(a.out, group) * kPanel * kStepBytes;
-    const char* weights = static_cast<const char*>(a.packed) + group_offset(Step::kBf16, a.in, group);
+    const qw_weight& weight = *a.weight;
+    const int64_t steps = num_steps(Step::kBf16, weight.in);
+    const int64_t step_bytes = panels_of(weight.out, group) * kPanel * kStepBytes;
+    const char* weights = static_cast<const char*>(weight.packed) + group_offset(Step::kBf16, weight.in, group);
     weights += panel * kPanel * kStepBytes;
     const Input* x = static_cast<const Input*>(job.inputs) + token * job.input_stride;
     V sums[M][N];
@@ -68,11 +71,7 @@ void multiply_block(const LinearJob& job, int64_t token, int64_t group, int64_t 
         x += Step::kDepth;
     }
     for (int m = 0; m < M; ++m) {
-        Output* y = static_cast<Output*>(a.y) + (token + m) * a.y_stride;
-        for (int n = 0; n < N; ++n) {
-            const int64_t output = group * kGroup + (panel + n) * kPanel;
-            store_some(y + output, sums[m][n], a.out - output);
-        }
+        for (int n = 0; n < N; ++n) store_row<Output>(a, token + m, group * kGroup + (panel + n) * kPanel, sums[m][n]);
     }
 }
 
@@ -98,7 +97,7 @@ void multiply_tokens(const LinearJob& job, int64_t group, int64_t panel, int64_t
 // kWideLimit, kWideTokens and kTallTokens are the including unit's: as many sums as it has registers for.
 template <class Step, class Output>
 void multiply_group(const LinearJob& job, int64_t group, int64_t first, int64_t last) {
-    const int64_t panels = panels_of(job.arguments->out, group);
+    const int64_t panels = panels_of(job.arguments->weight->out, group);
     if (panels == kGroup / kPanel && last - first <= kWideLimit) {
         multiply_tokens<Step, Output, kWideTokens, kGroup / kPanel>(job, group, 0, first, last);
         return;

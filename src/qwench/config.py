@@ -7,7 +7,6 @@ name, because a model that ignores part of its configuration answers wrongly wit
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +14,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from qwench.errors import ConfigError, UsageError
+from qwench.errors import UsageError
+from qwench.fields import Fields as _Fields
+from qwench.fields import is_real, is_whole, read_json
+from qwench.quantisation import StoredQuantisation, read_quantisation
 
 LayerType = Literal["full_attention", "linear_attention"]
 DTYPES = ("float32", "bfloat16", "float16")
-MAX_SIZE = 2**31 - 1  # no field of a real checkpoint comes near; a damaged file must not make us allocate
+QUANTIZATIONS = ("q8", "q6", "q5", "q4", "q3", "q2", "mxfp4")
 MAX_LAYERS = 4096
-MAX_REAL = 1e15
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,22 @@ class ModelConfig:
     image_token_id: int | None
     video_token_id: int | None
     dtype: str
-    fp8_block: tuple[int, int] | None = None  # (rows, columns) that share one scale in a block-FP8 checkpoint
+    quantised: StoredQuantisation | None = None  # how the checkpoint stores its matrices; None: as plain numbers
 
     @property
     def num_layers(self) -> int:
         return len(self.layer_types)
+
+    @property
+    def fp8_block(self) -> tuple[int, int] | None:
+        """(rows, columns) that share one scale in a block-FP8 checkpoint."""
+        scheme = self.quantised.default if self.quantised is not None else None
+        if scheme is None or scheme.format != "fp8_block":
+            return None
+        rows, columns = scheme.block
+        assert rows is not None
+        assert columns is not None
+        return rows, columns
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelConfig:
@@ -187,7 +199,7 @@ class ModelConfig:
             image_token_id=_placeholder(top, "image_token_id"),
             video_token_id=_placeholder(top, "video_token_id"),
             dtype=_dtype(top, text),
-            fp8_block=_fp8_block(top, text),
+            quantised=read_quantisation(top, text),
         )
 
 
@@ -212,21 +224,20 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):
             raise UsageError(f"dtype is {self.dtype!r}; use auto, {', '.join(DTYPES)}.", param="dtype")
-        if self.quantization is not None:
-            raise UsageError(
-                f"quantization is {self.quantization!r}; quantised weights are not available yet, leave it out.",
-                param="quantization",
-            )
+        if self.quantization not in (None, *QUANTIZATIONS):
+            near = get_close_matches(str(self.quantization).lower(), QUANTIZATIONS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"use {', '.join(QUANTIZATIONS)}, or leave it out."
+            raise UsageError(f"quantization is {self.quantization!r}; {hint}", param="quantization")
         for name in ("max_model_len", "max_num_seqs", "memory", "max_step_tokens", "page_size", "tensor_parallel_size"):
             value = getattr(self, name)
-            if value is not None and (not _is_whole(value) or value < 1):
+            if value is not None and (not is_whole(value) or value < 1):
                 raise UsageError(f"{name} is {value!r}; give a whole number of at least 1.", param=name)
         if self.tensor_parallel_size > 1:
             raise UsageError(
                 f"tensor_parallel_size is {self.tensor_parallel_size}; several devices are not available yet, use 1.",
                 param="tensor_parallel_size",
             )
-        if not _is_real(self.gpu_memory_utilization) or not 0 < self.gpu_memory_utilization <= 1:
+        if not is_real(self.gpu_memory_utilization) or not 0 < self.gpu_memory_utilization <= 1:
             raise UsageError(
                 f"gpu_memory_utilization is {self.gpu_memory_utilization!r}; give a number above 0, at most 1.",
                 param="gpu_memory_utilization",
@@ -250,101 +261,6 @@ _FAMILIES = {
     "qwen3_5_text": _Family(hybrid=True, sparse=False),
     "qwen3_5_moe_text": _Family(hybrid=True, sparse=True),
 }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file of a checkpoint. Raises ConfigError naming the file."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path} does not exist; the folder must hold a checkpoint in Hugging Face layout (config.json, "
-            f"*.safetensors, tokenizer.json)."
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid JSON ({error}); download it again.") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds {type(raw).__name__} where a JSON object is expected; download it again.")
-    return raw
-
-
-class _Fields:
-    """One JSON object, read field by field; every complaint names the field (with its section) and the file."""
-
-    def __init__(self, values: dict[str, Any], source: str, prefix: str = "") -> None:
-        self.values, self.source, self.prefix = values, source, prefix
-
-    def error(self, name: str, reason: str) -> ConfigError:
-        return ConfigError(f"{self.source}: {self.prefix}{name} {reason}.", param=name)
-
-    def get(self, name: str) -> Any:
-        return self.values.get(name)  # null counts as absent, as it does in the reference
-
-    def section(self, name: str) -> _Fields | None:
-        value = self.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            raise self.error(name, f"is {value!r}; it must be a JSON object")
-        return _Fields(value, self.source, f"{self.prefix}{name}.")
-
-    def whole(self, name: str, default: int | None = None, *, minimum: int = 1, maximum: int = MAX_SIZE) -> int:
-        """The whole number ``name``; ``default`` None means that it is needed."""
-        value = self.get(name)
-        if value is None:
-            if default is None:
-                raise self.error(name, "is missing; the model cannot be built without it")
-            return default
-        if not _is_whole(value) or not minimum <= value <= maximum:
-            raise self.error(name, f"is {value!r}; it must be a whole number from {minimum} to {maximum}")
-        return int(value)
-
-    def real(self, name: str, default: float | None = None, *, above: int = 0) -> float:
-        """The number ``name``; ``default`` None means that it is needed."""
-        value = self.get(name)
-        if value is None:
-            if default is None:
-                raise self.error(name, "is missing; the model cannot be built without it")
-            return default
-        if not _is_real(value) or not above < value <= MAX_REAL:
-            raise self.error(name, f"is {value!r}; it must be a number above {above} and at most {MAX_REAL:g}")
-        return float(value)
-
-    def flag(self, name: str, default: bool) -> bool:
-        value = self.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.error(name, f"is {value!r}; it must be true or false")
-        return value
-
-    def text(self, name: str, default: str | None = None) -> str:
-        value = self.get(name)
-        if value is None:
-            if default is None:
-                raise self.error(name, "is missing; the model cannot be built without it")
-            return default
-        if not isinstance(value, str):
-            raise self.error(name, f"is {value!r}; it must be a string")
-        return value
-
-    def whole_list(self, name: str) -> tuple[int, ...] | None:
-        value = self.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, list) or not all(_is_whole(item) and item >= 0 for item in value):
-            raise self.error(name, f"is {value!r}; it must be a list of whole numbers")
-        return tuple(value)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _family(top: _Fields) -> _Family:
@@ -534,7 +450,7 @@ def _eos_ids(fields: _Fields, vocab_size: int) -> tuple[int, ...]:
         return ()
     ids = value if isinstance(value, list) else [value]
     for token in ids:
-        if not _is_whole(token) or not 0 <= token < vocab_size:
+        if not is_whole(token) or not 0 <= token < vocab_size:
             raise fields.error(
                 "eos_token_id", f"holds {token!r}; ids are whole numbers below {vocab_size} (vocab_size)"
             )
@@ -551,21 +467,3 @@ def _dtype(top: _Fields, text: _Fields) -> str:
                     raise fields.error(name, f"is {value!r}; supported are {', '.join(DTYPES)}")
                 return value
     return "float32"
-
-
-def _fp8_block(top: _Fields, text: _Fields) -> tuple[int, int] | None:
-    supported = "this version reads BF16, F16, F32 and block-FP8 (fp8 with weight_block_size) checkpoints"
-    if top.get("quantization") is not None:
-        raise top.error("quantization", f"marks an MLX-quantised checkpoint; {supported}")
-    quantised = top.section("quantization_config") or text.section("quantization_config")
-    if quantised is None:
-        return None
-    method = quantised.text("quant_method")
-    if method != "fp8":
-        raise quantised.error("quant_method", f"is {method!r}; {supported}")
-    if (fmt := quantised.text("fmt", "e4m3")) != "e4m3":
-        raise quantised.error("fmt", f"is {fmt!r}; only 'e4m3' is supported")
-    block = quantised.whole_list("weight_block_size")
-    if block is None or len(block) != 2 or min(block) < 1:
-        raise quantised.error("weight_block_size", f"is {block!r}; it must be two whole numbers such as [128, 128]")
-    return (block[0], block[1])

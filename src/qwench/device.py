@@ -10,9 +10,14 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from qwench.errors import OutOfMemory
+from qwench.fault import fault
 
 # What kernels ask for, under the kernel's names in /proc/cpuinfo; in the order of their appearance in silicon.
 INSTRUCTION_SETS = (
@@ -122,6 +127,21 @@ def probe_torch() -> TorchInfo:
 def available_memory() -> int:
     """Bytes of main memory this process may still take."""
     return probe().memory_available
+
+
+@contextmanager
+def memory_for(what: Literal["weights", "cache"], fix: str) -> Iterator[None]:
+    """What is allocated inside is ``what``: where an allocator gives up, OutOfMemory says so, with ``fix``."""
+    try:
+        fault(f"memory.{what}")
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has no class of its own for the CPU's allocator, which raises plain RuntimeErrors.
+        told = str(error)
+        if not isinstance(error, MemoryError) and "out of memory" not in told and "allocate memory" not in told:
+            raise
+        free = f"{available_memory() / 2**30:.2f} GiB of main memory is free"
+        raise OutOfMemory(f"There is not enough memory for the {what}: {free}; {fix}.") from error
 
 
 def measure_bandwidth(device: str = "cpu", *, runs: int = 5, num_bytes: int = STREAM_BYTES) -> Measurement:

@@ -10,7 +10,8 @@
     │   └── ContextLengthExceeded      prompt and answer do not fit the window
     ├── Overloaded                     the queue is full; try again later
     ├── EngineUnavailable              the engine is loading, stopping or has failed
-    └── OutputError                    results cannot be written
+    ├── OutputError                    results cannot be written
+    └── OutOfMemory                    what was asked for does not fit into memory
 
 A message names the field or file, the reason and the fix. Bugs are asserts and keep their traceback.
 This file knows nothing of HTTP frameworks or argument parsers; they read ``status`` and ``exit_code``.
@@ -72,3 +73,7 @@ class EngineUnavailable(QwenchError):
 
 class OutputError(QwenchError):
     exit_code = 10
+
+
+class OutOfMemory(QwenchError):
+    status, exit_code = 503, 11

@@ -25,7 +25,7 @@ def _limits_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--quantization", "q9"], "quantization is 'q9'"),
+        (["--quantization", "q9"], "quantization is 'q9'; did you mean q8?"),
         (["--runs", "0"], "--runs is 0; give a whole number of at least 1."),
         (["--prefill", "-3"], "--prefill is '-3'; give whole numbers of at least 1 such as 128,512, or none."),
         (["--depths", "a,b"], "--depths is 'a,b'; give whole numbers of at least 0"),

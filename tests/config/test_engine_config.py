@@ -14,7 +14,12 @@ from qwench.errors import UsageError
     ("options", "sentence"),
     [
         ({"dtype": "fp8"}, "dtype is 'fp8'; use auto, float32, bfloat16, float16."),
-        ({"quantization": "q4"}, "quantization is 'q4'; quantised weights are not available yet, leave it out."),
+        ({"quantization": "Q4_K"}, "quantization is 'Q4_K'; did you mean q4?"),
+        ({"quantization": "mxfp"}, "quantization is 'mxfp'; did you mean mxfp4?"),
+        (
+            {"quantization": "awq"},
+            "quantization is 'awq'; use q8, q6, q5, q4, q3, q2, mxfp4, or leave it out.",
+        ),
         ({"max_model_len": 0}, "max_model_len is 0; give a whole number of at least 1."),
         ({"max_num_seqs": -1}, "max_num_seqs is -1; give a whole number of at least 1."),
         ({"memory": 1.5}, "memory is 1.5; give a whole number of at least 1."),

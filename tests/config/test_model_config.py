@@ -193,13 +193,6 @@ def test_dtype_has_two_names_and_a_lossless_default(fields: dict[str, str], dtyp
     assert ModelConfig.from_dict(text_only("qwen3", **fields)).dtype == dtype
 
 
-def test_block_fp8_is_noted() -> None:
-    quantised = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 64], "activation_scheme": "dynamic"}
-    assert ModelConfig.from_dict(text_only("qwen3", quantization_config=quantised)).fp8_block == (128, 64)
-    assert ModelConfig.from_dict(wrapper("qwen3_5", {"quantization_config": quantised})).fp8_block == (128, 64)
-    assert ModelConfig.from_dict(text_only("qwen3")).fp8_block is None
-
-
 NEEDED = {
     "qwen3": ["hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "intermediate_size"],
     "qwen3_5_moe_text": [
@@ -286,17 +279,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (wrapper("qwen3_5", {"text_config": 3}), "text_config is 3; it must be a JSON object"),
     (wrapper("qwen3_5", {"vision_config": {"depth": 0}}), "vision_config.depth is 0; it must be a whole number"),
     ({"model_type": "qwen3", "text_config": DENSE}, "text_config is present, but model_type 'qwen3' has its fields at"),
-    (
-        text_only("qwen3", quantization_config={"quant_method": "gptq"}),
-        "quantization_config.quant_method is 'gptq'; this",
-    ),
-    (text_only("qwen3", quantization_config={"quant_method": "gptq"}), "reads BF16, F16, F32 and block-FP8"),
-    (
-        text_only("qwen3", quantization_config={"quant_method": "fp8"}),
-        "weight_block_size is None; it must be two whole",
-    ),
-    (text_only("qwen3", quantization_config={"quant_method": "fp8", "fmt": "e5m2"}), "fmt is 'e5m2'; only 'e4m3' is"),
-    (text_only("qwen3", quantization={"group_size": 64, "bits": 4}), "quantization marks an MLX-quantised checkpoint"),
 ]
 
 

@@ -11,6 +11,7 @@ from qwench.engine import resolve as resolving
 from qwench.engine.client import EngineClient
 from qwench.engine.start import resolve_for
 from qwench.errors import UsageError
+from qwench.plan.shapes import lookup
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dense"
 
@@ -46,6 +47,34 @@ def test_weights_larger_than_memory_are_told_as_such(model: ModelConfig, monkeyp
     monkeypatch.setattr(resolving, "available_memory", lambda: 1000)
     with pytest.raises(UsageError, match="the weights take"):
         resolve_for(EngineConfig(device="cpu", memory=10**9), model)
+
+
+def test_too_large_weights_come_with_the_quantization_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = lookup("qwen3.5:27b")
+    assert shape is not None
+    for free, advice in (
+        (40 * 2**30, "quantization q8 needs 26.64 GiB."),
+        (20 * 2**30, "quantization q4 needs 15.60 GiB."),
+        (5 * 2**30, "take a smaller model."),
+    ):
+        monkeypatch.setattr(resolving, "available_memory", lambda free=free: free)
+        with pytest.raises(
+            UsageError, match=r"the weights take 50\.10 GiB and \d+\.00 GiB of cpu memory is free; "
+        ) as caught:
+            resolve_for(EngineConfig(device="cpu", dtype="bfloat16"), shape.config)
+        assert caught.value.message.endswith(advice)
+
+
+def test_the_start_lines_say_what_was_quantised_how(model: ModelConfig) -> None:
+    shape = lookup("qwen3.5:0.8b")
+    assert shape is not None
+    plain, q4 = (
+        resolve_for(EngineConfig(device="cpu", dtype="bfloat16", quantization=name, memory=2**30), shape.config)
+        for name in (None, "q4")
+    )
+    lines = [str(next(choice for choice in each.choices if choice.name == "weights")) for each in (plain, q4)]
+    assert lines[0] == "weights 1.40 GiB, 16.00 bits each: bfloat16 100% (as stored)"
+    assert lines[1] == "weights 486.8 MiB, 5.43 bits each: q4 55%, q6 39%, q5 6% (q4 as asked)"
 
 
 def test_what_is_not_loaded_is_listed() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.meta.tree import PACKAGE, ROOT, files, imports, module_name
 
-BASE = ("errors", "config", "log", "family", "progress")
+BASE = ("errors", "fault", "fields", "quantisation", "config", "log", "family", "progress")
 TENSORS = ("torch", "numpy")
 
 
@@ -28,10 +28,13 @@ ANYTHING = Layer(ours=("",), others=("*",))
 # The first entry that matches a module counts, so exceptions stand above their package.
 LAYERS = {
     "errors": Layer(),
+    "fault": Layer(),
     "family": Layer(),
     "progress": Layer(),
     "log": Layer(ours=("errors",)),
-    "config": Layer(ours=("errors",)),
+    "fields": Layer(ours=("errors", "fault")),
+    "quantisation": Layer(ours=("errors", "fields")),
+    "config": Layer(ours=("errors", "fields", "quantisation")),
     "device": Layer(BASE, TENSORS),
     "ops": Layer((*BASE, "device", "ops"), (*TENSORS, "triton")),
     "model.parameters": Layer(BASE),

@@ -5,6 +5,7 @@ And the law that makes batching exact: a result depends neither on the number of
 
 from __future__ import annotations
 
+import ctypes
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qwench.ops import instructions, program
 from qwench.ops import native as binding
 from qwench.ops.attention import paged_attention
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters, delta_net
@@ -20,7 +22,9 @@ from qwench.ops.kernels import NativeKernels
 from qwench.ops.linear import Dense, Packed, embed, expert_mlp, linear
 from qwench.ops.native import Arena, Native
 from qwench.ops.norm import rms_norm
+from qwench.ops.quantised import SUPER_BLOCK
 from qwench.ops.rows import Rows
+from qwench.ops.store import Plan
 from tests.tolerances import tolerance
 
 HEADER = (Path(__file__).parents[2] / "csrc" / "include" / "qwench.h").read_text(encoding="utf-8")
@@ -52,7 +56,11 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 
 def packed(isa: str, weight: torch.Tensor, threads: int = 1) -> Packed:
-    found = NativeKernels(Native(isa, threads)).weights({"weight": weight})["weight"]
+    store = NativeKernels(Native(isa, threads)).store(
+        Plan({"x": tuple(weight.shape)}, {"x": weight.dtype}, weight.dtype)
+    )
+    store.put("x", None, weight)
+    found = store.finish()["x"]
     assert isinstance(found, Packed)
     return found
 
@@ -134,7 +142,7 @@ def test_rms_norm(isa: str, dtype: torch.dtype, zero_centred: bool, width: int) 
 
 def delta_case(
     dtype: torch.dtype, heads: tuple[int, int], dims: tuple[int, int], tokens: int
-) -> tuple[DeltaInputs, DeltaParameters, torch.Tensor, torch.Tensor]:
+) -> tuple[DeltaInputs[torch.Tensor], DeltaParameters, torch.Tensor, torch.Tensor]:
     (key_heads, value_heads), (key_dim, value_dim) = heads, dims
     channels = 2 * key_heads * key_dim + value_heads * value_dim
     inputs = DeltaInputs(
@@ -265,11 +273,7 @@ def test_a_mismatch_names_the_dimension_and_both_sizes() -> None:
         Arena(64).take(65)
 
 
-def test_weights_are_taken_out_of_the_dictionary_and_unknown_sets_are_named(isa: str) -> None:
-    tensors = {"a": normal(3, 4), "b": normal(2, 5, 6)}
-    found = NativeKernels(Native(isa, 1)).weights(tensors)
-    assert not tensors
-    assert list(found) == ["a", "b"]
+def test_unknown_sets_are_named() -> None:
     with pytest.raises(ValueError, match="this processor runs"):
         Native("mmx", 1)
 
@@ -283,9 +287,12 @@ def test_the_library_is_there_where_it_can_be_built() -> None:
 # The header is the contract; what Python declares is compared with its text, so neither can drift.
 
 CTYPES = {
-    "int32_t": "c_int", "int64_t": "c_long", "float": "c_float", "void": None, "const char*": "c_char_p",
-    "const qw_linear_arguments*": "LP_LinearArguments", "const qw_norm_arguments*": "LP_NormArguments",
-    "const qw_delta_arguments*": "LP_DeltaArguments", "const qw_attention_arguments*": "LP_AttentionArguments",
+    "int8_t": "c_byte", "int32_t": "c_int", "int64_t": "c_long", "float": "c_float", "void": None,
+    "const char*": "c_char_p",
+    "const qw_weight_type*": "LP_WeightTypeNumbers", "const qw_codes*": "LP_CodesArguments",
+    "const qw_unpack_arguments*": "LP_UnpackArguments", "const qw_linear_arguments*": "LP_LinearArguments",
+    "const qw_norm_arguments*": "LP_NormArguments", "const qw_delta_arguments*": "LP_DeltaArguments",
+    "const qw_attention_arguments*": "LP_AttentionArguments", "const qw_experts_arguments*": "LP_ExpertsArguments",
 }  # fmt: skip
 
 
@@ -313,9 +320,15 @@ def test_every_function_of_the_header_is_declared_as_it_stands_there() -> None:
     assert declared == stated
 
 
-@pytest.mark.parametrize(
-    "structure", [binding.LinearArguments, binding.NormArguments, binding.DeltaArguments, binding.AttentionArguments]
-)
+STRUCTURES = {
+    each
+    for module in (binding, instructions)
+    for each in vars(module).values()
+    if isinstance(each, type) and issubclass(each, ctypes.Structure)
+}
+
+
+@pytest.mark.parametrize("structure", sorted(STRUCTURES, key=str))
 def test_every_structure_has_the_fields_of_the_header(structure: type) -> None:
     assert structure.__doc__
     body = re.search(rf"typedef struct \{{([^}}]*)\}} {structure.__doc__};", without_comments())
@@ -323,10 +336,29 @@ def test_every_structure_has_the_fields_of_the_header(structure: type) -> None:
     stated = []
     for line in body.group(1).split(";"):
         if declaration := line.strip():
-            kind, names = re.fullmatch(r"(.+?[ *])([\w, ]+)", declaration, flags=re.DOTALL).groups()  # type: ignore[union-attr]
-            stated += [(name.strip(), ctypes_name(kind)) for name in names.split(",")]
+            match = re.fullmatch(r"(.+?[ *])([\w, ]+)(?:\[(\d+)\])?", declaration, flags=re.DOTALL)
+            assert match
+            kind, names, count = match.groups()
+            each = "c_void_p" if kind.endswith("*") else ctypes_name(kind)
+            if count is not None:
+                each = f"{each}_Array_{count}"
+            stated += [(name.strip(), each) for name in names.split(",")]
     fields = structure._fields_  # type: ignore[attr-defined]
     assert [(name, kind.__name__) for name, kind in fields] == stated
+
+
+def test_operations_are_numbered_as_in_the_header() -> None:
+    """And each has the structure that the comment beside its number names."""
+    stated = dict(re.findall(r"#define QW_(\w+) (\d+)", HEADER))
+    for operation, structure in instructions.STRUCTURES.items():
+        assert re.search(rf"#define QW_{operation.name} +{operation.value} +/\* {structure.__doc__}\b", HEADER)
+    assert instructions.STRUCTURES.keys() == set(instructions.Operation)
+    for kind in instructions.Pointwise:
+        assert int(stated[kind.name]) == kind.value
+    for number in list(program.Number)[:5]:
+        assert int(stated[number.name]) == number.value
+    assert int(stated["OUT_OF_RANGE"]) == instructions.OUT_OF_RANGE
+    assert int(stated["NO_MEMORY"]) == instructions.NO_MEMORY
 
 
 def test_constants_are_those_of_the_header() -> None:
@@ -334,5 +366,8 @@ def test_constants_are_those_of_the_header() -> None:
     assert int(constants["QW_INTERFACE"]) == binding.INTERFACE
     assert int(constants["QW_DELTA_WIDTH"]) == binding.DELTA_WIDTH
     assert int(constants["QW_ATTENTION_WIDTH"]) == binding.ATTENTION_WIDTH
-    assert {0: torch.float32, 1: torch.bfloat16} == {number: dtype for dtype, number in binding.TYPES.items()}
-    assert (constants["QW_F32"], constants["QW_BF16"]) == ("0", "1")
+    names = {torch.float32: "QW_F32", torch.bfloat16: "QW_BF16", torch.float16: "QW_F16"}
+    for dtype, number in (*binding.TYPES.items(), *binding.SCALE_TYPES.items()):
+        assert int(constants[names[dtype]]) == number
+    assert int(constants["QW_CODES"]) == binding.CODES
+    assert int(constants["QW_SUPER_BLOCK"]) == SUPER_BLOCK

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +35,8 @@ def running(client: EngineClient, text: ModelText, settings: ServerSettings) -> 
     with bind("127.0.0.1", 0) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = Server(configure(build_app(client, text, settings)), client, drain=0.1)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        run = functools.partial(copy_context().run, server.run, [listener])  # plans of faults reach the server
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         yield address
         server.should_exit = True

@@ -62,11 +62,13 @@ def write_checkpoint(folder: Path) -> Path:
 
     from qwench.config import ModelConfig
     from qwench.weights.names import Place, stored_name
-    from qwench.weights.random import random_weights
+    from qwench.weights.random import RandomSource
+    from qwench.weights.source import plain_kinds
+    from tests.weights.collected import tensors_of
 
     write_text(folder)
     config = ModelConfig.from_folder(folder)
-    tensors = random_weights(config, device="cpu", dtype=torch.float32, seed=7)
+    tensors = tensors_of(config, RandomSource(config, plain_kinds(config, torch.float32), seed=7))
     stored = {stored_name(Place(name), "model."): tensor for name, tensor in tensors.items()}
     convolutions = {name: tensor.unsqueeze(1) for name, tensor in stored.items() if name.endswith("conv1d.weight")}
     stored |= convolutions  # [C, 4] -> [C, 1, 4], as checkpoints keep them

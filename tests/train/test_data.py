@@ -14,7 +14,7 @@ import qwench
 from qwench.train.data import arithmetic, recall, tools
 from qwench.train.data.mix import GENERATORS, LATE, Mixture
 from qwench.train.data.sample import Sample, held_out
-from qwench.train.encode import encode, parts
+from qwench.train.encode import Row, disturbed, encode, parts
 from qwench.train.suites import Suite, suites
 
 NANO = Path(qwench.__file__).parent / "assets" / "nano"
@@ -40,6 +40,15 @@ def test_training_tokens_are_those_of_the_whole_text(name: str, tokenizer: Token
         whole = "".join(text for text, _ in parts(sample))
         assert row.ids == tokenizer.encode(whole, add_special_tokens=False).ids
         assert any(row.learn)
+
+
+def test_slips_change_what_is_read_and_nothing_else() -> None:
+    row = Row(list(range(2000)), [index % 4 > 0 for index in range(2000)], list(range(2000)))
+    shown = disturbed(row, Random(3), 0.1)
+    slips = [index for index, token in enumerate(shown.read) if token != row.ids[index]]
+    assert (shown.ids, shown.learn) == (row.ids, row.learn)
+    assert all(row.learn[index] for index in slips)
+    assert 100 < len(slips) < 200
 
 
 def test_thoughts_and_answers_are_right() -> None:

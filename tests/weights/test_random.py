@@ -11,7 +11,9 @@ import torch
 from qwench.config import ModelConfig
 from qwench.model.parameters import declare
 from qwench.plan.shapes import SHAPES, Shape
-from qwench.weights.random import POOL, random_weights
+from qwench.weights.random import POOL, RandomSource
+from qwench.weights.source import plain_kinds
+from tests.weights.collected import tensors_of
 
 
 def small(config: ModelConfig) -> ModelConfig:
@@ -21,10 +23,14 @@ def small(config: ModelConfig) -> ModelConfig:
     return replace(short, vocab_size=300, hidden_size=128, intermediate_size=256, moe=moe)
 
 
+def drawn(config: ModelConfig, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
+    return tensors_of(config, RandomSource(config, plain_kinds(config, dtype), seed))
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.short_name)
 def test_every_shape_is_filled(shape: Shape) -> None:
     config = small(shape.config)
-    weights = random_weights(config, device="cpu", dtype=torch.bfloat16, seed=1)
+    weights = drawn(config, torch.bfloat16, seed=1)
     specs = declare(config)
     assert list(weights) == list(specs)
     for name, spec in specs.items():
@@ -43,14 +49,14 @@ def test_every_shape_is_filled(shape: Shape) -> None:
 
 def test_the_seed_decides() -> None:
     config = small(SHAPES[0].config)
-    first, again, other = (random_weights(config, device="cpu", dtype=torch.float32, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (drawn(config, torch.float32, seed) for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["embedding"], other["embedding"])
 
 
 def test_a_tensor_larger_than_the_pool_does_not_repeat_its_rows() -> None:
     config = replace(small(SHAPES[0].config), vocab_size=POOL // 128 + 200)
-    table = random_weights(config, device="cpu", dtype=torch.float32, seed=1)["embedding"]
+    table = drawn(config, torch.float32, seed=1)["embedding"]
     assert table.numel() > POOL
     assert not (table[1:] == table[0]).all(dim=1).any()
     assert not torch.equal(table[-100:], table[:100])

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError
 from qwench.model.parameters import declare
-from qwench.weights.load import load
 from tests.weights import checkpoints
+from tests.weights.collected import load
 
 Tensors = dict[str, torch.Tensor]
 LAYER = "model.language_model.layers.0"
@@ -43,7 +43,7 @@ def copied(source: Path, target: Path) -> Path:
 
 def message_of(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        load(folder, ModelConfig.from_folder(folder), device="cpu", dtype=torch.float32)
+        load(folder, ModelConfig.from_folder(folder), dtype=torch.float32)
     assert caught.value.message.endswith((".", "?"))
     return caught.value.message
 
@@ -219,7 +219,7 @@ def test_mlx_conversions_are_refused_and_not_read_as_garbage(saved: dict[str, Pa
 
 def test_qwen3_saved_by_mlx_without_changes_is_read(saved: dict[str, Path], tmp_path: Path) -> None:
     folder = changed(saved["qwen3"], tmp_path / "x", lambda tensors: None, format="mlx")
-    assert load(folder, ModelConfig.from_folder(folder), device="cpu", dtype=torch.float32).tensors
+    assert load(folder, ModelConfig.from_folder(folder), dtype=torch.float32).tensors
 
 
 def test_a_missing_shard(saved: dict[str, Path], tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_damaged_header_is_refused_or_reads_in_full(
     (folder / "model.safetensors").write_bytes(raw)
     config = ModelConfig.from_folder(folder)
     try:
-        loaded = load(folder, config, device="cpu", dtype=torch.bfloat16)
+        loaded = load(folder, config, dtype=torch.bfloat16)
     except CheckpointError:
         return
     assert loaded.tensors.keys() == declare(config).keys()

@@ -8,9 +8,10 @@ because a step costs the same whatever they are; computing 32,768 tokens first w
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from qwench.engine.core import Engine
     from qwench.engine.request import Request
     from qwench.engine.resolve import Resolved
+    from qwench.ops.store import Kind
 
 FIRST_PROMPT = 8  # tokens of the prompt that "start to first token" reads
 
@@ -92,31 +94,33 @@ def build(choice: Choice, rows: Sequence[Row]) -> Subject:
     """Load the model, or draw random weights, with a cache just large enough for ``rows``."""
     from qwench.engine.client import EngineClient
     from qwench.engine.request import Vocabulary
-    from qwench.engine.start import assemble, load_engine, resolve_for
+    from qwench.engine.resolve import DTYPES, resolve_dtype
+    from qwench.engine.start import load_engine, random_engine
     from qwench.progress import Progress
-    from qwench.weights.random import random_weights
+    from qwench.weights.load import open_weights
+    from qwench.weights.recipe import kinds_for
 
     start = time.perf_counter()
     model = model_of(choice)
     config = _engine_config(choice, model, rows)
+    vocabulary = Vocabulary(model.vocab_size, frozenset())
+    dtype = DTYPES[resolve_dtype(config, model).value]
     if choice.shape is None:
-        client = EngineClient(config)
+        folder = EngineClient(config).folder
         with Progress("Loading", 1, delay=2.0) as bar:
 
             def show(done: int, total: int) -> None:
                 bar.update(done / max(total, 1))
 
-            engine, resolved = load_engine(
-                config, model, client.folder, Vocabulary(model.vocab_size, frozenset()), show
-            )
+            engine, resolved = load_engine(config, model, folder, vocabulary, show)
+        kinds = open_weights(folder, model, dtype, choice.quantization).kinds
     else:
-        resolved = resolve_for(config, model)
-        tensors = random_weights(model, device=resolved.device, dtype=resolved.dtype, seed=config.seed)
-        engine = assemble(config, model, resolved, tensors, Vocabulary(model.vocab_size, frozenset()))
+        engine, resolved = random_engine(config, model, vocabulary)
+        kinds = kinds_for(model, choice.quantization, dtype)
     storage = engine.runner.storage  # type: ignore[attr-defined]
     _fill(storage)
     seconds = time.perf_counter() - start
-    subject = Subject(model, engine, storage, resolved, _bits(model, resolved), _arithmetic(resolved), seconds)
+    subject = Subject(model, engine, storage, resolved, _bits(model, kinds), _arithmetic(kinds), seconds)
     measure(subject, Row(decode=1), seed=0)  # what is done once only, such as taking scratch memory, is not counted
     return subject
 
@@ -232,19 +236,23 @@ def _fill(storage: Storage) -> None:
                 flat[start : start + len(noise)] = noise[: len(flat) - start]
 
 
-def _bits(model: ModelConfig, resolved: Resolved) -> Bits:
+def _bits(model: ModelConfig, kinds: Mapping[str, Kind]) -> Bits:
     """Bits of a weight of each parameter as it lies in memory."""
     from qwench.model.parameters import declare
+    from qwench.weights.source import bits_of
 
-    width = 8.0 * resolved.dtype.itemsize
-    return {name: 32.0 if spec.kind == "float32" else width for name, spec in declare(model).items()}
+    return {name: bits_of(spec, kinds[name]) / math.prod(spec.shape) for name, spec in declare(model).items()}
 
 
-def _arithmetic(resolved: Resolved) -> str:
-    """The type most products are made in, as ops/limits names it."""
+def _arithmetic(kinds: Mapping[str, Kind]) -> str:
+    """The type that products with most weights are made in, as ops/limits names it."""
     import torch
 
-    return "fp32" if resolved.dtype == torch.float32 else "bf16"
+    from qwench.ops.quantised import WeightType
+
+    if any(isinstance(kind, WeightType) for kind in kinds.values()):
+        return "int8"
+    return "fp32" if kinds["final_norm"] == torch.float32 else "bf16"
 
 
 def first_token(choice: Choice) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import re
@@ -16,11 +17,13 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn, Protocol, cast
 
 from qwench import __version__, log
-from qwench.errors import QwenchError, UsageError
+from qwench.errors import OutputError, QwenchError, UsageError
+from qwench.fault import fault
 
 COMMANDS = ("chat", "serve", "generate", "models", "bench", "doctor")
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 class Command(Protocol):
@@ -73,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; expected failures are one sentence on standard error."""
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
+        fault("write.output")
         sys.stdout.flush()
     except QwenchError as error:
         print(f"qwench: {error.message}", file=sys.stderr)
@@ -80,10 +84,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader went away (`| head`). Python flushes once more at exit; give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()  # the reader went away (`| head`)
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is not None:
+            raise
+        _silence()
+        print(f"qwench: standard output cannot be written ({error.strerror}); send it elsewhere.", file=sys.stderr)
+        return OutputError.exit_code
     return code
+
+
+def _silence() -> None:
+    """Python flushes standard output once more at exit; give it somewhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("--shape", metavar="NAME", help="random weights of a published shape, such as qwen3.5:0.8b")
     parser.add_argument("--layers", type=int, metavar="N", help="only the shape's first layers")
-    parser.add_argument("--quantization", metavar="FORMAT", help="q8, q6, q5, q4, q3, q2 or mxfp4")
+    parser.add_argument("--quantization", metavar="TYPE", help="round the weights: q8 q6 q5 q4 q3 q2 mxfp4")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (default: auto)")
     rows = parser.add_argument_group("what is measured; each list may be `none`")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from qwench.cli.engine import add_engine_flags, add_model_argument, running
 from qwench.cli.results import ResultFile
 from qwench.errors import Overloaded, QwenchError, RequestError, UsageError
+from qwench.fault import fault
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
@@ -139,22 +140,19 @@ class Batch:
     def _lines(self) -> Iterator[Line]:
         """The requests still to be answered; lines that are none become error results on the way."""
         ids: dict[str, int] = {}
-        with self.source.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                if not raw.strip():
+        for number, raw in _raw_lines(self.source):
+            self.seen += 1
+            record: dict[str, Any] = {}
+            try:
+                record = _parse(raw, number)
+                custom_id = _custom_id(record, number, ids)
+                if custom_id in self.results.answered:
+                    self.skipped += 1
                     continue
-                self.seen += 1
-                record: dict[str, Any] = {}
-                try:
-                    record = _parse(raw, number)
-                    custom_id = _custom_id(record, number, ids)
-                    if custom_id in self.results.answered:
-                        self.skipped += 1
-                        continue
-                    yield _line(record, custom_id, number)
-                except RequestError as error:
-                    told = record.get("custom_id")
-                    self._refuse(told if isinstance(told, str) else None, error)
+                yield _line(record, custom_id, number)
+            except RequestError as error:
+                told = record.get("custom_id")
+                self._refuse(told if isinstance(told, str) else None, error)
 
     async def _work(self, lines: Iterator[Line]) -> None:
         for line in lines:
@@ -240,15 +238,23 @@ def _tokens(answer: Answer) -> int:
     return sum(choice.num_tokens for choice in answer.choices)
 
 
-def _count_lines(path: Path) -> int:
-    """How many requests the file holds. Raises UsageError if it cannot be read."""
+def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers. Raises UsageError where the file cannot be read."""
     try:
         with path.open("rb") as file:
-            total = sum(1 for line in file if line.strip())
+            for number, raw in enumerate(file, start=1):
+                fault("read.requests")
+                if raw.strip():
+                    yield number, raw
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read ({error.strerror}); give a file of requests, one JSON a line."
         ) from None
+
+
+def _count_lines(path: Path) -> int:
+    """How many requests the file holds. Raises UsageError if it cannot be read."""
+    total = sum(1 for _ in _raw_lines(path))
     if not total:
         raise UsageError(f"{path} has no requests; give one JSON object a line.")
     return total
@@ -257,15 +263,12 @@ def _count_lines(path: Path) -> int:
 def _all_answered(path: Path, answered: set[str]) -> bool:
     """Whether there is nothing left to do, not even a broken line to be told; then no model is needed."""
     ids: dict[str, int] = {}
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if not raw.strip():
-                continue
-            try:
-                if _custom_id(_parse(raw, number), number, ids) not in answered:
-                    return False
-            except RequestError:
+    for number, raw in _raw_lines(path):
+        try:
+            if _custom_id(_parse(raw, number), number, ids) not in answered:
                 return False
+        except RequestError:
+            return False
     return True
 
 

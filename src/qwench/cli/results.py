@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from qwench.errors import OutputError
+from qwench.fault import fault
 
 BEGIN = b'{"id":"batch_req_'
 
@@ -32,6 +33,7 @@ class ResultFile:
         if path.is_file():
             self._take_over()
         try:
+            fault("write.results")
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
             raise OutputError(f"{path} cannot be written ({error.strerror}); give another file with -o.") from None
@@ -52,6 +54,7 @@ class ResultFile:
         done = 0
         try:
             while done < len(line):
+                fault("write.results")
                 done += os.write(self._file, line[done:])
         except OSError as error:
             with contextlib.suppress(OSError):  # a device has no length to cut
@@ -69,6 +72,7 @@ class ResultFile:
         spare = self.path.with_name(f"{self.path.name}.part")
         try:
             clean = True
+            fault("write.results")
             with spare.open("wb") as kept:
                 for line, custom_id in self._lines():
                     if custom_id is None or custom_id in self.answered:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from qwench.cli.engine import add_engine_flags, add_model_argument, engine_config
 from qwench.errors import QwenchError, UsageError
 from qwench.family import PUBLISHED
+from qwench.fault import fault
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
@@ -88,6 +89,7 @@ def bind(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        fault("listen")
         listener.bind(address)
         listener.listen(BACKLOG)  # only listening makes sure that nobody else has the port
     except OSError as error:

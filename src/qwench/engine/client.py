@@ -11,6 +11,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -148,7 +149,7 @@ class EngineClient:
         assert self._thread is None, "the engine was started already"
         if vocabulary is not None:
             self.vocabulary = vocabulary
-        self._thread = threading.Thread(target=self._run, name="qwench-engine", daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="qwench-engine", daemon=True)
         self._thread.start()
 
     def wait_ready(self, timeout: float | None = None) -> None:

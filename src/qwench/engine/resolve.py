@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from qwench.cache.storage import CacheSpec
-from qwench.config import EngineConfig, ModelConfig
+from qwench.config import QUANTIZATIONS, EngineConfig, ModelConfig
 from qwench.device import available_memory
 from qwench.errors import UsageError
+from qwench.model.parameters import declare
 from qwench.ops.kernels import native_usable
 from qwench.ops.native import instruction_sets
+from qwench.ops.quantised import WeightType
+from qwench.ops.store import Kind
+from qwench.weights.recipe import kinds_for
+from qwench.weights.source import memory_bytes
 
 DEFAULT_SEQUENCES = 16
 # Below this many parameters a step is bound by overhead, not by bandwidth, and fp32 is as fast as BF16 and exact.
@@ -65,21 +73,21 @@ def resolve_device(config: EngineConfig) -> Choice:
     return Choice("device", config.device, "as asked")
 
 
-def resolve_dtype(config: EngineConfig, model: ModelConfig, num_parameters: int, device: str) -> Choice:
-    """The type of weights and activations."""
+def resolve_dtype(config: EngineConfig, model: ModelConfig) -> Choice:
+    """The type of activations, and of weights that are not quantised."""
     if config.dtype != "auto":
         return Choice("dtype", config.dtype, "as asked")
-    if num_parameters < SMALL_MODEL:
+    if num_parameters(model) < SMALL_MODEL:
         return Choice("dtype", "float32", "a small model is exact at no cost in speed")
-    if device == "cpu" and not _has_bf16():
+    if resolve_device(config).value == "cpu" and not _has_bf16():
         return Choice("dtype", "float32", "this CPU has no BF16 arithmetic")
     stored = model.dtype if model.dtype in DTYPES else "bfloat16"
     return Choice("dtype", stored, "as in the checkpoint")
 
 
-def resolve_threads(num_parameters: int) -> Choice:
+def resolve_threads(model: ModelConfig) -> Choice:
     """Threads of one operation. Waiting for a second one costs a small model far more than it brings on a busy CPU."""
-    if num_parameters < SMALL_MODEL:
+    if num_parameters(model) < SMALL_MODEL:
         return Choice("threads", "1", "a small model")
     return Choice("threads", str(torch.get_num_threads()), "one per core, or OMP_NUM_THREADS")
 
@@ -98,16 +106,16 @@ def resolve_kernels(device: str, dtype: torch.dtype) -> tuple[str | None, Choice
     return asked, Choice("kernels", f"native {asked}", "as asked")
 
 
-def resolve(config: EngineConfig, model: ModelConfig, num_parameters: int) -> Resolved:
-    """Decide everything for a model of ``num_parameters``. Raises UsageError where the operator's choices collide."""
+def resolve(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind]) -> Resolved:
+    """Decide everything for weights of ``kinds``. Raises UsageError where the operator's choices collide."""
     device = resolve_device(config)
-    dtype = resolve_dtype(config, model, num_parameters, device.value)
-    threads = resolve_threads(num_parameters)
+    dtype = resolve_dtype(config, model)
+    threads = resolve_threads(model)
     torch_dtype = DTYPES[dtype.value]
     isa, kernels = resolve_kernels(device.value, torch_dtype)
     spec = CacheSpec.of(model, torch_dtype)
     sequences = config.max_num_seqs or DEFAULT_SEQUENCES
-    memory = _cache_memory(config, device.value, num_parameters * torch_dtype.itemsize)
+    memory = _cache_memory(config, device.value, model, kinds)
     wanted = config.max_model_len or model.max_positions
     if wanted > model.max_positions:
         raise UsageError(
@@ -131,6 +139,7 @@ def resolve(config: EngineConfig, model: ModelConfig, num_parameters: int) -> Re
     choices = (
         device,
         dtype,
+        resolve_weights(config, model, kinds),
         threads,
         Choice("max_model_len", f"{fits:,}", window),
         Choice("max_num_seqs", str(sequences), "as asked" if config.max_num_seqs else "default"),
@@ -140,11 +149,29 @@ def resolve(config: EngineConfig, model: ModelConfig, num_parameters: int) -> Re
     return Resolved(device.value, torch_dtype, int(threads.value), fits, sequences, num_pages, isa, choices)
 
 
-def _cache_memory(config: EngineConfig, device: str, weight_bytes: int) -> int:
+def num_parameters(model: ModelConfig) -> int:
+    return sum(math.prod(spec.shape) for spec in declare(model).values())
+
+
+def resolve_weights(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind]) -> Choice:
+    """How the weights are kept: the share of each type, and what that comes to."""
+    specs = declare(model)
+    counts = Counter[str]()
+    for name, spec in specs.items():
+        kind = kinds[name]
+        counts[kind.name if isinstance(kind, WeightType) else str(kind).removeprefix("torch.")] += math.prod(spec.shape)
+    total, size = counts.total(), memory_bytes(model, kinds)
+    shares = ", ".join(f"{name} {count / total:.0%}" for name, count in counts.most_common() if count / total >= 0.005)
+    value = f"{_size(size)}, {8 * size / total:.2f} bits each: {shares}"
+    return Choice("weights", value, f"{config.quantization} as asked" if config.quantization else "as stored")
+
+
+def _cache_memory(config: EngineConfig, device: str, model: ModelConfig, kinds: Mapping[str, Kind]) -> int:
     """Bytes for pages and states: the operator's figure, or a share of what is free once the weights are in.
 
-    Raises UsageError where the weights themselves do not fit.
+    Raises UsageError where the weights themselves do not fit, with the quantization under which they would.
     """
+    weight_bytes = memory_bytes(model, kinds)
     if device.startswith("cuda"):
         free, total = torch.cuda.mem_get_info(device)
         free -= int((1 - config.gpu_memory_utilization) * total)
@@ -152,14 +179,27 @@ def _cache_memory(config: EngineConfig, device: str, weight_bytes: int) -> int:
         free = available_memory()
     if weight_bytes > free:
         raise UsageError(
-            f"the weights take {_size(weight_bytes)} and {_size(max(free, 0))} of {device} memory is free; take a "
-            "smaller model or a smaller dtype.",
+            f"the weights take {_size(weight_bytes)} and {_size(max(free, 0))} of {device} memory is free; "
+            f"{_what_fits(config, model, kinds, free)}.",
             param="model",
         )
     if config.memory is not None:
         return config.memory
     # On a CPU the rest is for activations and for the machine's owner.
     return free - weight_bytes if device.startswith("cuda") else (free - weight_bytes) // 4
+
+
+def _what_fits(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind], free: int) -> str:
+    """The advice to who has only ``free`` bytes: the finest quantization that leaves some room, if there is one."""
+    stored_so = config.quantization is None and any(isinstance(kind, WeightType) for kind in kinds.values())
+    dtype = kinds["final_norm"]
+    assert isinstance(dtype, torch.dtype)
+    sizes = {name: memory_bytes(model, kinds_for(model, name, dtype)) for name in QUANTIZATIONS}
+    fitting = [name for name in sizes if sizes[name] <= 0.9 * free]
+    if stored_so or not fitting:
+        return "take a smaller model"
+    best = max(fitting, key=lambda name: sizes[name])
+    return f"quantization {best} needs {_size(sizes[best])}"
 
 
 def _has_bf16() -> bool:

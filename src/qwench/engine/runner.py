@@ -11,6 +11,7 @@ from qwench.engine.batching import build_batch
 from qwench.engine.request import TokenLogprob
 from qwench.engine.sampling import sample, token_logprobs
 from qwench.engine.scheduler import RowResult, Step, StepRow
+from qwench.fault import fault
 from qwench.model.batch import Batch, CacheTensors
 
 NOT_FINITE = "the model gave logits that are no finite numbers: damaged weights, or an overflow of float16"
@@ -34,6 +35,7 @@ class Runner:
     @torch.inference_mode()
     def run(self, step: Step) -> list[RowResult]:
         """Compute every row of the step; rows that sample get a token, or an error if their logits are no numbers."""
+        fault("memory.step")
         self.storage.reset(step.fresh_slots)
         logits = self.model.forward(build_batch(step, self.page_size, self.device), self.storage)
         logits = logits[:, : self.usable_tokens]
@@ -50,7 +52,9 @@ class Runner:
                 last_logits.append(start - 1)
                 sampling_rows.append(index)
         if sampling_rows:
-            self._sample(logits[last_logits], step, sampling_rows, results)
+            if len(last_logits) < len(logits):  # a copy of a vocabulary for every row costs as much as choosing from it
+                logits = logits[last_logits]
+            self._sample(logits, step, sampling_rows, results)
         return results
 
     def _sample(self, logits: torch.Tensor, step: Step, indices: list[int], results: list[RowResult]) -> None:

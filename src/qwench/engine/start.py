@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,34 +12,46 @@ import torch
 from qwench.cache.pool import Pool
 from qwench.cache.storage import CacheSpec, Storage
 from qwench.config import EngineConfig, ModelConfig
+from qwench.device import memory_for
 from qwench.engine.core import Engine
 from qwench.engine.request import Vocabulary
-from qwench.engine.resolve import Choice, Resolved, resolve
+from qwench.engine.resolve import DTYPES, Choice, Resolved, resolve, resolve_dtype
 from qwench.engine.runner import Runner
 from qwench.engine.scheduler import Scheduler
 from qwench.model.parameters import declare
 from qwench.model.qwen import Qwen
-from qwench.ops.kernels import make_kernels
-from qwench.weights.load import UnusedTensor, load
+from qwench.ops.kernels import Kernels, make_kernels
+from qwench.ops.store import Kind, Plan
+from qwench.weights.load import open_weights
+from qwench.weights.random import RandomSource
+from qwench.weights.recipe import kinds_for
+from qwench.weights.source import Progress, UnusedTensor, WeightSource
+
+MATRICES = ("table", "matrix", "experts")
 
 
-def resolve_for(config: EngineConfig, model: ModelConfig) -> Resolved:
-    """The settings ``config`` comes to for ``model`` on this machine."""
-    return resolve(config, model, sum(math.prod(spec.shape) for spec in declare(model).values()))
+def resolve_for(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind] | None = None) -> Resolved:
+    """The settings ``config`` comes to for ``model``, whose weights will be of ``kinds``, on this machine."""
+    dtype = DTYPES[resolve_dtype(config, model).value]
+    return resolve(config, model, kinds or kinds_for(model, config.quantization, dtype))
 
 
 def load_engine(
-    config: EngineConfig,
-    model: ModelConfig,
-    folder: Path,
-    vocabulary: Vocabulary,
-    progress: Callable[[int, int], None],
+    config: EngineConfig, model: ModelConfig, folder: Path, vocabulary: Vocabulary, progress: Progress
 ) -> tuple[Engine, Resolved]:
     """The engine of the checkpoint in ``folder``; ``progress`` is told bytes loaded and bytes in all."""
+    dtype = DTYPES[resolve_dtype(config, model).value]
+    source = open_weights(folder, model, dtype, config.quantization)
+    resolved = resolve_for(config, model, source.kinds)
+    resolved = replace(resolved, choices=resolved.choices + tuple(_unused(source.unused)))
+    return assemble(config, model, resolved, source, vocabulary, progress), resolved
+
+
+def random_engine(config: EngineConfig, model: ModelConfig, vocabulary: Vocabulary) -> tuple[Engine, Resolved]:
+    """The engine of a shape without a checkpoint, over random weights."""
     resolved = resolve_for(config, model)
-    loaded = load(folder, model, device=resolved.device, dtype=resolved.dtype, progress=progress)
-    resolved = replace(resolved, choices=resolved.choices + tuple(_unused(loaded.unused)))
-    return assemble(config, model, resolved, loaded.tensors, vocabulary), resolved
+    source = RandomSource(model, kinds_for(model, config.quantization, resolved.dtype), config.seed)
+    return assemble(config, model, resolved, source, vocabulary), resolved
 
 
 def _unused(tensors: Sequence[UnusedTensor]) -> Iterator[Choice]:
@@ -54,22 +65,24 @@ def assemble(
     config: EngineConfig,
     model: ModelConfig,
     resolved: Resolved,
-    tensors: dict[str, torch.Tensor],
+    source: WeightSource,
     vocabulary: Vocabulary,
+    progress: Progress | None = None,
 ) -> Engine:
-    """An engine over tensors that are already there (loaded, or random for a benchmark); ``tensors`` is emptied.
+    """An engine over the weights of ``source``.
 
     Call it on the thread that will step the engine: torch keeps the number of threads per calling thread.
     """
     torch.set_num_threads(resolved.threads)
     spec = CacheSpec.of(model, resolved.dtype)
-    storage = Storage(
-        spec,
-        num_pages=resolved.num_pages,
-        page_size=config.page_size,
-        num_slots=resolved.max_num_seqs,
-        device=resolved.device,
-    )
+    with memory_for("cache", "lower max_model_len or max_num_seqs, or give less with memory"):
+        storage = Storage(
+            spec,
+            num_pages=resolved.num_pages,
+            page_size=config.page_size,
+            num_slots=resolved.max_num_seqs,
+            device=resolved.device,
+        )
     scheduler = Scheduler(
         Pool(resolved.num_pages),
         Pool(resolved.max_num_seqs),
@@ -77,5 +90,31 @@ def assemble(
         max_step_tokens=config.max_step_tokens,
     )
     kernels = make_kernels(resolved.isa, resolved.threads)
-    runner = Runner(Qwen(model, tensors, kernels), storage, page_size=config.page_size, usable_tokens=vocabulary.size)
+    with memory_for("weights", "take a smaller model or a smaller quantization"):
+        language_model = build_model(model, source, kernels, device=resolved.device, progress=progress)
+    runner = Runner(language_model, storage, page_size=config.page_size, usable_tokens=vocabulary.size)
     return Engine(scheduler, runner)
+
+
+def build_model(
+    config: ModelConfig,
+    source: WeightSource,
+    kernels: Kernels,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Qwen:
+    """The model over the weights of ``source``, each piece laid out for ``kernels`` and freed before the next comes."""
+    shapes = {name: spec.shape for name, spec in declare(config).items() if spec.kind in MATRICES}
+    dtype = source.kinds["final_norm"]
+    assert isinstance(dtype, torch.dtype)
+    store = kernels.store(Plan(shapes, {name: source.kinds[name] for name in shapes}, dtype, device))
+    vectors: dict[str, torch.Tensor] = {}
+    for part, value in source.parts(progress):
+        if part.name in shapes:
+            store.put(part.name, part.expert, value)
+        else:
+            assert isinstance(value, torch.Tensor)
+            vectors[part.name] = value.to(device)
+        del value  # a name would keep it while the next piece is read
+    return Qwen(config, store.finish(), vectors, kernels)

@@ -5,13 +5,15 @@ Packed low-bit types join here, and nothing above this file mentions bits.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from qwench.ops.activation import silu_multiply
-from qwench.ops.native import Native, PackedMatrix
+from qwench.ops.native import Native, PackedExperts, PackedMatrix
+from qwench.ops.quantised import Codes, dequantise, quantised_linear
 
 
 @dataclass(frozen=True)
@@ -26,38 +28,64 @@ class Dense:
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """A quantised weight for the references: one matrix, or one for each expert; ``dtype`` of activations."""
+
+    matrices: tuple[Codes, ...]
+    dtype: torch.dtype
+
+    def expert(self, index: int) -> Quantised:
+        """[out, in] of one expert."""
+        return Quantised(self.matrices[index : index + 1], self.dtype)
+
+
+@dataclass(frozen=True)
 class Packed:
-    """An unquantised weight in the native kernels' layout: one matrix, or one for each expert."""
+    """A weight of any type in the native kernels' layout: one matrix, or one for each expert."""
 
     native: Native
     matrices: tuple[PackedMatrix, ...]
+    dtype: torch.dtype
 
     def expert(self, index: int) -> Packed:
         """[out, in] of one expert."""
-        return Packed(self.native, self.matrices[index : index + 1])
+        return Packed(self.native, self.matrices[index : index + 1], self.dtype)
+
+    @functools.cached_property
+    def experts(self) -> PackedExperts:
+        """All matrices, as the kernel for experts reads them."""
+        return PackedExperts(self.matrices)
 
 
-Weight = Dense | Packed
+Weight = Dense | Quantised | Packed
 
 
 def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
     """x [T, in] times weight [out, in] transposed: [T, out] in x's type."""
     if isinstance(weight, Packed):
         return weight.native.linear(x, weight.matrices[0])
+    if isinstance(weight, Quantised):
+        return quantised_linear(x, weight.matrices[0])
     return F.linear(x, weight.data)
 
 
 def embed(token_ids: torch.Tensor, table: Weight) -> torch.Tensor:
     """Rows [T, H] of the table [V, H] for token_ids [T]."""
     if isinstance(table, Packed):
-        return table.native.unpack_rows(table.matrices[0], token_ids)
+        return table.native.unpack_rows(table.matrices[0], token_ids, table.dtype)
+    if isinstance(table, Quantised):
+        return dequantise(table.matrices[0].rows(token_ids)).to(table.dtype)
     return F.embedding(token_ids, table.data)
 
 
 def route(logits: torch.Tensor, experts_per_token: int, *, normalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Router logits [T, E] to (weights [T, k] fp32, expert ids [T, k]): softmax over all experts, then the top k."""
+    """Router logits [T, E] to (weights [T, k] fp32, expert ids [T, k]): softmax over all experts, then the top k.
+
+    Among experts that are equally probable the lower number is taken: logits of 16 bits are often equal.
+    """
     probabilities = torch.softmax(logits.float(), dim=-1)
-    weights, experts = torch.topk(probabilities, experts_per_token, dim=-1)
+    weights, experts = torch.sort(probabilities, dim=-1, descending=True, stable=True)
+    weights, experts = weights[:, :experts_per_token], experts[:, :experts_per_token]
     if normalise:
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return weights, experts

@@ -9,35 +9,98 @@ from __future__ import annotations
 import ctypes
 import functools
 import weakref
-from collections.abc import Mapping
-from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
+from collections.abc import Mapping, Sequence
+from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
+from qwench.fault import fault
+from qwench.ops.quantised import Codes, WeightType
 from qwench.ops.rows import Rows
 
-INTERFACE = 1  # QW_INTERFACE of the header these declarations were written from
+INTERFACE = 2  # QW_INTERFACE of the header these declarations were written from
 TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}  # QW_F32, QW_BF16
+SCALE_TYPES: Mapping[torch.dtype, int] = {torch.bfloat16: 1, torch.float16: 2}  # QW_BF16, QW_F16
+CODES = 3  # QW_CODES
 DELTA_WIDTH = 256  # QW_DELTA_WIDTH
 ATTENTION_WIDTH = 256  # QW_ATTENTION_WIDTH
 ALIGNMENT = 64
+PACKED_ROWS = 64  # rows of a matrix that are packed side by side: where it may be cut
+LEAD_BYTES = 64  # before the rows of a quantised matrix
 FILE = Path(__file__).with_name("libqwench.so")
+
+
+class WeightTypeNumbers(ctypes.Structure):
+    """qw_weight_type"""
+
+    _fields_ = (
+        ("element", c_int32),
+        ("bits", c_int32),
+        ("block", c_int32),
+        ("zero", c_int32),
+        ("scale_type", c_int32),
+        ("nested", c_int32),
+        ("has_min", c_int32),
+        ("has_table", c_int32),
+        ("table", c_int8 * 16),
+    )
+
+
+class WeightArguments(ctypes.Structure):
+    """qw_weight"""
+
+    _fields_ = (
+        ("type", c_void_p),
+        ("packed", c_void_p),
+        ("out", c_int64),
+        ("in", c_int64),
+    )
+
+
+class CodesArguments(ctypes.Structure):
+    """qw_codes"""
+
+    _fields_ = (
+        ("type", c_void_p),
+        ("out", c_int64),
+        ("in", c_int64),
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("mins", c_void_p),
+        ("super_scales", c_void_p),
+        ("super_mins", c_void_p),
+        ("factor", c_float),
+    )
+
+
+class UnpackArguments(ctypes.Structure):
+    """qw_unpack_arguments"""
+
+    _fields_ = (
+        ("weight", c_void_p),
+        ("count", c_int64),
+        ("rows", c_void_p),
+        ("type", c_int32),
+        ("target", c_void_p),
+        ("target_stride", c_int64),
+    )
 
 
 class LinearArguments(ctypes.Structure):
     """qw_linear_arguments"""
 
     _fields_ = (
+        ("weight", c_void_p),
         ("tokens", c_int64),
-        ("in", c_int64),
-        ("out", c_int64),
-        ("weight_type", c_int32),
         ("type", c_int32),
-        ("packed", c_void_p),
         ("x", c_void_p),
+        ("rows", c_void_p),
         ("x_stride", c_int64),
+        ("residual", c_void_p),
+        ("residual_stride", c_int64),
         ("y", c_void_p),
         ("y_stride", c_int64),
     )
@@ -101,13 +164,43 @@ class AttentionArguments(ctypes.Structure):
         ("num_pages", c_int64),
         ("type", c_int32),
         ("scale", c_float),
-        ("query", c_void_p),
-        ("keys", c_void_p),
-        ("values", c_void_p),
+        ("starts", c_void_p),
+        ("contexts", c_void_p),
         ("page_table", c_void_p),
         ("page_stride", c_int64),
-        ("contexts", c_void_p),
+        ("kv_slots", c_void_p),
+        ("query", c_void_p),
+        ("query_stride", c_int64),
+        ("key", c_void_p),
+        ("key_stride", c_int64),
+        ("value", c_void_p),
+        ("value_stride", c_int64),
+        ("keys", c_void_p),
+        ("values", c_void_p),
         ("output", c_void_p),
+        ("output_stride", c_int64),
+    )
+
+
+class ExpertsArguments(ctypes.Structure):
+    """qw_experts_arguments"""
+
+    _fields_ = (
+        ("tokens", c_int64),
+        ("hidden", c_int64),
+        ("width", c_int64),
+        ("experts", c_int64),
+        ("chosen", c_int64),
+        ("normalise", c_int32),
+        ("type", c_int32),
+        ("gate_up", c_void_p),
+        ("down", c_void_p),
+        ("x", c_void_p),
+        ("x_stride", c_int64),
+        ("logits", c_void_p),
+        ("logits_stride", c_int64),
+        ("y", c_void_p),
+        ("y_stride", c_int64),
     )
 
 
@@ -119,16 +212,17 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_close": (None, (c_void_p,)),
     "qw_memory_map": (c_void_p, (c_int64,)),
     "qw_memory_unmap": (None, (c_void_p, c_int64)),
-    "qw_packed_bytes": (c_int64, (c_int32, c_int64, c_int64)),
+    "qw_packed_bytes": (c_int64, (POINTER(WeightTypeNumbers), c_int64, c_int64)),
     "qw_pack": (None, (c_void_p, c_int32, c_int64, c_int64, c_void_p, c_int64, c_void_p)),
-    "qw_unpack_rows": (
-        c_int32,
-        (c_void_p, c_int32, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64),
-    ),
+    "qw_pack_codes": (c_int32, (c_void_p, POINTER(CodesArguments), c_void_p)),
+    "qw_unpack_rows": (c_int32, (c_void_p, POINTER(UnpackArguments))),
     "qw_linear": (c_int32, (c_void_p, POINTER(LinearArguments))),
+    "qw_linear_many": (c_int32, (c_void_p, POINTER(LinearArguments), c_int64)),
     "qw_rms_norm": (None, (c_void_p, POINTER(NormArguments))),
     "qw_delta_net": (c_int32, (c_void_p, POINTER(DeltaArguments))),
-    "qw_attention_step": (c_int32, (c_void_p, POINTER(AttentionArguments))),
+    "qw_attention": (c_int32, (c_void_p, POINTER(AttentionArguments))),
+    "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
+    "qw_run": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p)),
     "qw_limits": (c_char_p, ()),
     "qw_limit_run": (c_int64, (c_void_p, c_char_p, c_int32, c_int64)),
     "qw_limit_read": (c_int64, (c_void_p, c_int32, c_void_p, c_int64)),
@@ -138,6 +232,7 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
 @functools.cache
 def load_library(file: Path = FILE) -> ctypes.CDLL:
     """The library with its functions declared. Raises OSError with the reason where it cannot be used."""
+    fault("library.open")
     library = ctypes.CDLL(str(file))
     for name, (returned, taken) in DECLARATIONS.items():
         function = getattr(library, name, None)
@@ -160,7 +255,14 @@ def require_equal(operation: str, dimension: str, **sizes: int) -> None:
         raise ValueError(f"{operation}: {dimension} is {told}")
 
 
-def type_of(operation: str, **tensors: torch.Tensor) -> int:
+class Typed(Protocol):
+    """A tensor, or what stands for one."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def type_of(operation: str, **tensors: Typed) -> int:
     """The element type that all ``tensors`` share, as the library's number. Raises ValueError naming what differs."""
     kinds = {tensor.dtype for tensor in tensors.values()}
     if len(kinds) > 1 or not kinds <= TYPES.keys():
@@ -190,15 +292,63 @@ class Arena:
         return address
 
 
+Element = WeightType | torch.dtype  # what a packed matrix is made of: codes, or elements as they are
+
+
 @dataclass(frozen=True)
 class PackedMatrix:
-    """[out, in] of ``dtype`` at ``address`` in ``arena``, in the layout of csrc/packed.h."""
+    """[out, in] of ``type`` at ``address`` in ``arena``, in the layout of csrc/packed.h or csrc/quantised.h."""
 
     arena: Arena
     address: int
     out: int
     width: int  # in
-    dtype: torch.dtype
+    type: Element
+
+    @functools.cached_property
+    def weight(self) -> WeightArguments:
+        """What the library is told of it."""
+        return WeightArguments(ctypes.addressof(weight_type_numbers(self.type)), self.address, self.out, self.width)
+
+
+@dataclass(frozen=True)
+class LinearInput:
+    """One layer of many: x [T, in] times ``matrix`` transposed, plus ``residual`` [T, out]."""
+
+    x: torch.Tensor
+    matrix: PackedMatrix
+    residual: torch.Tensor | None = None
+
+
+def address_of(matrix: PackedMatrix) -> int:
+    """Of what the library is told of the matrix: good as long as the matrix lives."""
+    return ctypes.addressof(matrix.weight)
+
+
+@dataclass(frozen=True)
+class PackedExperts:
+    """Packed matrices of one shape, one for each expert."""
+
+    matrices: tuple[PackedMatrix, ...]
+
+    @functools.cached_property
+    def weights(self) -> ctypes.Array[WeightArguments]:
+        """What the library is told of them, side by side: good as long as the matrices live."""
+        return (WeightArguments * len(self.matrices))(*(matrix.weight for matrix in self.matrices))
+
+
+@functools.cache  # also because structures hold its address: each stays where it is
+def weight_type_numbers(kind: Element) -> WeightTypeNumbers:
+    """A weight type as the library knows it. Raises ValueError for elements it does not have."""
+    if isinstance(kind, torch.dtype):
+        if kind not in TYPES:
+            raise ValueError(f"weights of {kind} cannot be packed")
+        return WeightTypeNumbers(TYPES[kind])
+    table = (c_int8 * 16)(*(kind.table or ()))
+    return WeightTypeNumbers(
+        CODES, kind.bits, kind.block, kind.zero, SCALE_TYPES[kind.scale_dtype], kind.nested, kind.has_min,
+        kind.table is not None, table,
+    )  # fmt: skip
 
 
 class Native:
@@ -212,45 +362,92 @@ class Native:
             raise ValueError(f"no context for {isa} with {threads} threads; this processor runs {instruction_sets()}")
         weakref.finalize(self, self._library.qw_close, self._context)
 
-    def packed_bytes(self, dtype: torch.dtype, out: int, width: int) -> int:
-        """Bytes of a packed [out, width], whole cache lines."""
-        size: int = self._library.qw_packed_bytes(TYPES[dtype], out, width)
+    def packed_bytes(self, kind: Element, out: int, width: int) -> int:
+        """Bytes of a packed [out, width], whole cache lines. Raises ValueError for a type without kernels."""
+        size: int = self._library.qw_packed_bytes(weight_type_numbers(kind), out, width)
+        if size < 0:
+            raise ValueError(f"weights of type {kind} cannot be packed")
         return -(-size // ALIGNMENT) * ALIGNMENT
+
+    def reserve(self, kind: Element, out: int, width: int, arena: Arena) -> PackedMatrix:
+        """Room for a matrix whose rows are packed later."""
+        return PackedMatrix(arena, arena.take(self.packed_bytes(kind, out, width)), out, width, kind)
 
     def pack(self, weight: torch.Tensor, arena: Arena) -> PackedMatrix:
         """A copy of weight [out, in] in the kernels' layout."""
-        code = type_of("pack", weight=weight)
-        weight = _dense_rows(weight)
         out, width = weight.shape
-        address = arena.take(self.packed_bytes(weight.dtype, out, width))
-        self._library.qw_pack(self._context, code, out, width, weight.data_ptr(), weight.stride(0), address)
-        return PackedMatrix(arena, address, out, width, weight.dtype)
+        matrix = self.reserve(weight.dtype, out, width, arena)
+        self.pack_rows(weight, matrix, 0)
+        return matrix
 
-    def unpack_rows(self, matrix: PackedMatrix, rows: torch.Tensor) -> torch.Tensor:
-        """Rows [n] of the matrix: [n, in]. Raises IndexError where one does not exist."""
+    def pack_codes(self, codes: Codes, arena: Arena) -> PackedMatrix:
+        """A copy of a quantised matrix in the kernels' layout."""
+        matrix = self.reserve(codes.type, codes.out, codes.width, arena)
+        self.pack_rows(codes, matrix, 0)
+        return matrix
+
+    def pack_rows(self, rows: torch.Tensor | Codes, matrix: PackedMatrix, first: int) -> None:
+        """Copy ``rows`` to where row ``first`` (a multiple of PACKED_ROWS) of ``matrix`` and the next ones lie."""
+        count, width = (rows.out, rows.width) if isinstance(rows, Codes) else rows.shape
+        require_equal("pack", "in", rows=width, matrix=matrix.width)
+        assert first % PACKED_ROWS == 0, f"rows are packed in groups of {PACKED_ROWS}"
+        assert first + count <= matrix.out, f"rows {first} to {first + count} of {matrix.out}"
+        address = matrix.address + (self.packed_bytes(matrix.type, first, width) if first else 0)
+        if isinstance(rows, Codes):
+            assert rows.type == matrix.type
+            self._pack_codes(rows, address, lead=LEAD_BYTES if first else 0)
+            return
+        assert rows.dtype == matrix.type
+        rows = _dense_rows(rows)
+        code = type_of("pack", weight=rows)
+        self._library.qw_pack(self._context, code, count, width, rows.data_ptr(), rows.stride(0), address)
+
+    def _pack_codes(self, rows: Codes, address: int, lead: int) -> None:
+        """Pack at ``address``. The factor in front of a matrix is written in front of later rows too, onto the last
+        ``lead`` bytes of the rows before them, which are put back."""
+        parts = (rows.codes, rows.scales, rows.mins, rows.super_scales, rows.super_mins)
+        whole = [None if part is None else part.contiguous() for part in parts]
+        arguments = CodesArguments(
+            ctypes.addressof(weight_type_numbers(rows.type)), rows.out, rows.width,
+            *(None if part is None else part.data_ptr() for part in whole), rows.factor,
+        )  # fmt: skip
+        kept = ctypes.string_at(address - lead, lead)
+        self._library.qw_pack_codes(self._context, arguments, address - lead)
+        ctypes.memmove(address - lead, kept, lead)
+
+    def unpack_rows(self, matrix: PackedMatrix, rows: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Rows [n] of the matrix: [n, in] in ``dtype``, without one in the matrix's own (fp32 of codes).
+
+        Raises IndexError where a row does not exist.
+        """
+        if dtype is None:
+            dtype = matrix.type if isinstance(matrix.type, torch.dtype) else torch.float32
         rows = rows.to(torch.int64).contiguous()
-        target = torch.empty(len(rows), matrix.width, dtype=matrix.dtype)
-        code = TYPES[matrix.dtype]
-        status = self._library.qw_unpack_rows(
-            self._context, code, matrix.out, matrix.width, matrix.address, rows.data_ptr(), len(rows),
+        target = torch.empty(len(rows), matrix.width, dtype=dtype)
+        arguments = UnpackArguments(
+            address_of(matrix), len(rows), rows.data_ptr(), type_of("unpack_rows", target=target),
             target.data_ptr(), matrix.width,
         )  # fmt: skip
-        if status:
+        if self._library.qw_unpack_rows(self._context, arguments):
             raise IndexError(f"unpack_rows: a row of {rows.tolist()} is not among the {matrix.out} there are")
         return target
 
     def linear(self, x: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
         """x [T, in] times the matrix transposed: [T, out] in x's type."""
-        require_equal("linear", "in", x=x.shape[1], weight=matrix.width)
-        x = _dense_rows(x)
-        y = torch.empty(x.shape[0], matrix.out, dtype=x.dtype)
-        arguments = LinearArguments(
-            x.shape[0], matrix.width, matrix.out, TYPES[matrix.dtype], type_of("linear", x=x),
-            matrix.address, x.data_ptr(), x.stride(0), y.data_ptr(), matrix.out,
-        )  # fmt: skip
-        if self._library.qw_linear(self._context, arguments):
-            raise MemoryError(f"linear: {x.shape[0]} tokens of {matrix.width} do not fit into memory")
-        return y
+        return self.linear_many([LinearInput(x, matrix)])[0]
+
+    def linear_many(self, layers: Sequence[LinearInput]) -> list[torch.Tensor]:
+        """Layers that do not read one another's results, as one job: [T, out] of each in its x's type.
+
+        A residual is added to the rounded product. Neighbours with the same x share what is done to it.
+        """
+        kept = [LinearInput(_dense_rows(layer.x), layer.matrix, layer.residual) for layer in layers]
+        outputs = [torch.empty(len(layer.x), layer.matrix.out, dtype=layer.x.dtype) for layer in kept]
+        arguments = (LinearArguments * len(kept))(*(map(_linear_arguments, kept, outputs)))
+        if self._library.qw_linear_many(self._context, arguments, len(kept)):
+            told = ", ".join(f"{len(layer.x)} tokens of {layer.matrix.width}" for layer in kept)
+            raise MemoryError(f"linear: {told} do not fit into memory")
+        return outputs
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float) -> torch.Tensor:
         """x [..., D] normalised and scaled by weight [D] + offset."""
@@ -271,32 +468,113 @@ class Native:
         status: int = self._library.qw_delta_net(self._context, arguments)
         return status == 0
 
-    def attention_step(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """The rows' single tokens [R, H, D] attend to the cache [tokens, K, D], which holds them already: [R, H, D]."""
-        require_equal("attention_step", "head_dim", query=query.shape[2], keys=keys.shape[2], values=values.shape[2])
-        require_equal("attention_step", "kv_heads", keys=keys.shape[1], values=values.shape[1])
-        require_equal("attention_step", "tokens", keys=len(keys), values=len(values))
-        require_equal("attention_step", "rows", query=len(query), page_table=len(rows.page_table))
-        require_equal("attention_step", "heads beyond whole groups", query=query.shape[1] % keys.shape[1], needed=0)
-        code = type_of("attention_step", query=query, keys=keys, values=values)
-        assert keys.is_contiguous()
-        assert values.is_contiguous()
-        assert query.shape[2] <= ATTENTION_WIDTH, f"attention_step: heads are at most {ATTENTION_WIDTH} wide"
-        query, table = query.contiguous(), rows.page_table.to(torch.int64).contiguous()
-        output = torch.empty_like(query)
+    def attention(
+        self, step: tuple[torch.Tensor, ...], keys: torch.Tensor, values: torch.Tensor, rows: Rows
+    ) -> torch.Tensor:
+        """Stores the step's keys and values and attends: ``step`` are query [T, H, D], key and value [T, K, D].
+
+        keys and values are the cache [tokens, K, D]; the result is [T, H, D].
+        """
+        query, key, value = (_dense_heads(part) for part in step)
+        _check_attention(query, key, value, keys, values, rows)
+        code = type_of("attention", query=query, key=key, value=value, keys=keys, values=values)
+        tokens, heads, width = query.shape
+        table, slots = rows.page_table.to(torch.int64).contiguous(), rows.kv_slots.to(torch.int64).contiguous()
+        output = torch.empty(query.shape, dtype=query.dtype)
         arguments = AttentionArguments(
-            len(query), query.shape[1], keys.shape[1], query.shape[2], rows.page_size, len(keys) // rows.page_size,
-            code, query.shape[2] ** -0.5, query.data_ptr(), keys.data_ptr(), values.data_ptr(), table.data_ptr(),
-            table.shape[1], rows.context_lengths.data_ptr(), output.data_ptr(),
+            len(rows.lengths), heads, keys.shape[1], width, rows.page_size, len(keys) // rows.page_size, code,
+            width**-0.5, rows.starts.data_ptr(), rows.context_lengths.data_ptr(), table.data_ptr(), table.shape[1],
+            slots.data_ptr(), query.data_ptr(), query.stride(0), key.data_ptr(), key.stride(0), value.data_ptr(),
+            value.stride(0), keys.data_ptr(), values.data_ptr(), output.data_ptr(), heads * width,
         )  # fmt: skip
-        status = self._library.qw_attention_step(self._context, arguments)
+        status = self._library.qw_attention(self._context, arguments)
         if status == 1:
             raise IndexError(
-                f"attention_step: contexts {rows.contexts} need pages that {tuple(table.shape)} do not name"
+                f"attention: contexts {rows.contexts} with {rows.lengths} new tokens need pages that "
+                f"{tuple(table.shape)} do not name, or slots beyond the {len(keys)} there are"
             )
         if status:
-            raise MemoryError(f"attention_step: {len(query)} rows do not fit into memory")
+            raise MemoryError(f"attention: {tokens} tokens in {len(rows.lengths)} rows do not fit into memory")
         return output
+
+    def experts(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        weights: tuple[PackedExperts, PackedExperts],
+        experts_per_token: int,
+        *,
+        normalise: bool,
+    ) -> torch.Tensor:
+        """x [T, H] through the experts that the router's logits [T, E] choose: [T, H]. See ops/linear.
+
+        ``weights`` are gate_up, each [2I, H], and down, each [H, I].
+        """
+        gate_up, down = weights
+        same = functools.partial(require_equal, "experts")
+        hidden, width = down.matrices[0].out, down.matrices[0].width
+        same("experts", logits=logits.shape[1], gate_up=len(gate_up.matrices), down=len(down.matrices))
+        same("tokens", x=len(x), logits=len(logits))
+        same("hidden", x=x.shape[1], gate_up=gate_up.matrices[0].width, down=hidden)
+        same("2 * width", gate_up=gate_up.matrices[0].out, down=2 * width)
+        assert 0 < experts_per_token <= logits.shape[1]
+        code = type_of("experts", x=x, logits=logits)
+        x, logits = _dense_rows(x), _dense_rows(logits)
+        y = torch.empty(x.shape, dtype=x.dtype)
+        arguments = ExpertsArguments(
+            len(x), hidden, width, logits.shape[1], experts_per_token, normalise, code,
+            ctypes.addressof(gate_up.weights), ctypes.addressof(down.weights), x.data_ptr(), x.stride(0),
+            logits.data_ptr(), logits.stride(0), y.data_ptr(), hidden,
+        )  # fmt: skip
+        if self._library.qw_experts(self._context, arguments):
+            raise MemoryError(f"experts: {len(x)} tokens of {hidden} do not fit into memory")
+        return y
+
+    def run(self, program: int, step: int) -> tuple[int, int]:
+        """Run the program for the step, both addresses of structures: its status, and the instruction that failed."""
+        failed = c_int64()
+        status: int = self._library.qw_run(self._context, program, step, ctypes.byref(failed))
+        return status, failed.value
+
+
+def _check_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: Rows
+) -> None:
+    """Every dimension that two tensors share. Raises ValueError naming the one that differs."""
+    same = functools.partial(require_equal, "attention")
+    parts = {"query": query, "key": key, "value": value, "keys": keys, "values": values}
+    same("head_dim", **{name: part.shape[2] for name, part in parts.items()})
+    same("kv_heads", **{name: part.shape[1] for name, part in parts.items() if name != "query"})
+    same("cached tokens", keys=len(keys), values=len(values))
+    lengths = {"lengths": sum(rows.lengths), "kv_slots": len(rows.kv_slots)}
+    same("tokens", query=len(query), key=len(key), value=len(value), **lengths)
+    same("rows", lengths=len(rows.lengths), contexts=len(rows.contexts), page_table=len(rows.page_table))
+    same("heads beyond whole groups", query=query.shape[1] % keys.shape[1], needed=0)
+    assert keys.is_contiguous()
+    assert values.is_contiguous()
+    assert query.shape[2] <= ATTENTION_WIDTH, f"attention: heads are at most {ATTENTION_WIDTH} wide"
+
+
+def _dense_heads(x: torch.Tensor) -> torch.Tensor:
+    """x [T, heads, D] with a token's heads side by side; tokens may lie apart. A copy only where they do not."""
+    dense = x.stride(2) == 1 and x.stride(1) == x.shape[2]
+    return x if dense else x.contiguous()
+
+
+def _linear_arguments(layer: LinearInput, output: torch.Tensor) -> LinearArguments:
+    x, matrix, residual = layer.x, layer.matrix, layer.residual
+    require_equal("linear", "in", x=x.shape[1], weight=matrix.width)
+    arguments = LinearArguments(
+        address_of(matrix), len(x), type_of("linear", x=x), x.data_ptr(), None, x.stride(0), None, 0,
+        output.data_ptr(), matrix.out,
+    )  # fmt: skip
+    if residual is not None:
+        require_equal("linear", "out", residual=residual.shape[1], weight=matrix.out)
+        require_equal("linear", "tokens", residual=len(residual), x=len(x))
+        type_of("linear", x=x, residual=residual)
+        assert residual.stride(1) == 1, "the residual's rows are dense"
+        arguments.residual, arguments.residual_stride = residual.data_ptr(), residual.stride(0)
+    return arguments
 
 
 def _dense_rows(x: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ a file stores the codes (weights/formats) nor how the native kernels lay them ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +83,17 @@ GGUF_TYPES = _types(
 )
 
 
+# What other checkpoints in Hugging Face layout hold. Whole numbers with a zero point of their own are counted from the
+# middle of their range and keep scale * (zero point - middle) as the min: exact in float16 for 4 bits and BF16 scales.
+CHECKPOINT_TYPES = _types(
+    WeightType("int4", 4, zero=8),
+    WeightType("int8", 8, zero=128),
+    WeightType("int4_zero", 4, zero=8, has_min=True),
+    WeightType("int8_zero", 8, zero=128, has_min=True),
+    WeightType("nvfp4", 4, block=16, table=FOUR_BIT_FLOATS),
+)
+
+
 @dataclass(frozen=True)
 class Codes:
     """A quantised [out, width] matrix, one byte a code, before any kernel packs it. D is width padded.
@@ -123,10 +134,40 @@ class Codes:
     def out(self) -> int:
         return len(self.codes)
 
+    @property
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """What is stored for it, by the names of the fields."""
+        named = {name: getattr(self, name) for name in ARRAYS}
+        return {name: array for name, array in named.items() if array is not None}
+
     def rows(self, indices: torch.Tensor) -> Codes:
         """The matrix of these rows alone."""
-        parts = (self.codes, self.scales, self.mins, self.super_scales, self.super_mins)
-        return Codes(self.type, self.width, *(None if part is None else part[indices] for part in parts), self.factor)  # type: ignore[arg-type]
+        return self.of({name: array[indices] for name, array in self.arrays.items()})
+
+    def to(self, device: str) -> Codes:
+        return self.of({name: array.to(device) for name, array in self.arrays.items()})
+
+    def of(self, arrays: Mapping[str, torch.Tensor]) -> Codes:
+        """A matrix like this one over other arrays."""
+        return codes_of(self.type, self.width, arrays, self.factor)
+
+
+ARRAYS = ("codes", "scales", "mins", "super_scales", "super_mins")
+
+
+def codes_of(kind: WeightType, width: int, arrays: Mapping[str, torch.Tensor], factor: float = 1.0) -> Codes:
+    """Codes over arrays by the names of its fields."""
+    mins, super_scales, super_mins = (arrays.get(name) for name in ARRAYS[2:])
+    return Codes(kind, width, arrays["codes"], arrays["scales"], mins, super_scales, super_mins, factor)
+
+
+def concatenate(pieces: Sequence[Codes]) -> Codes:
+    """One matrix of the rows of all ``pieces``, which are of one type, width and factor."""
+    first = pieces[0]
+    if len(pieces) == 1:
+        return first
+    assert all((each.type, each.width, each.factor) == (first.type, first.width, first.factor) for each in pieces)
+    return first.of({name: torch.cat([each.arrays[name] for each in pieces]) for name in first.arrays})
 
 
 def dequantise(matrix: Codes) -> torch.Tensor:
@@ -134,7 +175,7 @@ def dequantise(matrix: Codes) -> torch.Tensor:
     kind = matrix.type
     out, depth = matrix.codes.shape
     if kind.table is not None:
-        values = torch.tensor(kind.table, dtype=torch.float32)[matrix.codes.long()]
+        values = torch.tensor(kind.table, dtype=torch.float32, device=matrix.codes.device)[matrix.codes.long()]
     else:
         values = matrix.codes.float() - kind.zero
     scales = _whole_scales(matrix.scales, matrix.super_scales) * matrix.factor

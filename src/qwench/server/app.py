@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwench import __version__
 from qwench.errors import QwenchError
+from qwench.fault import fault
 from qwench.server.admin import body_of, docs_routes, model_routes, token_routes
 from qwench.server.answer import Answer, Format, Head, whole
 from qwench.server.body import parse, read_body
@@ -78,6 +79,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 started = True
                 MutableHeaders(scope=message)["x-request-id"] = request_id
+            fault("send")
             await send(message)
 
         try:
@@ -87,8 +89,8 @@ class Gate:
                 await refusal(scope, receive, send_marked)
                 return
             await self._app(scope, receive, send_marked)
-        except ClientDisconnect:
-            return  # it left while its body was being read: nothing was begun and nobody waits
+        except (ClientDisconnect, ConnectionError):
+            return  # it left: what was begun for it has been freed, and nobody waits
         except Exception:
             logger.exception("request %s failed", request_id)
             if started:

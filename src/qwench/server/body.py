@@ -8,6 +8,7 @@ from typing import NoReturn
 from starlette.requests import Request
 
 from qwench.errors import RequestError
+from qwench.fault import fault
 from qwench.server.errors import BodyTooLarge
 
 
@@ -18,6 +19,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise _too_large(limit)
     body = bytearray()
     async for piece in request.stream():
+        fault("receive")
         body += piece
         if len(body) > limit:
             raise _too_large(limit)

@@ -15,8 +15,9 @@ from typing import Any
 
 import jinja2
 
-from qwench.config import read_json
 from qwench.errors import RequestError, TemplateError
+from qwench.fault import fault
+from qwench.fields import read_json
 from qwench.text.sandbox import METER, Meter, MeteredEnvironment
 from qwench.text.stream import THINK_CLOSE, THINK_OPEN
 from qwench.text.tokenizer import Tokenizer
@@ -102,6 +103,7 @@ class ChatTemplate:
             variables.setdefault("eos_token", TURN_END)
         path = folder / "chat_template.jinja"
         try:
+            fault("read.template")
             source: str | None = path.read_text(encoding="utf-8") if path.exists() else None
         except (OSError, UnicodeDecodeError) as error:
             raise TemplateError(f"{path} cannot be read ({error}); download it again.") from error

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from qwench.config import ModelConfig, read_json
+from qwench.config import ModelConfig
 from qwench.engine.request import SamplingParams
 from qwench.errors import ConfigError, RequestError
+from qwench.fields import read_json
 
 QWEN35 = frozenset(("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"))
 QWEN3 = frozenset(("qwen3", "qwen3_moe"))

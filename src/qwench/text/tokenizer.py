@@ -14,6 +14,7 @@ from typing import Any
 import tokenizers
 
 from qwench.errors import CheckpointError, RequestError
+from qwench.fault import fault
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -48,6 +49,7 @@ class Tokenizer:
         """Read ``tokenizer.json``; CheckpointError says what is missing or why the file cannot be used."""
         path = folder / "tokenizer.json"
         try:
+            fault("read.tokenizer")
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise CheckpointError(

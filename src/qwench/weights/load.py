@@ -1,12 +1,12 @@
-"""Checkpoint -> tensors: every parameter that the model declares, filled exactly once, cast and placed while streaming.
+"""A checkpoint's safetensors -> a stream of every parameter that the model declares, each cast as it is read.
 
 Headers are compared with the declaration before the first byte is read: a checkpoint that does not fit costs nothing.
-Memory: the parameters themselves, one small buffer, and for block-FP8 one matrix. Knows no forward pass.
+Memory: one piece at a time, and for block-FP8 one matrix. Knows no forward pass and nobody who stores what comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,70 +15,119 @@ import torch
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError
 from qwench.model.parameters import ParameterSpec, declare
+from qwench.ops.store import Kind
 from qwench.weights.formats import fp8
 from qwench.weights.formats.safetensors import StoredCheckpoint, StoredTensor, open_checkpoint, read_chunks
 from qwench.weights.names import SCALE, Place, place_of, prefix_of, stored_name, unused_reason
+from qwench.weights.quantise import QuantisingSource
+from qwench.weights.recipe import kinds_for
+from qwench.weights.source import Part, Progress, UnusedTensor, WeightSource, piece_rows, plain_kinds
 
-Progress = Callable[[int, int], None]
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 CHUNK = 8 * 2**20
 LISTED = 5  # how many names a sentence lists before it only counts
+LARGE = ("embedding", "head")
 MLX = "this is an MLX conversion, whose convolutions and norms are changed; take the original repository instead."
 
 
 @dataclass(frozen=True)
-class UnusedTensor:
-    """A stored tensor that was left in its file, and why."""
-
-    name: str
-    shape: tuple[int, ...]
-    reason: str
-
-
-@dataclass(frozen=True)
-class LoadedWeights:
-    """``tensors`` by our names, ``unused`` as stored, ``num_bytes`` of all tensors in memory."""
-
-    tensors: dict[str, torch.Tensor]
-    unused: list[UnusedTensor]
-    num_bytes: int
-
-
-@dataclass(frozen=True)
 class _Job:
-    """One stored tensor to read into one place; ``scale`` where it is block-FP8."""
+    """One stored tensor, or rows of it, to read into one place; ``scale`` where it is block-FP8."""
 
     stored: StoredTensor
     place: Place
     scale: StoredTensor | None
 
 
-def load(
-    folder: Path, config: ModelConfig, *, device: str, dtype: torch.dtype, progress: Progress | None = None
-) -> LoadedWeights:
-    """Read the checkpoint in ``folder`` as ``dtype`` onto ``device``; parameters of kind float32 stay float32.
+@dataclass(frozen=True)
+class _Piece:
+    """What is read at once: ``jobs`` fill ``shape`` one after the other."""
 
-    ``progress(done, total)`` counts the bytes to read. Raises CheckpointError naming tensor, file and shapes.
+    part: Part
+    shape: tuple[int, ...]
+    jobs: tuple[_Job, ...]
+
+
+def open_weights(folder: Path, config: ModelConfig, dtype: torch.dtype, quantization: str | None) -> WeightSource:
+    """The weights of the checkpoint in ``folder``, rounded by the recipe ``quantization`` on their way if there is one.
+
+    Raises CheckpointError naming tensor, file and shapes.
     """
-    specs = declare(config)
-    checkpoint = open_checkpoint(folder)
-    jobs, unused = _plan(checkpoint, config, specs)
-    reader = _Reader(sum(job.stored.num_bytes for job in jobs), progress)
-    tensors: dict[str, torch.Tensor] = {}
-    for job in sorted(jobs, key=lambda job: (job.stored.file.name, job.stored.begin)):
-        spec = specs[job.place.name]
-        if job.place.name not in tensors:
-            kept = torch.float32 if spec.kind == "float32" else dtype
-            tensors[job.place.name] = torch.empty(spec.shape, dtype=kept, device=device)
-        target = _target(tensors[job.place.name], job.place)
-        if job.scale is None:
-            reader.read(job.stored, FLOATS[job.stored.dtype], target)
+    if quantization is None:
+        return CheckpointSource(folder, config, dtype)
+    return QuantisingSource(CheckpointSource(folder, config, torch.float32), kinds_for(config, quantization, dtype))
+
+
+class CheckpointSource:
+    """The WeightSource of a folder; parameters come as ``dtype``, those of kind float32 stay float32."""
+
+    def __init__(self, folder: Path, config: ModelConfig, dtype: torch.dtype) -> None:
+        """Raises CheckpointError naming tensor, file and shapes."""
+        self.kinds: dict[str, Kind] = plain_kinds(config, dtype)
+        self._config = config
+        checkpoint = open_checkpoint(folder)
+        self._specs = declare(config)
+        self._jobs, self.unused = _plan(checkpoint, config, self._specs)
+
+    def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, torch.Tensor]]:
+        """See WeightSource."""
+        reader = _Reader(sum(job.stored.num_bytes for job in self._jobs), progress)
+        for piece in _pieces(self._jobs, self._specs):
+            kind = self.kinds[piece.part.name]
+            assert isinstance(kind, torch.dtype)
+            yield piece.part, self._read(piece, torch.empty(piece.shape, dtype=kind), reader)
+        reader.finish()
+
+    def _read(self, piece: _Piece, value: torch.Tensor, reader: _Reader) -> torch.Tensor:
+        row = 0
+        for job in piece.jobs:
+            rows = len(value) if len(piece.jobs) == 1 else len(value) // len(piece.jobs)
+            target = value[row : row + rows]
+            row += rows
+            if job.scale is None:
+                reader.read(job.stored, FLOATS[job.stored.dtype], target)
+            else:
+                assert self._config.fp8_block is not None
+                reader.read_fp8(job.stored, job.scale, self._config.fp8_block, target)
+        return value
+
+
+def _pieces(jobs: Sequence[_Job], specs: dict[str, ParameterSpec]) -> Iterator[_Piece]:
+    """The stored tensors in the order of the files, cut or joined to what is read at once.
+
+    The large tables come first, while the place of the weights is still empty: what is temporary then costs nothing.
+    """
+    parts: dict[Part, list[_Job]] = {}
+    for job in sorted(jobs, key=lambda job: (job.place.name not in LARGE, job.stored.file.name, job.stored.begin)):
+        parts.setdefault(Part(job.place.name, job.place.expert), []).append(job)
+    for part, found in parts.items():
+        spec = specs[part.name]
+        if part.expert is not None:  # gate rows first, then up rows, wherever they are stored
+            found.sort(key=lambda job: job.place.part or "")
+            yield _Piece(part, spec.shape[1:], tuple(found))
+        elif spec.kind == "experts":
+            for expert in range(spec.shape[0]):
+                yield _Piece(Part(part.name, expert), spec.shape[1:], (_rows(found[0], expert, 1),))
+        elif spec.kind in ("vector", "float32") or found[0].scale is not None:
+            yield _Piece(part, spec.shape, tuple(found))
         else:
-            assert config.fp8_block is not None
-            reader.read_fp8(job.stored, job.scale, config.fp8_block, target)
-    reader.finish()
-    ordered = {name: tensors[name] for name in specs}
-    return LoadedWeights(ordered, unused, sum(tensor.nbytes for tensor in ordered.values()))
+            out, width = spec.shape
+            step = piece_rows(width)
+            for first in range(0, out, step):
+                count = min(step, out - first)
+                yield _Piece(part, (count, width), (_rows(found[0], first, count),))
+
+
+def _rows(job: _Job, first: int, count: int) -> _Job:
+    """``count`` entries of the first axis, scales along (which only experts have there)."""
+    scale = None if job.scale is None else _cut(job.scale, first, count)
+    return _Job(_cut(job.stored, first, count), job.place, scale)
+
+
+def _cut(stored: StoredTensor, first: int, count: int) -> StoredTensor:
+    size = stored.num_bytes // stored.shape[0]
+    shape = (count, *stored.shape[1:])
+    return replace(stored, shape=shape, begin=stored.begin + first * size, num_bytes=count * size)
 
 
 def _plan(
@@ -245,17 +294,6 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-def _target(parameter: torch.Tensor, place: Place) -> torch.Tensor:
-    """The part of ``parameter`` that ``place`` fills. Fused experts hold all gate rows, then all up rows."""
-    if place.expert is None:
-        return parameter
-    expert = parameter[place.expert]
-    if place.part == "down":
-        return expert
-    half = expert.shape[0] // 2
-    return expert[:half] if place.part == "gate" else expert[half:]
-
-
 class _Reader:
     """Streams stored bytes through one small buffer into tensors, and counts them."""
 
@@ -273,18 +311,12 @@ class _Reader:
             self._advance(num_bytes)
 
     def read_fp8(self, stored: StoredTensor, scale: StoredTensor, block: tuple[int, int], target: torch.Tensor) -> None:
-        """Fill ``target`` [R, C] or [E, R, C] with dequantised values, holding one FP8 matrix at a time."""
-        scales = torch.empty(scale.shape, dtype=torch.float32)
+        """Fill the matrix ``target`` [R, C] with dequantised values; its FP8 codes are held beside it."""
+        scales = torch.empty(scale.shape[-2:], dtype=torch.float32)
         _Reader(0, None).read(scale, FLOATS[scale.dtype], scales)
-        matrices = target if target.dim() == 3 else target[None]
-        size = stored.num_bytes // len(matrices)
-        weight = torch.empty(matrices.shape[1:], dtype=torch.float8_e4m3fn)
-        for index, (matrix, factor) in enumerate(
-            zip(matrices, scales.view(len(matrices), *scales.shape[-2:]), strict=True)
-        ):
-            part = replace(stored, begin=stored.begin + index * size, num_bytes=size)
-            self.read(part, torch.float8_e4m3fn, weight)
-            fp8.dequantise(weight, factor, block, matrix)
+        weight = torch.empty(target.shape, dtype=torch.float8_e4m3fn)
+        self.read(stored, torch.float8_e4m3fn, weight)
+        fp8.dequantise(weight, scales, block, target)
 
     def finish(self) -> None:
         assert self._done == self._total, "every byte is read once"

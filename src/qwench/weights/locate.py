@@ -13,6 +13,7 @@ from typing import Literal
 
 from qwench.errors import ConfigError, ModelNotFound
 from qwench.family import PUBLISHED, nearest_names
+from qwench.fault import fault
 
 EMBEDDED = "nano"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -115,6 +116,8 @@ def _from_hub(hub_id: str, *, offline: bool) -> Path:
 def _snapshot(hub_id: str, *, local: bool) -> Path:
     from huggingface_hub import snapshot_download  # takes a fifth of a second; folders do without it
 
+    if not local:
+        fault("connect.hub")
     cache = os.environ.get("HF_HUB_CACHE")  # read now: the library reads it only once, when it is imported
     return Path(snapshot_download(hub_id, cache_dir=cache, allow_patterns=list(WANTED), local_files_only=local))
 

@@ -1,49 +1,124 @@
 """Random weights of any shape, for benchmarks and trials without a checkpoint. Knows no files.
 
-Values come from one pool of normal numbers, read on and on at a running offset: the cost is one write of memory. The
-same seed gives the same weights on every device.
+Values come from one pool, read on and on at a running offset: the cost is one write of memory. The same seed gives
+the same weights on every device.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 
 from qwench.config import ModelConfig
 from qwench.model.parameters import ParameterSpec, declare
+from qwench.ops.quantised import SUPER_BLOCK, Codes, WeightType, codes_of
+from qwench.ops.store import Kind, Value
+from qwench.weights.source import Part, Progress, UnusedTensor, bits_of, memory_bytes, piece_rows
 
 POOL = 4_194_301  # a prime, so that rows of a matrix do not repeat one another
 
 
-def random_weights(config: ModelConfig, *, device: str, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
-    """Every declared parameter, scaled so that activations stay near one and states decay as trained ones do."""
-    pool = torch.randn(POOL, generator=torch.Generator().manual_seed(seed)).to(device)
-    scaled: dict[tuple[float, torch.dtype], torch.Tensor] = {}  # a model has only a handful of spreads
-    offset = 0
-    tensors: dict[str, torch.Tensor] = {}
-    for name, spec in declare(config).items():
-        kept = torch.float32 if spec.kind == "float32" else dtype
-        mean, deviation = _distribution(name, spec, config)
-        if (deviation, kept) not in scaled:
-            scaled[deviation, kept] = (pool * deviation).to(kept)
-        tensor = torch.empty(spec.shape, dtype=kept, device=device)
-        offset = _fill(tensor.view(-1), scaled[deviation, kept], offset)
+class RandomSource:
+    """A WeightSource drawn from ``seed``, scaled so that activations stay near one and states decay as trained ones do.
+
+    Quantised matrices get random codes at once: nothing is rounded, and no matrix exists in full precision.
+    """
+
+    def __init__(self, config: ModelConfig, kinds: Mapping[str, Kind], seed: int) -> None:
+        self.kinds = kinds
+        self.unused: tuple[UnusedTensor, ...] = ()
+        self._config, self._seed = config, seed
+
+    def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, Value]]:
+        """See WeightSource."""
+        draw = _Pool(self._seed)
+        total = memory_bytes(self._config, self.kinds)
+        done = 0.0
+        for name, spec in declare(self._config).items():
+            kind, spread = self.kinds[name], _distribution(name, spec, self._config)
+            for part, shape in _pieces(name, spec):
+                if isinstance(kind, WeightType):
+                    yield part, draw.codes(shape, kind, spread[1])
+                else:
+                    yield part, draw.numbers(shape, kind, *spread)
+                done += bits_of(replace(spec, shape=shape), kind) / 8
+                if progress is not None:
+                    progress(min(total, int(done)), total)
+
+
+def _pieces(name: str, spec: ParameterSpec) -> Iterator[tuple[Part, tuple[int, ...]]]:
+    """Experts one by one, large matrices in pieces, all else whole."""
+    if spec.kind == "experts":
+        yield from ((Part(name, expert), spec.shape[1:]) for expert in range(spec.shape[0]))
+    elif spec.kind in ("vector", "float32"):
+        yield Part(name), spec.shape
+    else:
+        out, width = spec.shape
+        step = piece_rows(width)
+        yield from ((Part(name), (min(step, out - first), width)) for first in range(0, out, step))
+
+
+class _Pool:
+    """Normal numbers and random bytes, read on and on."""
+
+    def __init__(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._numbers = torch.randn(POOL, generator=generator)
+        self._bytes = torch.randint(0, 256, (POOL,), generator=generator, dtype=torch.uint8)
+        self._scaled: dict[tuple[float, torch.dtype], torch.Tensor] = {}  # a model has only a handful of spreads
+        self._masked: dict[int, torch.Tensor] = {}
+        self._offset = 0
+
+    def numbers(self, shape: tuple[int, ...], dtype: torch.dtype, mean: float, deviation: float) -> torch.Tensor:
+        if (deviation, dtype) not in self._scaled:
+            self._scaled[deviation, dtype] = (self._numbers * deviation).to(dtype)
+        tensor = torch.empty(shape, dtype=dtype)
+        self._fill(tensor.view(-1), self._scaled[deviation, dtype])
         if mean:
             tensor += mean
-        tensors[name] = tensor
-    return tensors
+        return tensor
+
+    def codes(self, shape: tuple[int, ...], kind: WeightType, deviation: float) -> Codes:
+        """Uniform codes, with the one scale (and the min) that gives mean zero and this deviation."""
+        if kind.bits not in self._masked:
+            self._masked[kind.bits] = self._bytes & (2**kind.bits - 1)
+        out, width = shape
+        depth = -(-width // kind.depth_multiple) * kind.depth_multiple
+        codes = torch.empty(out, depth, dtype=torch.uint8)
+        self._fill(codes.view(-1), self._masked[kind.bits])
+        return codes_of(kind, width, {"codes": codes} | _even_scales(kind, out, depth, deviation))
+
+    def _fill(self, flat: torch.Tensor, pool: torch.Tensor) -> None:
+        """Copy pool values from where the last tensor stopped, wrapping round."""
+        position = 0
+        while position < len(flat):
+            count = min(len(flat) - position, len(pool) - self._offset)
+            flat[position : position + count].copy_(pool[self._offset : self._offset + count])
+            position += count
+            self._offset = (self._offset + count) % len(pool)
 
 
-def _fill(flat: torch.Tensor, pool: torch.Tensor, offset: int) -> int:
-    """Copy pool values, starting at ``offset`` and wrapping round; returns where the next tensor starts."""
-    position = 0
-    while position < len(flat):
-        count = min(len(flat) - position, len(pool) - offset)
-        flat[position : position + count].copy_(pool[offset : offset + count])
-        position += count
-        offset = (offset + count) % len(pool)
-    return offset
+def _even_scales(kind: WeightType, out: int, depth: int, deviation: float) -> dict[str, torch.Tensor]:
+    """Scales and mins, the same in every block, under which uniform codes have mean zero and ``deviation``."""
+    values = kind.table or tuple(code - kind.zero for code in range(2**kind.bits))
+    mean = sum(values) / len(values)
+    scale = deviation / math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+    blocks, supers = (out, depth // kind.block), (out, depth // SUPER_BLOCK)
+    if not kind.nested:
+        found = {"scales": torch.full(blocks, scale, dtype=kind.scale_dtype)}
+        return found | ({"mins": torch.full(blocks, scale * mean, dtype=kind.scale_dtype)} if kind.has_min else {})
+    whole = 32  # any whole number serves: the super-block's float carries the rest
+    found = {
+        "scales": torch.full(blocks, whole, dtype=torch.int8),
+        "super_scales": torch.full(supers, scale / whole, dtype=torch.float16),
+    }
+    if kind.has_min:
+        found["mins"] = torch.full(blocks, whole, dtype=torch.uint8)
+        found["super_mins"] = torch.full(supers, scale * mean / whole, dtype=torch.float16)
+    return found
 
 
 def _distribution(name: str, spec: ParameterSpec, config: ModelConfig) -> tuple[float, float]:

@@ -1,11 +1,42 @@
-"""Block-scaled FP8 matrices: value = e4m3 * scale of its block. Knows neither files nor parameter names.
+"""FP8 matrices: value = e4m3 * scale of its block, row or matrix. Knows neither files nor parameter names.
 
-The stored factor is named "inverse" by its publishers but multiplies.
+The stored factor is named "inverse" by the publishers of "fp8_block" but multiplies.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+
+from qwench.quantisation import Scheme
+from qwench.weights.formats.layout import REAL, Tensor, one, require_finite
+
+
+def layout(scheme: Scheme, out: int, width: int) -> tuple[Tensor, ...]:
+    """See layout.Tensor; the codes come first."""
+    blocks = scale_shape((out, width), _block(scheme, out, width))
+    shapes = [blocks, *([(out,)] if blocks == (out, 1) else []), *([(1,), ()] if scheme.block == (None, None) else [])]
+    return one(".weight", ("F8_E4M3",), out, width), Tensor(_scale(scheme), tuple((REAL, each) for each in shapes))
+
+
+def decode(tensors: Mapping[str, torch.Tensor], scheme: Scheme, out: int, width: int) -> torch.Tensor:
+    """The matrix [out, width] of tensors as ``layout`` says, fp32. Raises Unreadable."""
+    block = _block(scheme, out, width)
+    scale = tensors[_scale(scheme)].view(scale_shape((out, width), block))
+    require_finite(_scale(scheme), scale)
+    weight = torch.empty(out, width)
+    dequantise(tensors[".weight"], scale, block, weight)
+    return weight
+
+
+def _block(scheme: Scheme, out: int, width: int) -> tuple[int, int]:
+    rows, columns = scheme.block
+    return rows or out, columns or width
+
+
+def _scale(scheme: Scheme) -> str:
+    return ".weight_scale_inv" if scheme.format == "fp8_block" else ".weight_scale"
 
 
 def scale_shape(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
 from qwench.errors import CheckpointError
+from qwench.fault import fault
 from qwench.weights.locate import INDEX, SINGLE
 
 MAX_HEADER = 100_000_000
@@ -77,6 +78,7 @@ REPAIR = "download the checkpoint again."
 def read_header(file: Path) -> tuple[list[StoredTensor], str | None]:
     """The tensors of one file, checked to lie inside it without gap or overlap, and its ``format`` note."""
     try:
+        fault("read.header")
         size = file.stat().st_size
         with file.open("rb") as stream:
             raw = _header_bytes(stream, size, file)
@@ -204,6 +206,7 @@ def read_chunks(tensor: StoredTensor, scratch: memoryview) -> Iterator[int]:
                 wanted = scratch[: min(left, len(scratch))]
                 filled = 0
                 while filled < len(wanted):
+                    fault("read.weights")
                     got = stream.readinto(wanted[filled:])
                     if not got:
                         raise CheckpointError(f"{tensor.file} ended inside tensor {tensor.name}; {REPAIR}")

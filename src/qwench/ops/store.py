@@ -1,0 +1,126 @@
+"""Weights on their way into memory: every piece is laid out as it arrives, so a second copy of a model never exists.
+
+Shapes and types are known before the first piece comes. It knows neither files nor what a parameter is for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from qwench.ops.linear import Dense, Packed, Quantised, Weight
+from qwench.ops.native import PACKED_ROWS, Arena, Native, PackedMatrix
+from qwench.ops.quantised import Codes, WeightType, concatenate
+
+Value = torch.Tensor | Codes
+Kind = WeightType | torch.dtype
+PIECE_ROWS = PACKED_ROWS  # pieces of a matrix are whole multiples of this, but for the last
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be stored: each weight's shape, [out, in] or [experts, out, in], and type; ``dtype`` of activations."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    kinds: Mapping[str, Kind]
+    dtype: torch.dtype
+    device: str = "cpu"
+
+
+class WeightStore(Protocol):
+    """Filled piece by piece, then asked once for the weights."""
+
+    def put(self, name: str, expert: int | None, value: Value) -> None:
+        """The next rows of weight ``name`` (of one expert), from the top.
+
+        A tensor of a whole [experts, out, in] may come with ``expert`` None.
+        """
+
+    def finish(self) -> dict[str, Weight]:
+        """All weights, complete."""
+
+
+class NativeStore:
+    """Packs every piece into one arena, which has exactly the size of the model."""
+
+    def __init__(self, native: Native, plan: Plan) -> None:
+        self._native, self._plan = native, plan
+        self._arena = Arena(sum(self._bytes(name) for name in plan.shapes))
+        self._matrices: dict[tuple[str, int], PackedMatrix] = {}
+        self._filled: dict[tuple[str, int], int] = {}
+
+    def put(self, name: str, expert: int | None, value: Value) -> None:
+        if isinstance(value, torch.Tensor) and value.dim() == 3:
+            for index, matrix in enumerate(value):
+                self.put(name, index, matrix)
+            return
+        key, kind = (name, expert or 0), self._plan.kinds[name]
+        assert kind_of(value) == kind, f"{name}: {kind_of(value)} is not what was planned"
+        if key not in self._matrices:
+            out, width = self._plan.shapes[name][-2:]
+            self._matrices[key] = self._native.reserve(kind, out, width, self._arena)
+        first = self._filled.get(key, 0)
+        self._native.pack_rows(value, self._matrices[key], first)
+        self._filled[key] = first + (value.out if isinstance(value, Codes) else len(value))
+
+    def finish(self) -> dict[str, Weight]:
+        weights: dict[str, Weight] = {}
+        for name, (*experts, out, _) in self._plan.shapes.items():
+            keys = [(name, index) for index in range(math.prod(experts))]
+            assert all(self._filled.get(key) == out for key in keys), f"{name} did not come in full"
+            weights[name] = Packed(self._native, tuple(self._matrices[key] for key in keys), self._plan.dtype)
+        return weights
+
+    def _bytes(self, name: str) -> int:
+        *experts, out, width = self._plan.shapes[name]
+        return self._native.packed_bytes(self._plan.kinds[name], out, width) * math.prod(experts)
+
+
+class TorchStore:
+    """Keeps what the references compute with: plain tensors on the device, and codes as they are."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._codes: dict[tuple[str, int], list[Codes]] = {}
+        self._filled: dict[tuple[str, int], int] = {}
+
+    def put(self, name: str, expert: int | None, value: Value) -> None:
+        plan, key = self._plan, (name, expert or 0)
+        assert kind_of(value) == plan.kinds[name], f"{name}: {kind_of(value)} is not what was planned"
+        if isinstance(value, Codes):
+            self._codes.setdefault(key, []).append(value.to(plan.device))
+            return
+        if value.shape == plan.shapes[name]:
+            self._tensors[name] = value.to(plan.device)
+            return
+        if name not in self._tensors:
+            self._tensors[name] = torch.empty(plan.shapes[name], dtype=value.dtype, device=plan.device)
+        target = self._tensors[name] if expert is None else self._tensors[name][expert]
+        begin = self._filled.get(key, 0)
+        self._filled[key] = begin + len(value)
+        target[begin : begin + len(value)].copy_(value)
+
+    def finish(self) -> dict[str, Weight]:
+        weights: dict[str, Weight] = {}
+        for name, shape in self._plan.shapes.items():
+            if name in self._tensors:
+                weights[name] = Dense(self._tensors[name])
+                continue
+            experts = range(math.prod(shape[:-2]))
+            weights[name] = Quantised(tuple(self._matrix(name, expert) for expert in experts), self._plan.dtype)
+        return weights
+
+    def _matrix(self, name: str, expert: int) -> Codes:
+        whole = concatenate(self._codes.pop((name, expert)))
+        assert whole.out == self._plan.shapes[name][-2], f"{name} did not come in full"
+        return whole
+
+
+def kind_of(value: Value) -> Kind:
+    """The type of a weight or of a piece of one."""
+    return value.dtype if isinstance(value, torch.Tensor) else value.type

@@ -1,0 +1,247 @@
+"""Numbers -> codes: matrices rounded to our types with scales and mins searched for the least squared error.
+
+For every block a few scales around the obvious one are tried; each gives codes, and codes give the best scale (and
+min) in closed form. The winner is kept only where it beats plain rounding to nearest, so it never does worse. Rows
+are independent: a matrix may come in pieces. Knows neither files nor which type suits a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from qwench.errors import CheckpointError
+from qwench.ops.quantised import FOUR_BIT_FLOATS, SUPER_BLOCK, Codes, WeightType, codes_of
+from qwench.ops.store import Kind, Value
+from qwench.weights.source import Part, Progress, UnusedTensor, WeightSource
+
+AT_ONCE = 2**18  # numbers that are searched together: what the temporaries of the search take fits a cache
+STEPS = (-0.6, -0.2, 0.2, 0.6, 1.0)  # added to the number of levels that the largest weight is spread over
+EXPONENTS = (-1, 0, 1)  # around the one under which the largest weight of a block just fits
+LARGEST_HALF = 65504.0
+
+Arrays = dict[str, torch.Tensor]
+
+
+class QuantisingSource:
+    """The weights of another source, whose parts come in float32, rounded to ``kinds`` on their way."""
+
+    def __init__(self, source: WeightSource, kinds: Mapping[str, Kind]) -> None:
+        self.kinds = kinds
+        self.unused: Sequence[UnusedTensor] = source.unused
+        self._source = source
+
+    def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, Value]]:
+        """See WeightSource. Raises CheckpointError naming a parameter that holds no finite numbers."""
+        for part, value in self._source.parts(progress):
+            kind = self.kinds[part.name]
+            assert isinstance(value, torch.Tensor), "a source that is quantised already is refused when it is opened"
+            if not isinstance(kind, WeightType):
+                yield part, value.to(kind)
+                continue
+            codes = quantise(value, kind)
+            if not torch.isfinite(codes.super_scales if codes.super_scales is not None else codes.scales).all():
+                raise CheckpointError(f"{part.name} holds weights that are no finite numbers; it cannot be quantised.")
+            del value
+            yield part, codes
+
+
+def quantise(weight: torch.Tensor, kind: WeightType) -> Codes:
+    """``weight`` [out, width] as codes of one of our types. Scales are not finite where weights are not."""
+    out, width = weight.shape
+    depth = -(-width // kind.depth_multiple) * kind.depth_multiple
+    rows = max(1, AT_ONCE // depth)
+    pieces = []
+    for first in range(0, out, rows):
+        padded = F.pad(weight[first : first + rows].float(), (0, depth - width))
+        pieces.append(_searched(padded, kind))
+    return codes_of(kind, width, {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]})
+
+
+def round_to_nearest(weight: torch.Tensor, kind: WeightType) -> Codes:
+    """``weight`` as codes under the obvious scales: what the search starts from, and is measured against."""
+    depth = -(-weight.shape[1] // kind.depth_multiple) * kind.depth_multiple
+    padded = F.pad(weight.float(), (0, depth - weight.shape[1]))
+    return codes_of(kind, weight.shape[1], _METHODS[_method(kind)](padded, kind, search=False))
+
+
+def _searched(weight: torch.Tensor, kind: WeightType) -> Arrays:
+    return _METHODS[_method(kind)](weight, kind, search=True)
+
+
+def _method(kind: WeightType) -> str:
+    return "table" if kind.table else "affine" if kind.has_min else "signed"
+
+
+def _signed(weight: torch.Tensor, kind: WeightType, *, search: bool) -> Arrays:
+    """One scale a block, codes on both sides of zero; the largest weight takes the side that has one code more."""
+    blocks = weight.view(len(weight), -1, kind.block)
+    low, high = blocks.amin(-1), blocks.amax(-1)
+    largest = torch.where(high > -low, high, low)
+    plain = _as_half(largest / -kind.zero, kind.scale_dtype)
+    codes = _signed_codes(blocks, plain, kind)
+    if not search:
+        return {"codes": codes.to(torch.uint8).view_as(weight), "scales": plain}
+    best_gain = torch.full_like(largest, -1.0)
+    best = plain.float()
+    for step in STEPS:
+        inverse = _inverse(largest) * -(kind.zero + step)
+        values = (blocks * inverse[..., None]).round_().clamp_(-kind.zero, kind.zero - 1)
+        products, squares = (values * blocks).sum(-1), values.square_().sum(-1)
+        scale = products * _inverse(squares)
+        gain = products * scale  # how much of the squared weights these codes explain
+        best, best_gain = torch.where(gain > best_gain, scale, best), torch.maximum(gain, best_gain)
+    scales = _as_half(best, kind.scale_dtype)
+    found = _signed_codes(blocks, scales, kind)
+    wins = _signed_error(blocks, found, scales, kind) < _signed_error(blocks, codes, plain, kind)
+    codes = torch.where(wins[..., None], found, codes).to(torch.uint8)
+    return {"codes": codes.view_as(weight), "scales": torch.where(wins, scales, plain)}
+
+
+def _signed_codes(blocks: torch.Tensor, scales: torch.Tensor, kind: WeightType) -> torch.Tensor:
+    inverse = _inverse(scales.float())
+    return (blocks * inverse[..., None]).round_().add_(kind.zero).clamp_(0, 2 * kind.zero - 1)
+
+
+def _signed_error(blocks: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, kind: WeightType) -> torch.Tensor:
+    return ((codes - kind.zero).mul_(scales.float()[..., None]) - blocks).square_().sum(-1)
+
+
+def _table(weight: torch.Tensor, kind: WeightType, *, search: bool) -> Arrays:
+    """Four-bit floats under a power of two, as the format MXFP4 has it."""
+    assert kind.table == FOUR_BIT_FLOATS
+    blocks = weight.view(len(weight), -1, kind.block)
+    sizes = blocks.abs()
+    largest = sizes.amax(-1)
+    _, exponent = torch.frexp(largest)  # the largest weight lies below two to it; the table reaches 12, its last binade
+    best_error = torch.full_like(largest, torch.inf)
+    values, scales = torch.zeros_like(blocks), torch.zeros_like(largest)
+    for step in EXPONENTS if search else (0,):
+        scale = torch.ldexp(torch.ones_like(largest), (exponent - 4 + step).clamp(-120, 120))
+        scale = torch.where(torch.isfinite(largest), scale, largest)
+        rounded = _four_bit(sizes * (1 / scale)[..., None])
+        error = (rounded * scale[..., None]).sub_(sizes).square_().sum(-1)
+        wins = ~(error >= best_error)
+        values = torch.where(wins[..., None], rounded, values)
+        scales, best_error = torch.where(wins, scale, scales), torch.where(wins, error, best_error)
+    codes = torch.bucketize(values, torch.tensor(FOUR_BIT_FLOATS[:8], dtype=torch.float32), out_int32=True)
+    codes = torch.where(blocks < 0, codes + 8, codes).to(torch.uint8)
+    return {"codes": codes.view_as(weight), "scales": scales.to(kind.scale_dtype)}
+
+
+def _four_bit(sizes: torch.Tensor) -> torch.Tensor:
+    """The nearest of 0 1 2 3 4 6 8 12: whole numbers below 2, and above it floats with one bit behind the point."""
+    one_bit = ((sizes.view(torch.int32) + (1 << 21)) & -(1 << 22)).view(torch.float32)
+    return torch.where(sizes < 2, sizes.round(), one_bit).clamp_(max=12)
+
+
+def _affine(weight: torch.Tensor, kind: WeightType, *, search: bool) -> Arrays:
+    """A scale and a min a block, both whole numbers times a half of their super-block."""
+    blocks = weight.view(len(weight), -1, kind.block)
+    low, high = blocks.amin(-1).clamp_(max=0), blocks.amax(-1)
+    top = 2**kind.bits - 1
+    plain = _nested((high - low) / top, -low)
+    codes = _affine_codes(blocks, plain, top)
+    if not search:
+        return plain | {"codes": codes.to(torch.uint8).view_as(weight)}
+    scale, least = _best_line(blocks, low, high, top)
+    # Scales are rounded first; the mins are fitted to what rounding made of them.
+    found = _nested(scale, least)
+    scale, _ = _whole(found)
+    values = _line_codes(blocks, scale, least, top)
+    least = (scale * values.sum(-1) - blocks.sum(-1)) / kind.block
+    found = _nested(scale, least.clamp_(min=0)) | {name: found[name] for name in ("scales", "super_scales")}
+    better = _affine_codes(blocks, found, top)
+    wins = _super_error(blocks, better, found, kind) < _super_error(blocks, codes, plain, kind)
+    each = SUPER_BLOCK // kind.block
+    blockwise = wins.repeat_interleave(each, dim=1)
+    codes = torch.where(blockwise[..., None], better, codes).to(torch.uint8)
+    chosen = {
+        name: torch.where(wins if name.startswith("super") else blockwise, found[name], plain[name]) for name in plain
+    }
+    return chosen | {"codes": codes.view_as(weight)}
+
+
+def _best_line(
+    blocks: torch.Tensor, low: torch.Tensor, high: torch.Tensor, top: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and min of each block, not rounded: the best found over several first guesses, refined once."""
+    count, total = blocks.shape[-1], blocks.sum(-1)
+    scale, least = (high - low) / top, -low
+    best = torch.full_like(low, -torch.inf)
+    for step in (*STEPS, None):
+        if step is None:
+            values = _line_codes(blocks, scale, least, top)
+        else:
+            inverse = _inverse(high - low) * (top + step)
+            values = ((blocks - low[..., None]) * inverse[..., None]).round_().clamp_(0, top)
+        sums, products, squares = values.sum(-1), (values * blocks).sum(-1), values.square_().sum(-1)
+        spread = count * squares - sums * sums
+        slope = (count * products - sums * total) * _inverse(spread)
+        offset = ((slope * sums - total) / count).clamp_(min=0)
+        slope = torch.where(offset > 0, slope, products * _inverse(squares))
+        # The squared error but for the squared weights, which all guesses share.
+        gain = 2 * slope * products - 2 * offset * total - slope.square() * squares
+        gain += 2 * slope * offset * sums - count * offset.square()
+        wins = gain > best
+        scale, least, best = (
+            torch.where(wins, slope, scale),
+            torch.where(wins, offset, least),
+            torch.where(wins, gain, best),
+        )
+    return scale, least
+
+
+def _line_codes(blocks: torch.Tensor, scale: torch.Tensor, least: torch.Tensor, top: int) -> torch.Tensor:
+    return ((blocks + least[..., None]) * _inverse(scale)[..., None]).round_().clamp_(0, top)
+
+
+def _affine_codes(blocks: torch.Tensor, arrays: Arrays, top: int) -> torch.Tensor:
+    return _line_codes(blocks, *_whole(arrays), top)
+
+
+def _nested(scale: torch.Tensor, least: torch.Tensor) -> Arrays:
+    """Scales and mins [out, blocks] as whole numbers under a half for each super-block."""
+    each = SUPER_BLOCK // 32
+    groups = scale.view(len(scale), -1, each), least.view(len(least), -1, each)
+    supers = [
+        _as_half(group.abs().amax(-1) / most, torch.float16) for group, most in zip(groups, (127, 255), strict=True)
+    ]
+    parts = [
+        (group * _inverse(top.float())[..., None]).round_().view_as(scale)
+        for group, top in zip(groups, supers, strict=True)
+    ]
+    return {
+        "scales": parts[0].clamp_(-127, 127).to(torch.int8),
+        "mins": parts[1].clamp_(0, 255).to(torch.uint8),
+        "super_scales": supers[0],
+        "super_mins": supers[1],
+    }
+
+
+def _whole(arrays: Arrays) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales and mins [out, blocks] as numbers."""
+    each = arrays["scales"].shape[1] // arrays["super_scales"].shape[1]
+    scale = arrays["scales"].float() * arrays["super_scales"].float().repeat_interleave(each, dim=1)
+    return scale, arrays["mins"].float() * arrays["super_mins"].float().repeat_interleave(each, dim=1)
+
+
+def _super_error(blocks: torch.Tensor, codes: torch.Tensor, arrays: Arrays, kind: WeightType) -> torch.Tensor:
+    """[out, super-blocks]"""
+    scale, least = _whole(arrays)
+    error = (codes * scale[..., None] - least[..., None]).sub_(blocks).square_().sum(-1)
+    return error.view(len(error), -1, SUPER_BLOCK // kind.block).sum(-1)
+
+
+def _inverse(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x == 0, 0.0, 1 / x)
+
+
+def _as_half(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Rounded to a 16-bit float; what is too large for it becomes its largest, what is no number stays none."""
+    return torch.where(torch.isfinite(x), x.clamp(-LARGEST_HALF, LARGEST_HALF), x).to(dtype)
+
+
+_METHODS = {"signed": _signed, "table": _table, "affine": _affine}

@@ -1,0 +1,81 @@
+"""Which type each parameter gets under a quantization: what is known of this family's sensitivity, as one table.
+
+Rounding the output projection of DeltaNet hurts most, then attention, then what leads back into the residual stream
+(down); gate and up bear it best, those of experts above all. Small matrices that steer (router, gates, write strength
+and decay of the state) are left as they are: they weigh nothing. Knows no values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+
+from qwench.config import ModelConfig
+from qwench.model.parameters import declare
+from qwench.ops.quantised import OWN_TYPES, SUPER_BLOCK, WeightType
+from qwench.ops.store import Kind
+from qwench.weights.source import plain_kinds
+
+UNEVEN = "q6"  # instead of a type with super-blocks, where the depth is no multiple of them
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The type of each group of matrices, most sensitive first."""
+
+    table: str  # embedding and head
+    delta_output: str
+    attention: str
+    shared: str  # of the shared expert
+    delta: str  # the wide inputs of DeltaNet
+    down: str
+    gate_up: str
+    expert_down: str
+    expert_gate_up: str
+
+    def type_of(self, name: str, width: int) -> WeightType | None:
+        """Of the parameter ``name`` [..., width]; None where it is left as it is."""
+        group = next((group for group, pattern in _GROUPS.items() if re.fullmatch(pattern, name)), None)
+        if group is None:
+            return None
+        found = OWN_TYPES[getattr(self, group)]
+        return OWN_TYPES[UNEVEN] if found.nested and width % SUPER_BLOCK else found
+
+
+_GROUPS = {
+    "table": r"embedding|head",
+    "delta_output": r".*\.delta\.output",
+    "attention": r".*\.attention\.(query|key|value|output)",
+    "shared": r".*\.moe\.shared\.(gate|up|down)",
+    "delta": r".*\.delta\.(qkv|gate)",
+    "down": r".*\.mlp\.down",
+    "gate_up": r".*\.mlp\.(gate|up)",
+    "expert_down": r".*\.moe\.down",
+    "expert_gate_up": r".*\.moe\.gate_up",
+}
+assert tuple(_GROUPS) == tuple(field.name for field in fields(Recipe))
+
+RECIPES: Mapping[str, Recipe] = {
+    "q8": Recipe(*["q8"] * 9),
+    "q6": Recipe("q6", "q8", *["q6"] * 7),
+    "q5": Recipe("q6", "q8", "q6", "q6", *["q5"] * 5),
+    "q4": Recipe("q6", "q6", "q5", "q5", *["q4"] * 5),
+    "q3": Recipe("q6", "q5", "q4", "q4", "q4", "q4", "q3", "q4", "q3"),
+    "q2": Recipe("q6", "q4", "q4", "q4", "q3", "q3", "q2", "q3", "q2"),
+    "mxfp4": Recipe("q6", "q6", "q5", "q5", *["mxfp4"] * 5),
+}
+
+
+def kinds_for(config: ModelConfig, quantization: str | None, dtype: torch.dtype) -> dict[str, Kind]:
+    """The type of every parameter; what is not quantised is ``dtype``, or float32 where it must be."""
+    kinds = plain_kinds(config, dtype)
+    if quantization is None:
+        return kinds
+    recipe = RECIPES[quantization]
+    for name, spec in declare(config).items():
+        found = recipe.type_of(name, spec.shape[-1]) if spec.kind in ("table", "matrix", "experts") else None
+        kinds[name] = found or kinds[name]
+    return kinds
