@@ -142,11 +142,12 @@ QW_API void qw_rms_norm(qw_context* context, const qw_norm_arguments* arguments)
 
 /* Tokens of `rows` sequences through a Gated DeltaNet mixer: convolution, silu, l2 norms, delta rule, gated norm. T
  * tokens in all; row r's are [starts[r], starts[r + 1]). C = 2 * key_heads * key_dim + value_heads * value_dim channels:
- * all queries, all keys, all values. Value head j reads key head j / (value_heads / key_heads). No two rows share a slot.
- * key_dim and value_dim are at most QW_DELTA_WIDTH. Cutting a sequence into several calls does not change a bit. */
+ * all queries, all keys, all values. Value head j reads key head j / (value_heads / key_heads), or j % key_heads where
+ * `tiled`. No two rows share a slot. key_dim and value_dim are at most QW_DELTA_WIDTH. Cutting a sequence into several
+ * calls does not change a bit. */
 #define QW_DELTA_WIDTH 256
 typedef struct {
-    int64_t rows, num_slots, key_heads, value_heads, key_dim, value_dim, taps;
+    int64_t rows, num_slots, key_heads, value_heads, key_dim, value_dim, taps, tiled;
     int32_t type; /* of mixed, beta, decay, gate, conv_states and output */
     float epsilon;
     const int64_t* starts;   /* [rows + 1], ascending from 0 to T */

@@ -11,7 +11,7 @@ import pytest
 
 from tests.meta.tree import PACKAGE, ROOT, files, imports, module_name
 
-BASE = ("errors", "fault", "fields", "quantisation", "config", "log", "family", "progress")
+BASE = ("errors", "fault", "fields", "quantisation", "config", "log", "family", "progress", "gguf", "files")
 TENSORS = ("torch", "numpy")
 
 
@@ -35,6 +35,8 @@ LAYERS = {
     "fields": Layer(ours=("errors", "fault")),
     "quantisation": Layer(ours=("errors", "fields")),
     "config": Layer(ours=("errors", "fields", "quantisation")),
+    "gguf": Layer(ours=("errors", "fault", "fields", "config", "gguf")),
+    "files": Layer(ours=("errors", "config", "gguf")),
     "device": Layer(BASE, TENSORS),
     "ops": Layer((*BASE, "device", "ops"), (*TENSORS, "triton")),
     "model.parameters": Layer(BASE),

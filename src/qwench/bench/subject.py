@@ -8,7 +8,6 @@ because a step costs the same whatever they are; computing 32,768 tokens first w
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -94,33 +93,31 @@ def build(choice: Choice, rows: Sequence[Row]) -> Subject:
     """Load the model, or draw random weights, with a cache just large enough for ``rows``."""
     from qwench.engine.client import EngineClient
     from qwench.engine.request import Vocabulary
-    from qwench.engine.resolve import DTYPES, resolve_dtype
     from qwench.engine.start import load_engine, random_engine
     from qwench.progress import Progress
-    from qwench.weights.load import open_weights
+    from qwench.weights.open import open_weights
     from qwench.weights.recipe import kinds_for
 
     start = time.perf_counter()
     model = model_of(choice)
     config = _engine_config(choice, model, rows)
     vocabulary = Vocabulary(model.vocab_size, frozenset())
-    dtype = DTYPES[resolve_dtype(config, model).value]
     if choice.shape is None:
-        folder = EngineClient(config).folder
+        client = EngineClient(config)
         with Progress("Loading", 1, delay=2.0) as bar:
 
             def show(done: int, total: int) -> None:
                 bar.update(done / max(total, 1))
 
-            engine, resolved = load_engine(config, model, folder, vocabulary, show)
-        kinds = open_weights(folder, model, dtype, choice.quantization).kinds
+            engine, resolved = load_engine(config, model, client.files, vocabulary, show)
+        kinds = open_weights(client.files, model, resolved.dtype, config.quantization).kinds
     else:
         engine, resolved = random_engine(config, model, vocabulary)
-        kinds = kinds_for(model, choice.quantization, dtype)
+        kinds = kinds_for(model, config.quantization, resolved.dtype)
     storage = engine.runner.storage  # type: ignore[attr-defined]
     _fill(storage)
     seconds = time.perf_counter() - start
-    subject = Subject(model, engine, storage, resolved, _bits(model, kinds), _arithmetic(kinds), seconds)
+    subject = Subject(model, engine, storage, resolved, _bits(kinds), _arithmetic(kinds), seconds)
     measure(subject, Row(decode=1), seed=0)  # what is done once only, such as taking scratch memory, is not counted
     return subject
 
@@ -236,16 +233,18 @@ def _fill(storage: Storage) -> None:
                 flat[start : start + len(noise)] = noise[: len(flat) - start]
 
 
-def _bits(model: ModelConfig, kinds: Mapping[str, Kind]) -> Bits:
+def _bits(kinds: Mapping[str, Kind]) -> Bits:
     """Bits of a weight of each parameter as it lies in memory."""
-    from qwench.model.parameters import declare
-    from qwench.weights.source import bits_of
+    from qwench.ops.quantised import WeightType
 
-    return {name: bits_of(spec, kinds[name]) / math.prod(spec.shape) for name, spec in declare(model).items()}
+    return {
+        name: kind.bits_per_weight if isinstance(kind, WeightType) else 8.0 * kind.itemsize
+        for name, kind in kinds.items()
+    }
 
 
 def _arithmetic(kinds: Mapping[str, Kind]) -> str:
-    """The type that products with most weights are made in, as ops/limits names it."""
+    """The type most products are made in, as ops/limits names it."""
     import torch
 
     from qwench.ops.quantised import WeightType

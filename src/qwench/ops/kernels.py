@@ -141,7 +141,8 @@ class NativeKernels:
         pointers = (rows.starts, slots, mixed, beta, decay, gate, *fixed, conv_states, states, output)
         arguments = DeltaArguments(
             len(rows.lengths), len(states), parameters.num_key_heads, value_heads, key_dim, value_dim,
-            parameters.conv.shape[1], TYPES[mixed.dtype], parameters.eps, *(tensor.data_ptr() for tensor in pointers),
+            parameters.conv.shape[1], parameters.tiled, TYPES[mixed.dtype], parameters.eps,
+            *(tensor.data_ptr() for tensor in pointers),
         )  # fmt: skip
         if not self.native.delta_net(arguments):
             raise IndexError(f"delta_net: a slot of {slots.tolist()} is not among the {len(states)} there are")

@@ -134,6 +134,7 @@ class DeltaArguments(ctypes.Structure):
         ("key_dim", c_int64),
         ("value_dim", c_int64),
         ("taps", c_int64),
+        ("tiled", c_int64),
         ("type", c_int32),
         ("epsilon", c_float),
         ("starts", c_void_p),
