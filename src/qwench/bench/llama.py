@@ -38,6 +38,13 @@ class LlamaSide:
         self.file, self.mix = _file_for(choice, mix)
         self.peak_memory_bytes = 0
         self._facts: dict[str, Any] = {}
+        self._seconds = 0.0
+
+    def prepare(self) -> None:
+        """Its programs load the file themselves, and do not count that."""
+
+    def processor_seconds(self) -> float:
+        return self._seconds
 
     def measure(self, row: Row, _seed: int) -> float | None:
         """Tokens per second. Its own warm-up runs come before and do not count."""

@@ -16,6 +16,7 @@ from qwench.cli.engine import add_model_argument
 from qwench.errors import UsageError
 
 if TYPE_CHECKING:
+    from qwench.bench.compare import Measured
     from qwench.bench.rows import Row
     from qwench.bench.subject import Choice
     from qwench.ops.limits import Limits
@@ -124,7 +125,7 @@ def within_window(choice: Choice, rows: Sequence[Row]) -> list[Row]:
 
 def _alone(
     args: argparse.Namespace, choice: Choice, rows: Sequence[Row], _names: Sequence[str]
-) -> tuple[dict[str, Any], dict[Row, Any], dict[str, list[float]]]:
+) -> tuple[dict[str, Any], dict[Row, Measured], dict[str, list[float]]]:
     """Our side in this process."""
     from qwench.bench.compare import OURS, our_first_token, take_turns
     from qwench.bench.local import LocalSide
@@ -138,7 +139,7 @@ def _alone(
 
 def _compare(
     args: argparse.Namespace, choice: Choice, rows: Sequence[Row], names: Sequence[str]
-) -> tuple[dict[str, Any], dict[Row, Any], dict[str, list[float]]]:
+) -> tuple[dict[str, Any], dict[Row, Measured], dict[str, list[float]]]:
     """Every side in processes of its own."""
     from qwench.bench.compare import first_tokens, make_sides, take_turns
 
