@@ -103,6 +103,7 @@ class LlamaSide:
             if process.returncode:
                 last = (err.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
                 raise QwenchError(f"{program.name} ended with exit code {process.returncode}: {last}")
+        self._seconds += usage.ru_utime + usage.ru_stime
         self.peak_memory_bytes = max(
             self.peak_memory_bytes, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         )
