@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qwench.bench.compare import OURS, ChildSide, make_sides, take_turns
+from qwench.bench.compare import OURS, ChildSide, Measured, make_sides, take_turns
 from qwench.bench.document import make_document, render, table, where
 from qwench.bench.llama import LlamaSide, find_program
+from qwench.bench.noise import Watch, busy_seconds, process_seconds
 from qwench.bench.rows import Row
 from qwench.bench.subject import Choice
 from qwench.device import Measurement
@@ -61,6 +63,11 @@ class FakeSide:
         self.calls.append(f"{self.name} {row.name} {seed}")
         return None if self.name == "short" and row.depth else self.speed * row.tokens
 
+    def prepare(self) -> None: ...
+
+    def processor_seconds(self) -> float:
+        return 0.0
+
     def rest(self) -> None:
         self.calls.append(f"{self.name} rests")
 
@@ -76,8 +83,8 @@ def test_sides_take_turns_row_by_row_or_round_by_round() -> None:
     sides = [FakeSide(OURS, 2.0, calls), FakeSide("short", 1.0, calls)]
     samples = take_turns(sides, rows, 2, lambda _line: None)
     assert calls[:4] == ["qwench prefill 4 1", "short prefill 4 1", "qwench decode at 8 1", "short decode at 8 1"]
-    assert samples[rows[0]] == {OURS: [8.0, 8.0], "short": [4.0, 4.0]}
-    assert samples[rows[1]] == {OURS: [4.0, 4.0], "short": []}
+    assert samples[rows[0]].speeds == {OURS: [8.0, 8.0], "short": [4.0, 4.0]}
+    assert samples[rows[1]].speeds == {OURS: [4.0, 4.0], "short": []}
     calls.clear()
     take_turns(sides, rows, 1, lambda _line: None, alone=True)
     assert calls == [
@@ -94,7 +101,8 @@ def test_a_document_has_ratios_and_shares_and_becomes_a_table() -> None:
     cost = {"tokens": 4, "bytes": 1e8, "operations": 1e9}
     ours = {"settings": ["device cpu"], "arithmetic": "int8", "costs": [cost], "peak_memory_bytes": 2**30}
     peer = {"version": "b1", "peak_memory_bytes": 2**31}
-    samples = {row: {OURS: [20.0, 10.0, 30.0], "llama.cpp": [10.0, 5.0, 10.0]}}
+    speeds = {OURS: [20.0, 10.0, 30.0], "llama.cpp": [10.0, 5.0, 10.0]}
+    samples = {row: Measured(speeds, {OURS: [0.2, 0.3], "llama.cpp": []})}
     first = {OURS: [1.0], "llama.cpp": [2.0]}
     choice = Choice("nano", shape="qwen3.5:0.8b", quantization="q4")
     document = make_document(choice, {OURS: ours, "llama.cpp": peer}, samples, first, limits)
@@ -111,6 +119,7 @@ def test_a_document_has_ratios_and_shares_and_becomes_a_table() -> None:
     assert "| peak memory | 1.00 GiB | 2.00 GiB | 0.50 |" in lines
     assert {line.count("|") for line in lines} == {5}
     assert "medians of 3 samples" in where(document)
+    assert where(document).endswith("Other processes took 25% of the processors meanwhile (median; at most 30%).")
 
 
 def test_llama_bench_is_run_and_read(programs: Path, file: Path) -> None:
@@ -157,3 +166,17 @@ def test_our_side_in_a_process_of_its_own() -> None:
         assert len(facts["costs"]) == 2
     finally:
         side.close()
+
+
+def test_what_others_took_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    monkeypatch.setattr("qwench.bench.noise.STAT", stat)
+    assert Watch(lambda: 0.0).others() is None
+    stat.write_text("cpu 100 0 100 5000 50 0 0 0 0 0\ncpu0 1\n")
+    own = iter([1.0, 1.5])
+    watch = Watch(lambda: next(own))
+    assert busy_seconds() == 200 / os.sysconf("SC_CLK_TCK")
+    stat.write_text("cpu 1000000 0 100 5000 50 0 0 0 0 0\ncpu0 1\n")
+    assert watch.others() == 1.0
+    assert Watch(lambda: 0.0).others() == 0.0
+    assert process_seconds(os.getpid()) > 0

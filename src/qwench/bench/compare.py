@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from qwench.bench.llama import ENGINES, LlamaSide
+from qwench.bench.noise import Watch, process_seconds
 from qwench.bench.rows import Row
 from qwench.bench.side import order
 from qwench.bench.subject import FIRST_PROMPT, Choice
@@ -25,12 +27,28 @@ PEERS = (*ENGINES, "transformers")
 Samples = dict[str, list[float]]  # by side
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Tokens per second of one row by side, and the share of the processors that others took meanwhile."""
+
+    speeds: Samples
+    others: Samples
+
+
 class Side(Protocol):
     """Something that can be measured. ``measure`` answers None for a row it cannot do."""
 
     name: str
 
+    def prepare(self) -> None:
+        """Load what stays in memory between measurements."""
+        ...
+
     def measure(self, row: Row, seed: int) -> float | None: ...
+
+    def processor_seconds(self) -> float:
+        """What its processes have used so far."""
+        ...
 
     def rest(self) -> None:
         """Give memory back until the next measurement."""
@@ -52,14 +70,21 @@ class ChildSide:
         self._process: subprocess.Popen[str] | None = None
         self._facts: dict[str, Any] = {}
 
-    def measure(self, row: Row, seed: int) -> float | None:
+    def prepare(self) -> None:
         if self._process is None:
             self._process = _start(self._threads)
             self._send(self._process, self._order)
             self._answer(self._process)
+
+    def measure(self, row: Row, seed: int) -> float | None:
+        self.prepare()
+        assert self._process is not None
         self._send(self._process, json.dumps({"row": vars(row), "seed": seed}))
         rate: float | None = self._answer(self._process)["tokens_per_second"]
         return rate
+
+    def processor_seconds(self) -> float:
+        return 0.0 if self._process is None else process_seconds(self._process.pid)
 
     def rest(self) -> None:
         if self._process is not None:
@@ -113,18 +138,23 @@ def make_sides(
 
 def take_turns(
     sides: Sequence[Side], rows: Sequence[Row], rounds: int, tell: Callable[[str], None], *, alone: bool = False
-) -> dict[Row, Samples]:
+) -> dict[Row, Measured]:
     """``rounds`` samples of every row on every side that can do it; sides change from row to row.
 
     With ``alone`` they change from round to round, and a side gives its memory back before the next one starts.
     """
-    samples: dict[Row, Samples] = {row: {side.name: [] for side in sides} for row in rows}
+    measured = {row: Measured({side.name: [] for side in sides}, {side.name: [] for side in sides}) for row in rows}
 
     def take(side: Side, row: Row, seed: int) -> None:
+        side.prepare()
+        watch = Watch(side.processor_seconds)
         rate = side.measure(row, seed)
         if rate is not None:
-            samples[row][side.name].append(rate)
-            tell(f"  round {seed}/{rounds}  {row.name:18} {side.name:18} {rate:9.1f} tokens/s")
+            others = watch.others()
+            measured[row].speeds[side.name].append(rate)
+            measured[row].others[side.name] += [] if others is None else [others]
+            elsewhere = "" if others is None else f"   others took {others:.0%}"
+            tell(f"  round {seed}/{rounds}  {row.name:18} {side.name:18} {rate:9.1f} tokens/s{elsewhere}")
 
     for seed in range(1, rounds + 1):
         if alone:
@@ -136,7 +166,7 @@ def take_turns(
             for row in rows:
                 for side in sides:
                     take(side, row, seed)
-    return samples
+    return measured
 
 
 def first_tokens(sides: Sequence[Side], choice: Choice, threads: int, rounds: int) -> Samples:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from qwench.bench.compare import OURS, Samples
+from qwench.bench.compare import OURS, Measured, Samples
 from qwench.bench.cost import Cost
 from qwench.bench.rows import Row
 from qwench.bench.subject import Choice, commit
@@ -20,13 +20,14 @@ from qwench.bench.subject import Choice, commit
 if TYPE_CHECKING:
     from qwench.ops.limits import Limits
 
+QUIET = 0.05  # of the processors: what a machine without other work spends on itself
 FIRST = "start to first token"
 
 
 def make_document(
     choice: Choice,
     sides: Mapping[str, dict[str, Any]],
-    samples: Mapping[Row, Samples],
+    measured: Mapping[Row, Measured],
     first: Samples,
     limits: Limits,
 ) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def make_document(
     costs = [Cost(**each) for each in ours.pop("costs")]
     name, peak = _peak(limits, ours["arithmetic"])
     rows = []
-    for (row, by_side), cost in zip(samples.items(), costs, strict=True):
+    for (row, taken), cost in zip(measured.items(), costs, strict=True):
         most, by = cost.limit(limits.reads.best, peak)
         rows.append(
             {
@@ -48,8 +49,12 @@ def make_document(
                 "operations": cost.operations,
                 "limit_tokens_per_second": most,
                 "limited_by": by,
-                "sides": {side: _speed(values, most) for side, values in by_side.items() if values},
-                "ratios": _ratios(by_side, slower_is_more=False),
+                "sides": {
+                    side: {**_speed(values, most), "others": taken.others[side]}
+                    for side, values in taken.speeds.items()
+                    if values
+                },
+                "ratios": _ratios(taken.speeds, slower_is_more=False),
             }
         )
     return {
@@ -117,7 +122,15 @@ def render(document: Mapping[str, Any]) -> list[str]:
     peak = max(limits["arithmetic"][used]["samples"])
     lines.append(f"  limits: {max(reads['samples']) / 1e9:.1f} GB/s ({reads['method']}),")
     lines.append(f"          {peak / 1e12:.2f} T operations/s ({limits['arithmetic'][used]['method']})")
-    return lines
+    return [*lines, *([f"  {_disturbed(document)}"] if _disturbed(document) else [])]
+
+
+def _disturbed(document: Mapping[str, Any]) -> str:
+    """A sentence where other processes were busy too: a ratio then says more than a speed."""
+    shares = [each for row in document["rows"] for speed in row["sides"].values() for each in speed["others"]]
+    if not shares or median(shares) < QUIET:
+        return ""
+    return f"Other processes took {median(shares):.0%} of the processors meanwhile (median; at most {max(shares):.0%})."
 
 
 def _told(row: Mapping[str, Any], side: str) -> str:
@@ -173,4 +186,4 @@ def where(document: Mapping[str, Any]) -> str:
     return (
         f"{machine['cpu']}, {machine['threads']} threads, {document['date'][:10]}; medians of {count} samples a side, "
         f"taken in turns. The limits, measured in the same run: {reads:.1f} GB/s, {peak:.2f} T operations/s ({used})."
-    )
+    ) + (f" {_disturbed(document)}" if _disturbed(document) else "")

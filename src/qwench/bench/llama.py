@@ -38,6 +38,13 @@ class LlamaSide:
         self.file, self.mix = _file_for(choice, mix)
         self.peak_memory_bytes = 0
         self._facts: dict[str, Any] = {}
+        self._seconds = 0.0
+
+    def prepare(self) -> None:
+        """Its programs load the file themselves, and do not count that."""
+
+    def processor_seconds(self) -> float:
+        return self._seconds
 
     def measure(self, row: Row, _seed: int) -> float | None:
         """Tokens per second. Its own warm-up runs come before and do not count."""
@@ -96,6 +103,7 @@ class LlamaSide:
             if process.returncode:
                 last = (err.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
                 raise QwenchError(f"{program.name} ended with exit code {process.returncode}: {last}")
+        self._seconds += usage.ru_utime + usage.ru_stime
         self.peak_memory_bytes = max(
             self.peak_memory_bytes, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         )

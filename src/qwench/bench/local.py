@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,12 @@ class LocalSide:
     def __init__(self, choice: Choice, rows: Sequence[Row]) -> None:
         self._rows = rows
         self._subject = build(choice, rows)
+
+    def prepare(self) -> None:
+        """It is loaded."""
+
+    def processor_seconds(self) -> float:
+        return time.process_time()
 
     def measure(self, row: Row, seed: int) -> float | None:
         return measure(self._subject, row, seed)

@@ -16,6 +16,7 @@ from qwench.cli.engine import add_model_argument
 from qwench.errors import UsageError
 
 if TYPE_CHECKING:
+    from qwench.bench.compare import Measured
     from qwench.bench.rows import Row
     from qwench.bench.subject import Choice
     from qwench.ops.limits import Limits
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("--shape", metavar="NAME", help="random weights of a published shape, such as qwen3.5:0.8b")
     parser.add_argument("--layers", type=int, metavar="N", help="only the shape's first layers")
-    parser.add_argument("--quantization", metavar="FORMAT", help="q8, q6, q5, q4, q3, q2 or mxfp4")
+    parser.add_argument("--quantization", metavar="TYPE", help="round the weights: q8 q6 q5 q4 q3 q2 mxfp4")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (default: auto)")
     rows = parser.add_argument_group("what is measured; each list may be `none`")
@@ -124,7 +125,7 @@ def within_window(choice: Choice, rows: Sequence[Row]) -> list[Row]:
 
 def _alone(
     args: argparse.Namespace, choice: Choice, rows: Sequence[Row], _names: Sequence[str]
-) -> tuple[dict[str, Any], dict[Row, Any], dict[str, list[float]]]:
+) -> tuple[dict[str, Any], dict[Row, Measured], dict[str, list[float]]]:
     """Our side in this process."""
     from qwench.bench.compare import OURS, our_first_token, take_turns
     from qwench.bench.local import LocalSide
@@ -138,7 +139,7 @@ def _alone(
 
 def _compare(
     args: argparse.Namespace, choice: Choice, rows: Sequence[Row], names: Sequence[str]
-) -> tuple[dict[str, Any], dict[Row, Any], dict[str, list[float]]]:
+) -> tuple[dict[str, Any], dict[Row, Measured], dict[str, list[float]]]:
     """Every side in processes of its own."""
     from qwench.bench.compare import first_tokens, make_sides, take_turns
 
