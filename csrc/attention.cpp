@@ -16,7 +16,6 @@ constexpr int64_t kShortRows = 32;    // a row of so few is divided along its co
 constexpr int64_t kLeastTokens = 8;   // of a block
 constexpr int64_t kTasksPerThread = 4;
 constexpr int64_t kStoredTokens = 64;  // of one task
-constexpr int64_t kLine = 64;
 
 struct Plan {
     const qw_attention_arguments& a;
@@ -61,24 +60,6 @@ void store_tokens(const qw_attention_arguments& a, int64_t first, int64_t last) 
         std::memcpy(static_cast<char*>(a.values) + to, value, static_cast<size_t>(bytes));
     }
 }
-
-// Hands out a worker's memory; with none to hand out it finds out how much is needed.
-class Layout {
-  public:
-    explicit Layout(char* memory) : memory_(memory) {}
-
-    template <class T>
-    T* take(int64_t count) {
-        char* taken = memory_ == nullptr ? nullptr : memory_ + used_;
-        used_ += round_up(count * static_cast<int64_t>(sizeof(T)), kLine);
-        return reinterpret_cast<T*>(taken);
-    }
-    int64_t used() const { return used_; }
-
-  private:
-    char* memory_;
-    int64_t used_ = 0;
-};
 
 AttentionScratch take_scratch(Layout& layout, const qw_attention_arguments& a, int64_t rows) {
     const bool is_bf16 = a.type == QW_BF16;

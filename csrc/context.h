@@ -19,7 +19,9 @@ struct Layer {
     bool shared;          // inputs are those of the layer before
     int64_t depth;        // of a row, padded
     int64_t input_bytes;  // 0 where inputs are read as they lie
+    int64_t correction_bytes;
     void* inputs;
+    void* corrections;  // of coded inputs
     int64_t units, units_per_task;  // panels of codes, groups of what is not quantised
     int64_t token_blocks, first_task;
 };
@@ -32,6 +34,8 @@ struct qw_context {
     qwench::Scratch inputs;    // of linear layers, in the form their kernels read
     std::vector<qwench::Layer> layers;  // of the call under way
     qwench::Scratch partials;  // of attention
+    qwench::Scratch experts;   // what passes between a layer's steps
+    qwench::Scratch values;    // between the instructions of a program
 
     qw_context(const qwench::Kernels* chosen, int threads) : kernels(chosen), pool(threads) {}
 };

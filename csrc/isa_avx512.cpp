@@ -21,16 +21,20 @@ constexpr int kStateVectors = 4;
 
 #include "kernels/attention.inl"
 #include "kernels/delta.inl"
+#include "kernels/experts.inl"
 #include "kernels/linear.inl"
 #include "kernels/quantised.inl"
 #include "kernels/norm.inl"
+#include "kernels/pointwise.inl"
 
 namespace qwench {
 
 const Kernels* avx512_kernels() {
     static const Kernels table = {
-        "avx512", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, linear_codes},
+        "avx512", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, correct_inputs, linear_codes},
         rms_norm, delta_net, attend, merge_attention,
+        expert_probabilities, gate_expert, sum_experts,
+        pointwise, widen_row, rotate,
     };
     return &table;
 }

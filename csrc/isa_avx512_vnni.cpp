@@ -10,7 +10,7 @@
 namespace qwench {
 
 const CodedKernels* avx512_vnni_coded() {
-    static const CodedKernels kernels = {code_inputs, linear_codes};
+    static const CodedKernels kernels = {code_inputs, correct_inputs, linear_codes};
     return &kernels;
 }
 

@@ -1,6 +1,6 @@
 // What an instruction set has to offer: one table of functions per translation unit, chosen once when a context opens.
 //
-// A kernel computes one task; dividing the work into tasks and the threads are the business of the operation (linear.cpp, attention.cpp, context.cpp).
+// A kernel computes one task; dividing the work into tasks and the threads are the business of the operation (linear.cpp, attention.cpp, context.cpp, program.cpp).
 #pragma once
 
 #include <cstdint>
@@ -33,9 +33,11 @@ struct CodedJob {
 // Computes outputs of `group` for tokens [first, last).
 using LinearKernel = void (*)(const LinearJob& job, int64_t group, int64_t first, int64_t last);
 
-// Rounds one tile of inputs to 8 bits; computes outputs of panels [begin, end) for tokens [first, last).
+// Rounds one tile of inputs to 8 bits; works out its corrections for one weight type; computes outputs of panels [begin,
+// end) for tokens [first, last).
 struct CodedKernels {
     void (*code_inputs)(const qw_linear_arguments& arguments, const CodedInputs& inputs, int64_t tile);
+    void (*correct_inputs)(const qw_weight_type& type, const CodedInputs& inputs, int64_t tile);
     void (*linear)(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last);
 };
 
@@ -91,6 +93,16 @@ struct Kernels {
     // Folds one query head's partials, `stride` apart, into the first; writes the output at element `place`.
     void (*merge_attention)(const qw_attention_arguments& arguments, AttentionPartial* partials, int64_t segments,
                             int64_t stride, int64_t place);
+    void (*expert_probabilities)(const qw_experts_arguments& arguments, int64_t token, float* probabilities);
+    // hidden [width] = silu(gate) * up, of both [2 * width] side by side.
+    void (*gate_expert)(int32_t type, const void* both, int64_t width, void* hidden);
+    // y of the token = the sum over its experts' rows of outputs, each times its weight.
+    void (*sum_experts)(const qw_experts_arguments& arguments, const void* outputs, const int64_t* places,
+                        const float* weights, int64_t token);
+    // Numbers [first, first + count) of a row; a whole row; a head of a token.
+    void (*pointwise)(const qw_pointwise_arguments& arguments, int64_t row, int64_t first, int64_t count);
+    void (*widen)(const qw_widen_arguments& arguments, int64_t row);
+    void (*rotate)(const qw_rotation_arguments& arguments, int64_t token, int64_t head);
 };
 
 // The tables, one per translation unit; null where the compiler cannot make it.

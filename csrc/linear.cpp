@@ -75,6 +75,7 @@ Layer plan_layer(const Kernels& kernels, const qw_linear_arguments& a) {
     if (layer.coded) {
         layer.form = Inputs::codes;
         layer.input_bytes = coded_bytes(a.tokens, a.weight->in);
+        layer.correction_bytes = correction_bytes(*a.weight->type, a.tokens, a.weight->in);
         return layer;
     }
     layer.pairs = is_bf16(a) && a.type == QW_BF16 && kernels.linear_bf16_pairs != nullptr;
@@ -119,7 +120,7 @@ bool plan_layers(qw_context& context, const qw_linear_arguments* arguments, int6
             layers.push_back(plan_layer(*context.kernels, arguments[i]));
             Layer& layer = layers.back();
             layer.shared = i > 0 && same_inputs(layers[static_cast<size_t>(i) - 1], layer);
-            if (!layer.shared) bytes += layer.input_bytes;
+            bytes += layer.correction_bytes + (layer.shared ? 0 : layer.input_bytes);
             divide_layer(layer, tasks);
         }
     } catch (const std::bad_alloc&) {
@@ -129,22 +130,26 @@ bool plan_layers(qw_context& context, const qw_linear_arguments* arguments, int6
     if (memory == nullptr && bytes > 0) return false;
     for (size_t i = 0; i < layers.size(); ++i) {
         Layer& layer = layers[i];
-        if (layer.shared) {
-            layer.inputs = layers[i - 1].inputs;
-            continue;
-        }
-        layer.inputs = memory;
-        memory += layer.input_bytes;
+        layer.corrections = memory;
+        memory += layer.correction_bytes;
+        layer.inputs = layer.shared ? layers[i - 1].inputs : memory;
+        memory += layer.shared ? 0 : layer.input_bytes;
     }
     return true;
 }
 
+CodedInputs coded_of(const Layer& layer) {
+    return coded_inputs(layer.inputs, layer.corrections, layer.arguments->tokens, layer.arguments->weight->in);
+}
+
 void convert_inputs(qw_context& context, const Layer& layer) {
     const qw_linear_arguments& a = *layer.arguments;
-    if (layer.shared || layer.input_bytes == 0) return;
+    if ((layer.shared || layer.input_bytes == 0) && !layer.coded) return;
     const auto convert = [&](int64_t tile) {
         if (layer.coded) {
-            context.kernels->coded.code_inputs(a, coded_inputs(layer.inputs, a.tokens, a.weight->in), tile);
+            const CodedInputs inputs = coded_of(layer);
+            if (!layer.shared) context.kernels->coded.code_inputs(a, inputs, tile);
+            context.kernels->coded.correct_inputs(*a.weight->type, inputs, tile);
         } else if (layer.form == Inputs::tiles) {
             cut_tile(layer, tile);
         } else {
@@ -162,7 +167,7 @@ void compute_task(const qw_context& context, const Layer& layer, int64_t task) {
     const int64_t first = task % layer.token_blocks * kTokenBlock, last = std::min(a.tokens, first + kTokenBlock);
     const int64_t begin = task / layer.token_blocks * layer.units_per_task;
     if (layer.coded) {
-        const CodedJob job = {&a, coded_inputs(layer.inputs, a.tokens, a.weight->in)};
+        const CodedJob job = {&a, coded_of(layer)};
         context.kernels->coded.linear(job, begin, std::min(layer.units, begin + layer.units_per_task), first, last);
         return;
     }

@@ -21,4 +21,22 @@ class Scratch {
     int64_t size_ = 0;
 };
 
+// Cuts a buffer into arrays, each aligned to a cache line. Without a buffer it only finds out how long one must be.
+class Layout {
+  public:
+    explicit Layout(char* memory) : memory_(memory) {}
+
+    template <class T>
+    T* take(int64_t count) {
+        char* taken = memory_ == nullptr ? nullptr : memory_ + used_;
+        used_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+        return reinterpret_cast<T*>(taken);
+    }
+    int64_t used() const { return used_; }
+
+  private:
+    char* memory_;
+    int64_t used_ = 0;
+};
+
 }  // namespace qwench

@@ -12,11 +12,11 @@
 // Inputs: tiles of 16 tokens (the last of fewer), within them block by block the numbers [row][32].
 //
 // The sum of an output, which every kernel computes in this order, whatever is computed beside it. For a block:
-//   whole_p = sum over the part of (code - zero) * number                       exact, in 32 bits
-//   part    = whole_0 * scale_0; part = fma(whole_1, scale_1, part)             the second where there are two parts
-//   part    = fma(-min_p, sum of the part's numbers, part)                      for each part, where there are mins
+//   whole_p = sum over the part of (code - zero) * number              exact, in 32 bits; codes from 0 where there are mins
+//   part    = whole_0 * scale_0; part = fma(whole_1, scale_1, part)    the second where there are two parts
+//   part    = fma(-min_p, sum of the part's numbers, part)             for each part, where there are mins
 //   total   = fma(part, input scale, total)
-// and in the end total * factor.
+// and in the end total * factor. Where there are mins, -min_p is fma(-zero, scale_p, -min), mostly with zero 0.
 #pragma once
 
 #include <cstdint>
@@ -83,37 +83,41 @@ struct CodedInputs {
     int8_t* numbers;  // [tile][block][row][32]
     float* scales;    // [tile][block][row]
     int32_t* sums;    // [tile][block][2][row], of each half of a block
+    // What one weight type makes of the sums, [tile][block][part][row]: without mins int32, what a whole sum starts from so
+    // that codes may count from 0; with mins fp32.
+    void* corrections;
 };
 
 static inline int64_t coded_blocks(int64_t in) { return round_up(in, QW_SUPER_BLOCK) / kBlock; }
 
+// Of numbers, scales and sums; and of the corrections.
 static inline int64_t coded_bytes(int64_t tokens, int64_t in) {
     constexpr int64_t kEach = kBlock + sizeof(float) + 2 * sizeof(int32_t);
     return round_up(tokens * coded_blocks(in) * kEach, kVectorBytes);
 }
+static inline int64_t correction_bytes(const qw_weight_type& type, int64_t tokens, int64_t in) {
+    return round_up(tokens * coded_blocks(in) * parts_of(type) * static_cast<int64_t>(sizeof(float)), kVectorBytes);
+}
 
-static inline CodedInputs coded_inputs(void* memory, int64_t tokens, int64_t in) {
+static inline CodedInputs coded_inputs(void* memory, void* corrections, int64_t tokens, int64_t in) {
     CodedInputs inputs;
     inputs.tokens = tokens;
     inputs.blocks = coded_blocks(in);
     inputs.numbers = static_cast<int8_t*>(memory);
     inputs.scales = reinterpret_cast<float*>(inputs.numbers + tokens * inputs.blocks * kBlock);
     inputs.sums = reinterpret_cast<int32_t*>(inputs.scales + tokens * inputs.blocks);
+    inputs.corrections = corrections;
     return inputs;
 }
 
-// One tile of them from one block on.
-struct CodedTile {
-    int8_t* numbers;
-    float* scales;
-    int32_t* sums;
-    int64_t rows;
-};
+static inline int64_t tile_rows(const CodedInputs& inputs, int64_t tile) {
+    const int64_t left = inputs.tokens - tile * kTokenTile;
+    return left < kTokenTile ? left : kTokenTile;
+}
 
-static inline CodedTile coded_tile(const CodedInputs& inputs, int64_t tile, int64_t block) {
-    const int64_t left = inputs.tokens - tile * kTokenTile, rows = left < kTokenTile ? left : kTokenTile;
-    const int64_t at = tile * kTokenTile * inputs.blocks + block * rows;  // blocks of single rows before it
-    return {inputs.numbers + at * kBlock, inputs.scales + at, inputs.sums + at * 2, rows};
+// Blocks of single rows before one block of a tile.
+static inline int64_t rows_before(const CodedInputs& inputs, int64_t tile, int64_t block) {
+    return tile * kTokenTile * inputs.blocks + block * tile_rows(inputs, tile);
 }
 
 }  // namespace qwench

@@ -75,10 +75,12 @@ QW_INLINE V load_half(const void* from) {
 // sums + for each output its four bytes times x[0..3]. Bytes are at most 127, or 255 with kWide.
 template <bool kWide>
 QW_INLINE I multiply_add(I sums, B bytes, const int8_t* x) {
-    const __m512i inputs = _mm512_set1_epi32(four_bytes(x));
 #if defined(__AVX512VNNI__)
-    return {_mm512_dpbusd_epi32(sums.v, bytes.v, inputs)};
+    // _mm512_dpbusd_epi32 of _mm512_set1_epi32, of which GCC makes two instructions.
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums.v) : "v"(bytes.v), "m"(*reinterpret_cast<const int8_t(*)[4]>(x)));
+    return sums;
 #else
+    const __m512i inputs = _mm512_set1_epi32(four_bytes(x));
     const __m512i ones = _mm512_set1_epi16(1);
     if constexpr (!kWide) {
         return {_mm512_add_epi32(sums.v, _mm512_madd_epi16(_mm512_maddubs_epi16(bytes.v, inputs), ones))};

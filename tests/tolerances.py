@@ -38,6 +38,7 @@ TOLERANCES: dict[tuple[str, str, str], Tolerance] = {
     ("experts", "bfloat16", "native"): Tolerance(0.05, "both sides round hidden values and results to BF16"),
     ("norm", "float32", "native"): Tolerance(1e-5, "one root and three products on results up to 10"),
     ("norm", "bfloat16", "native"): Tolerance(0.07, "one unit in the last of BF16's 8 bits, of results up to 10"),
+    ("gates", "float32", "native"): Tolerance(2e-6, "e^x within 2 units in the last place, on results up to 10"),
     ("delta_net", "float32", "native"): Tolerance(
         2e-4, "the gated norm divides a readout by its own size, and so magnifies the 2e-5 of the delta rule"
     ),

@@ -206,10 +206,9 @@ typedef struct {
     int64_t tokens, hidden, width, experts, chosen;
     int32_t normalise;
     int32_t type;         /* of x, logits and y */
-    /* These two become const qw_weight* when that type is here. */
-    const void* gate_up; /* [experts] each [2 * width, hidden], the rows of the gate first */
-    const void* down;    /* [experts] each [hidden, width] */
-    const void* x;       /* [tokens, hidden] */
+    const qw_weight* gate_up; /* [experts] each [2 * width, hidden], the rows of the gate first */
+    const qw_weight* down;    /* [experts] each [hidden, width] */
+    const void* x;            /* [tokens, hidden] */
     int64_t x_stride;
     const void* logits; /* [tokens, experts] */
     int64_t logits_stride;
@@ -219,6 +218,103 @@ typedef struct {
 
 /* 0, or 1 where there is not enough memory. */
 QW_API int32_t qw_experts(qw_context* context, const qw_experts_arguments* arguments);
+
+/* A program: the operations of a forward pass in a row, laid down once and run for every step. Each instruction has its
+ * operation's arguments, in which blanks are left for what differs from step to step; a run fills in the blanks and carries
+ * out one instruction after the other.
+ *
+ * A step is a list of numbers. The first ones are named here; what else it holds only the writer of the program knows. */
+#define QW_ZERO 0          /* always 0 */
+#define QW_TOKENS 1        /* T */
+#define QW_LOGITS 2        /* L, rows of logits */
+#define QW_TOKEN_SCRATCH 3 /* address of T * token_bytes, written by qw_run */
+#define QW_LOGIT_SCRATCH 4 /* address of L * logit_bytes, written by qw_run */
+
+/* *field = step[base] + step[count] * factor + offset: how many rows there are, where an input lies, or where in the
+ * scratch memory a buffer of T or L rows begins. `field` is an integer or a pointer inside some arguments. */
+typedef struct {
+    void* field;
+    int32_t base, count;
+    int64_t factor, offset;
+} qw_blank;
+
+typedef struct {
+    int32_t operation; /* one of those below */
+    int32_t count;     /* of arguments: 1 but for QW_LINEAR */
+    void* arguments;   /* [count] its structures */
+} qw_instruction;
+
+typedef struct {
+    const qw_instruction* instructions;
+    int64_t num_instructions;
+    const qw_blank* blanks;
+    int64_t num_blanks, token_bytes, logit_bytes; /* multiples of 64 */
+} qw_program;
+
+#define QW_LINEAR 0      /* qw_linear_arguments, `count` of them as for qw_linear_many */
+#define QW_RMS_NORM 1    /* qw_norm_arguments */
+#define QW_DELTA_NET 2   /* qw_delta_arguments */
+#define QW_ATTENTION 3   /* qw_attention_arguments */
+#define QW_EXPERTS 4     /* qw_experts_arguments */
+#define QW_UNPACK_ROWS 5 /* qw_unpack_arguments */
+#define QW_POINTWISE 6   /* qw_pointwise_arguments */
+#define QW_ROTATION 7    /* qw_rotation_arguments */
+#define QW_TAKE_ROWS 8   /* qw_take_arguments */
+#define QW_WIDEN 9       /* qw_widen_arguments */
+
+/* output = x and y combined, number by number; what goes into a product is rounded to `type` first. y has one column
+ * for all of x's where y_width is 1. output may be x or y. */
+#define QW_ADD 0              /* x + y */
+#define QW_SILU_MULTIPLY 1    /* silu(x) * y */
+#define QW_SIGMOID_MULTIPLY 2 /* x * sigmoid(y) */
+typedef struct {
+    int64_t rows, width, y_width;
+    int32_t kind; /* one of those above */
+    int32_t type; /* of x, y and output */
+    const void* x;
+    int64_t x_stride;
+    const void* y;
+    int64_t y_stride;
+    void* output;
+    int64_t output_stride;
+} qw_pointwise_arguments;
+
+/* Each head's first 2 * half numbers turned, computed in fp32: number j is paired with j + half. output may be x. */
+typedef struct {
+    int64_t tokens, heads, head_dim, half;
+    int32_t type; /* of x and output */
+    const void* x; /* [tokens, heads * head_dim] */
+    int64_t x_stride;
+    const float* cosine; /* [tokens, half] */
+    const float* sine;   /* [tokens, half] */
+    void* output;
+    int64_t output_stride;
+} qw_rotation_arguments;
+
+/* y = rows `ids` of x. */
+typedef struct {
+    int64_t count, rows, width;
+    int32_t type;       /* of x and y */
+    const int64_t* ids; /* [count], each in [0, rows) */
+    const void* x;      /* [rows, width] */
+    int64_t x_stride;
+    void* y; /* [count, width] */
+    int64_t y_stride;
+} qw_take_arguments;
+
+/* Rows of BF16 in the second halves of rows of fp32, made fp32 where they are. */
+typedef struct {
+    int64_t rows, width;
+    float* y; /* [rows, width] */
+} qw_widen_arguments;
+
+/* What stopped a run. */
+#define QW_OUT_OF_RANGE 1 /* an index of the step names no such row, page or slot */
+#define QW_NO_MEMORY 2
+
+/* Runs `program`, whose blanks are overwritten, for one step. 0; or QW_OUT_OF_RANGE or QW_NO_MEMORY, the instruction that
+ * could not be carried out (-1: none was) in `failed`, and those before it done. */
+QW_API int32_t qw_run(qw_context* context, const qw_program* program, int64_t* step, int64_t* failed);
 
 #ifdef __cplusplus
 }

@@ -8,7 +8,7 @@
 namespace qwench {
 namespace {
 
-constexpr int64_t kAheadBytes = 4096;  // in the weights' stream: about what arrives while memory answers
+constexpr int64_t kAheadBytes = 1536;  // in the weights' stream: about what arrives while memory answers
 
 // A panel's chunk, ready to be multiplied.
 struct Stage {
@@ -17,37 +17,36 @@ struct Stage {
     alignas(64) float minus_mins[kChunkBlocks * kMaxParts][kLanes];
 };
 
-// What the inputs of one tile contribute beside their numbers: [block][part][token].
-struct Corrections {
-    alignas(64) int32_t starts[kChunkBlocks * kMaxParts][kTokenTile];  // of the whole sums: -zero * sum of numbers
-    alignas(64) float sums[kChunkBlocks * kMaxParts][kTokenTile];
-};
-
 QW_INLINE V load_scales(int32_t type, const uint8_t* from) {
     return type == QW_BF16 ? load(reinterpret_cast<const bf16*>(from)) : load_half(from);
 }
 
+// Scales and mins of a chunk as fp32.
 void expand_scales(const qw_weight_type& type, const uint8_t* chunk, int64_t blocks, Stage& stage) {
     constexpr int64_t kFloats = 2 * kPanel;
     const int64_t count = blocks * parts_of(type);
     for (int64_t line = 0; line < scale_bytes(type, blocks); line += 64) __builtin_prefetch(chunk + kAheadBytes + line);
-    if (!type.nested) {
-        const uint8_t* mins = chunk + count * kFloats;
+    if (type.nested) {
+        const V scale = load_scales(type.scale_type, chunk);
+        const uint8_t* parts = chunk + kFloats * floats_of(type);
+        for (int64_t i = 0; i < count; ++i) store(stage.scales[i], mul(load_signed(parts + i * kPanel), scale));
+        if (!type.has_min) return;
+        const V minus_min = sub(zero(), load_scales(type.scale_type, chunk + kFloats));
+        parts += count * kPanel;
+        for (int64_t i = 0; i < count; ++i) store(stage.minus_mins[i], mul(load_unsigned(parts + i * kPanel), minus_min));
+    } else {
+        for (int64_t i = 0; i < count; ++i) store(stage.scales[i], load_scales(type.scale_type, chunk + i * kFloats));
+        if (!type.has_min) return;
+        chunk += count * kFloats;
         for (int64_t i = 0; i < count; ++i) {
-            store(stage.scales[i], load_scales(type.scale_type, chunk + i * kFloats));
-            if (type.has_min) store(stage.minus_mins[i], sub(zero(), load_scales(type.scale_type, mins + i * kFloats)));
+            store(stage.minus_mins[i], sub(zero(), load_scales(type.scale_type, chunk + i * kFloats)));
         }
-        return;
     }
-    const V scale = load_scales(type.scale_type, chunk);
-    chunk += kFloats;
-    if (type.has_min) {
-        const V minus_min = sub(zero(), load_scales(type.scale_type, chunk));
-        chunk += kFloats;
-        const uint8_t* mins = chunk + count * kPanel;
-        for (int64_t i = 0; i < count; ++i) store(stage.minus_mins[i], mul(load_unsigned(mins + i * kPanel), minus_min));
+    if (zero_of(type) == 0) return;
+    const V minus_zero = all(static_cast<float>(-zero_of(type)));
+    for (int64_t i = 0; i < count; ++i) {
+        store(stage.minus_mins[i], fma_exact(minus_zero, load(stage.scales[i]), load(stage.minus_mins[i])));
     }
-    for (int64_t i = 0; i < count; ++i) store(stage.scales[i], mul(load_signed(chunk + i * kPanel), scale));
 }
 
 // The vectors of one block, one code a byte, from its planes of bits.
@@ -114,6 +113,20 @@ struct Form {
     static constexpr bool kTable = kHasTable, kWide = kAnyByte;
 };
 
+// Tokens of one tile, from one of its rows and one block on.
+struct TileView {
+    const int8_t* numbers;
+    const float* scales;
+    const void* corrections;
+    int64_t rows;  // of the tile
+};
+
+TileView view_tile(const CodedInputs& inputs, const qw_weight_type& type, int64_t tile, int64_t row, int64_t block) {
+    const int64_t before = rows_before(inputs, tile, block), rows = tile_rows(inputs, tile);
+    const int32_t* corrections = static_cast<const int32_t*>(inputs.corrections) + before * parts_of(type) + row;
+    return {inputs.numbers + (before + row) * kBlock, inputs.scales + before + row, corrections, rows};
+}
+
 // A chunk's bytes, stage or stream, with what goes beside them.
 struct ChunkView {
     const uint8_t* codes;
@@ -122,13 +135,69 @@ struct ChunkView {
     B table;
 };
 
-// Sums [kTokens][16] of one panel += one chunk of it times kTokens tokens from `token` of the tile on.
+// Whole sums of one part of a block for kTokens tokens. Chains of additions run side by side, four at least, so that one
+// need not wait for its own last step; in which order whole numbers are added is all the same.
+template <bool kWide, bool kStarts, int kTokens, int kVectors>
+QW_INLINE void multiply_part(const B* v, const int8_t* x, const int32_t* starts, I (&whole)[kTokens]) {
+    constexpr int kChains = kTokens >= 4 ? 1 : kVectors / 2;
+    I sums[kTokens][kChains];
+#pragma GCC unroll 16
+    for (int m = 0; m < kTokens; ++m) {
+        sums[m][0] = all_whole(kStarts ? starts[m] : 0);
+        for (int chain = 1; chain < kChains; ++chain) sums[m][chain] = all_whole(0);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) {
+#pragma GCC unroll 16
+        for (int m = 0; m < kTokens; ++m) {
+            I& sum = sums[m][j % kChains];
+            sum = multiply_add<kWide>(sum, v[j], x + m * kBlock + j * 4);
+        }
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < kTokens; ++m) {
+        whole[m] = sums[m][0];
+        for (int chain = 1; chain < kChains; ++chain) whole[m] = add(whole[m], sums[m][chain]);
+    }
+}
+
+// One block of one panel for kTokens tokens: their totals += what quantised.h calls a part, times the input's scale.
+template <bool kWide, int kTokens, int kParts, bool kMin>
+QW_INLINE void multiply_block_of(const ChunkView& chunk, int64_t block, const B (&v)[kBlockVectors], const TileView& tile,
+                                 V* totals) {
+    constexpr int kVectors = kBlockVectors / kParts;
+    const int32_t* starts = static_cast<const int32_t*>(tile.corrections);
+    const float* input_sums = static_cast<const float*>(tile.corrections);
+    V part[kTokens];
+#pragma GCC unroll 2
+    for (int p = 0; p < kParts; ++p) {
+        I whole[kTokens];
+        const int8_t* x = tile.numbers + p * kVectors * 4;
+        multiply_part<kWide, !kMin, kTokens, kVectors>(v + p * kVectors, x, starts + p * tile.rows, whole);
+        const V scale = load(chunk.stage->scales[block * kParts + p]);
+#pragma GCC unroll 16
+        for (int m = 0; m < kTokens; ++m) {
+            part[m] = p == 0 ? mul(to_float(whole[m]), scale) : fma_exact(to_float(whole[m]), scale, part[m]);
+        }
+    }
+    if constexpr (kMin) {
+#pragma GCC unroll 2
+        for (int p = 0; p < kParts; ++p) {
+            const V minus_min = load(chunk.stage->minus_mins[block * kParts + p]);
+#pragma GCC unroll 16
+            for (int m = 0; m < kTokens; ++m) {
+                part[m] = fma_exact(minus_min, all(input_sums[p * tile.rows + m]), part[m]);
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < kTokens; ++m) totals[m] = fma_exact(part[m], all(tile.scales[m]), totals[m]);
+}
+
+// Totals [kTokens][16] of one panel += one chunk of it times kTokens tokens.
 template <class Form, int kTokens, int kParts, bool kMin>
-void multiply_chunk(const ChunkView& chunk, const CodedTile& tile, const Corrections& corrections, int64_t token,
-                    float (*totals)[kLanes]) {
-    constexpr int kPartVectors = kBlockVectors / kParts;
-    const int8_t* x = tile.numbers + token * kBlock;
-    const float* input_scales = tile.scales + token;
+void multiply_chunk(const ChunkView& chunk, TileView tile, float (*totals)[kLanes]) {
+    constexpr int kTogether = kTokens < 4 ? kTokens : 4;
     V sums[kTokens];
 #pragma GCC unroll 16
     for (int m = 0; m < kTokens; ++m) sums[m] = load(totals[m]);
@@ -144,37 +213,21 @@ void multiply_chunk(const ChunkView& chunk, const CodedTile& tile, const Correct
 #pragma GCC unroll 8
             for (int j = 0; j < kBlockVectors; ++j) v[j] = look_up(chunk.table, v[j]);
         }
-#pragma GCC unroll 16
-        for (int m = 0; m < kTokens; ++m) {
-            V part = zero();
-#pragma GCC unroll 2
-            for (int p = 0; p < kParts; ++p) {
-                const int64_t at = block * kParts + p;
-                I whole = all_whole(corrections.starts[at][token + m]);
-#pragma GCC unroll 8
-                for (int j = p * kPartVectors; j < (p + 1) * kPartVectors; ++j) {
-                    whole = multiply_add<Form::kWide>(whole, v[j], x + m * kBlock + j * 4);
-                }
-                const V scale = load(chunk.stage->scales[at]);
-                part = p == 0 ? mul(to_float(whole), scale) : fma_exact(to_float(whole), scale, part);
-            }
-            if constexpr (kMin) {
-#pragma GCC unroll 2
-                for (int p = 0; p < kParts; ++p) {
-                    const int64_t at = block * kParts + p;
-                    part = fma_exact(load(chunk.stage->minus_mins[at]), all(corrections.sums[at][token + m]), part);
-                }
-            }
-            sums[m] = fma_exact(part, all(input_scales[m]), sums[m]);
+#pragma GCC unroll 4
+        for (int m = 0; m < kTokens; m += kTogether) {
+            const TileView from = {tile.numbers + m * kBlock, tile.scales + m,
+                                   static_cast<const int32_t*>(tile.corrections) + m, tile.rows};
+            multiply_block_of<Form::kWide, kTogether, kParts, kMin>(chunk, block, v, from, sums + m);
         }
-        x += tile.rows * kBlock;
-        input_scales += tile.rows;
+        tile.numbers += tile.rows * kBlock;
+        tile.scales += tile.rows;
+        tile.corrections = static_cast<const int32_t*>(tile.corrections) + kParts * tile.rows;
     }
 #pragma GCC unroll 16
     for (int m = 0; m < kTokens; ++m) store(totals[m], sums[m]);
 }
 
-using MultiplyChunk = void (*)(const ChunkView&, const CodedTile&, const Corrections&, int64_t, float (*)[kLanes]);
+using MultiplyChunk = void (*)(const ChunkView&, TileView, float (*)[kLanes]);
 
 template <class Form, int kTokens>
 MultiplyChunk choose_scales(const qw_weight_type& type) {
@@ -239,36 +292,34 @@ const uint8_t* staged(const qw_weight_type& type, const uint8_t* codes, int64_t 
     return stage.bytes;
 }
 
-void correct(const CodedTile& tile, int64_t blocks, int64_t parts, int32_t zero_byte, Corrections& corrections) {
-    const int32_t* sums = tile.sums;
-    for (int64_t block = 0; block < blocks; ++block) {
-        for (int64_t row = 0; row < tile.rows; ++row) {
-            const int32_t first = sums[row], second = sums[tile.rows + row];
-            const int32_t here = parts == 1 ? first + second : first;
-            corrections.starts[block * parts][row] = -zero_byte * here;
-            corrections.sums[block * parts][row] = static_cast<float>(here);
-            if (parts == 1) continue;
-            corrections.starts[block * parts + 1][row] = -zero_byte * second;
-            corrections.sums[block * parts + 1][row] = static_cast<float>(second);
-        }
-        sums += 2 * tile.rows;
-    }
-}
-
 template <class Output>
 void store_outputs(const qw_linear_arguments& a, int64_t panel, int64_t token, float factor, const float* totals) {
     store_row<Output>(a, token, panel * kPanel, mul(load(totals), all(factor)));
+}
+
+// Totals [tokens][16] of tokens [first, last) += one chunk.
+void multiply_tiles(const CodedInputs& inputs, const qw_weight_type& type, const Multipliers& multiply,
+                    const ChunkView& chunk, int64_t block, int64_t first, int64_t last, float (*totals)[kLanes]) {
+    for (int64_t token = first; token < last; token += kTokenTile) {
+        const int64_t tile = token / kTokenTile, rows = tile_rows(inputs, tile);
+        int64_t row = 0;
+        for (int size = 0; size < kBlockSizes; ++size) {
+            const int64_t width = kTokenTile >> size;
+            for (; row + width <= rows; row += width) {
+                multiply.of[size](chunk, view_tile(inputs, type, tile, row, block), totals + (token - first + row));
+            }
+        }
+    }
 }
 
 // One panel's totals [tokens][16] for tokens [first, last), chunk by chunk.
 void sum_panel(const CodedJob& job, int64_t panel, int64_t first, int64_t last, float (*totals)[kLanes]) {
     const qw_weight& weight = *job.arguments->weight;
     const qw_weight_type& type = *weight.type;
-    const bool single = last - first == 1;
+    const bool single = job.inputs.tokens == 1;
     const MultiplyChunk multiply_single = choose_single(type);
     const Multipliers multiply = type.bits == 8 || type.has_table ? choose_staged<true>(type) : choose_staged<false>(type);
     Stage stage;
-    Corrections corrections;
     ChunkView view = {nullptr, &stage, 0, table_bytes(type)};
     const uint8_t* chunk = panel_of(weight, panel);
     const int64_t blocks = num_blocks(type, weight.in);
@@ -276,20 +327,11 @@ void sum_panel(const CodedJob& job, int64_t panel, int64_t first, int64_t last, 
         view.blocks = blocks - block < kChunkBlocks ? blocks - block : kChunkBlocks;
         expand_scales(type, chunk, view.blocks, stage);
         view.codes = chunk + scale_bytes(type, view.blocks);
-        if (!single) view.codes = staged(type, view.codes, view.blocks, view.table, stage);
-        for (int64_t token = first; token < last; token += kTokenTile) {
-            const CodedTile tile = coded_tile(job.inputs, token / kTokenTile, block);
-            correct(tile, view.blocks, parts_of(type), zero_of(type), corrections);
-            float(*sums)[kLanes] = totals + (token - first);
-            if (single) {
-                multiply_single(view, tile, corrections, 0, sums);
-                continue;
-            }
-            int64_t row = 0;
-            for (int size = 0; size < kBlockSizes; ++size) {
-                const int64_t width = kTokenTile >> size;
-                for (; row + width <= tile.rows; row += width) multiply.of[size](view, tile, corrections, row, sums + row);
-            }
+        if (single) {
+            multiply_single(view, view_tile(job.inputs, type, 0, 0, block), totals);
+        } else {
+            view.codes = staged(type, view.codes, view.blocks, view.table, stage);
+            multiply_tiles(job.inputs, type, multiply, view, block, first, last, totals);
         }
         chunk += chunk_bytes(type, view.blocks);
     }
@@ -314,8 +356,9 @@ void linear_codes(const CodedJob& job, int64_t begin, int64_t end, int64_t first
 
 // One token's `in` numbers rounded to 8 bits: a block's scale is its largest magnitude / 127.
 template <class Input>
-void quantise_row(const Input* x, int64_t in, int64_t blocks, const CodedTile& tile, int64_t row) {
-    for (int64_t block = 0; block < blocks; ++block) {
+void quantise_row(const Input* x, int64_t in, const CodedInputs& inputs, int64_t tile, int64_t row) {
+    const int64_t rows = tile_rows(inputs, tile);
+    for (int64_t block = 0; block < inputs.blocks; ++block) {
         const int64_t left = in - block * kBlock;
         const V first = left > 0 ? load_some(x + block * kBlock, left) : zero();
         const V second = left > kLanes ? load_some(x + block * kBlock + kLanes, left - kLanes) : zero();
@@ -328,25 +371,41 @@ void quantise_row(const Input* x, int64_t in, int64_t blocks, const CodedTile& t
         const V limit = all(127.0f), lower = all(-127.0f);
         const I low = to_whole(least(most(mul(first, inverse), lower), limit));
         const I high = to_whole(least(most(mul(second, inverse), lower), limit));
-        const int64_t at = block * tile.rows + row;
-        int8_t* numbers = tile.numbers + at * kBlock;
+        const int64_t before = rows_before(inputs, tile, block);
+        int8_t* numbers = inputs.numbers + (before + row) * kBlock;
         store_signed(numbers, low);
         store_signed(numbers + kLanes, high);
-        tile.scales[at] = scale;
-        int32_t* sums = tile.sums + block * 2 * tile.rows + row;
-        sums[0] = sum(low);
-        sums[tile.rows] = sum(high);
+        inputs.scales[before + row] = scale;
+        inputs.sums[2 * before + row] = sum(low);
+        inputs.sums[2 * before + rows + row] = sum(high);
     }
 }
 
 void code_inputs(const qw_linear_arguments& a, const CodedInputs& inputs, int64_t tile) {
-    const CodedTile at = coded_tile(inputs, tile, 0);
-    for (int64_t row = 0; row < at.rows; ++row) {
-        const int64_t token = input_row(a, tile * kTokenTile + row) * a.x_stride;
+    for (int64_t row = 0; row < tile_rows(inputs, tile); ++row) {
+        const int64_t at = input_row(a, tile * kTokenTile + row) * a.x_stride;
         if (a.type == QW_BF16) {
-            quantise_row(static_cast<const bf16*>(a.x) + token, a.weight->in, inputs.blocks, at, row);
+            quantise_row(static_cast<const bf16*>(a.x) + at, a.weight->in, inputs, tile, row);
         } else {
-            quantise_row(static_cast<const float*>(a.x) + token, a.weight->in, inputs.blocks, at, row);
+            quantise_row(static_cast<const float*>(a.x) + at, a.weight->in, inputs, tile, row);
+        }
+    }
+}
+
+void correct_inputs(const qw_weight_type& type, const CodedInputs& inputs, int64_t tile) {
+    const int64_t rows = tile_rows(inputs, tile), parts = parts_of(type), before = rows_before(inputs, tile, 0);
+    const int32_t* sums = inputs.sums + before * 2;
+    int32_t* starts = static_cast<int32_t*>(inputs.corrections) + before * parts;
+    float* floats = static_cast<float*>(inputs.corrections) + before * parts;
+    const int32_t minus_zero = -zero_of(type);
+    for (int64_t block = 0; block < inputs.blocks; ++block, sums += 2 * rows) {
+        for (int64_t i = 0; i < parts * rows; ++i) {
+            const int32_t here = parts == 1 ? sums[i] + sums[rows + i] : sums[i];
+            if (type.has_min) {
+                *floats++ = static_cast<float>(here);
+            } else {
+                *starts++ = minus_zero * here;
+            }
         }
     }
 }

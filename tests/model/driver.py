@@ -13,24 +13,29 @@ from qwench.engine.batching import build_batch
 from qwench.engine.request import Request, SamplingParams
 from qwench.engine.scheduler import Step, StepRow
 from qwench.engine.start import build_model
-from qwench.ops.kernels import make_kernels
+from qwench.ops.kernels import Kernels, TorchKernels
 from qwench.weights.load import open_weights
 
 PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
 
 
 class Driver:
-    """One checkpoint in fp32 with room for NUM_SLOTS sequences; ``isa``: on the native kernels instead of torch's."""
+    """One checkpoint with room for NUM_SLOTS sequences, computed by ``kernels``: torch's unless others are given."""
 
     def __init__(
-        self, folder: Path, device: str = "cpu", isa: str | None = None, quantization: str | None = None
+        self,
+        folder: Path,
+        device: str = "cpu",
+        kernels: Kernels | None = None,
+        dtype: torch.dtype = torch.float32,
+        quantization: str | None = None,
     ) -> None:
         self.device = device
         self.config = ModelConfig.from_folder(folder)
-        source = open_weights(folder, self.config, torch.float32, quantization)
-        self.model = build_model(self.config, source, make_kernels(isa, threads=2), device=device)
+        source = open_weights(folder, self.config, dtype, quantization)
+        self.model = build_model(self.config, source, kernels or TorchKernels(), device=device)
         self.storage = Storage(
-            CacheSpec.of(self.config, torch.float32),
+            CacheSpec.of(self.config, dtype),
             num_pages=NUM_PAGES,
             page_size=PAGE_SIZE,
             num_slots=NUM_SLOTS,

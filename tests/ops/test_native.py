@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qwench.ops import instructions, program
 from qwench.ops import native as binding
 from qwench.ops.attention import paged_attention
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters, delta_net
@@ -23,7 +24,7 @@ from qwench.ops.native import Arena, Native
 from qwench.ops.norm import rms_norm
 from qwench.ops.quantised import SUPER_BLOCK
 from qwench.ops.rows import Rows
-from qwench.ops.store import Plan
+from tests.ops.stored import stored
 from tests.tolerances import tolerance
 
 HEADER = (Path(__file__).parents[2] / "csrc" / "include" / "qwench.h").read_text(encoding="utf-8")
@@ -55,11 +56,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 
 def packed(isa: str, weight: torch.Tensor, threads: int = 1) -> Packed:
-    store = NativeKernels(Native(isa, threads)).store(
-        Plan({"x": tuple(weight.shape)}, {"x": weight.dtype}, weight.dtype)
-    )
-    store.put("x", None, weight)
-    found = store.finish()["x"]
+    found = stored(NativeKernels(Native(isa, threads)), {"weight": weight})["weight"]
     assert isinstance(found, Packed)
     return found
 
@@ -141,7 +138,7 @@ def test_rms_norm(isa: str, dtype: torch.dtype, zero_centred: bool, width: int) 
 
 def delta_case(
     dtype: torch.dtype, heads: tuple[int, int], dims: tuple[int, int], tokens: int
-) -> tuple[DeltaInputs, DeltaParameters, torch.Tensor, torch.Tensor]:
+) -> tuple[DeltaInputs[torch.Tensor], DeltaParameters, torch.Tensor, torch.Tensor]:
     (key_heads, value_heads), (key_dim, value_dim) = heads, dims
     channels = 2 * key_heads * key_dim + value_heads * value_dim
     inputs = DeltaInputs(
@@ -291,7 +288,7 @@ CTYPES = {
     "const qw_weight_type*": "LP_WeightTypeNumbers", "const qw_codes*": "LP_CodesArguments",
     "const qw_unpack_arguments*": "LP_UnpackArguments", "const qw_linear_arguments*": "LP_LinearArguments",
     "const qw_norm_arguments*": "LP_NormArguments", "const qw_delta_arguments*": "LP_DeltaArguments",
-    "const qw_attention_arguments*": "LP_AttentionArguments",
+    "const qw_attention_arguments*": "LP_AttentionArguments", "const qw_experts_arguments*": "LP_ExpertsArguments",
 }  # fmt: skip
 
 
@@ -319,10 +316,15 @@ def test_every_function_of_the_header_is_declared_as_it_stands_there() -> None:
     assert declared == stated
 
 
-STRUCTURES = [each for each in vars(binding).values() if isinstance(each, type) and issubclass(each, ctypes.Structure)]
+STRUCTURES = {
+    each
+    for module in (binding, instructions)
+    for each in vars(module).values()
+    if isinstance(each, type) and issubclass(each, ctypes.Structure)
+}
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", sorted(STRUCTURES, key=str))
 def test_every_structure_has_the_fields_of_the_header(structure: type) -> None:
     assert structure.__doc__
     body = re.search(rf"typedef struct \{{([^}}]*)\}} {structure.__doc__};", without_comments())
@@ -339,6 +341,20 @@ def test_every_structure_has_the_fields_of_the_header(structure: type) -> None:
             stated += [(name.strip(), each) for name in names.split(",")]
     fields = structure._fields_  # type: ignore[attr-defined]
     assert [(name, kind.__name__) for name, kind in fields] == stated
+
+
+def test_operations_are_numbered_as_in_the_header() -> None:
+    """And each has the structure that the comment beside its number names."""
+    stated = dict(re.findall(r"#define QW_(\w+) (\d+)", HEADER))
+    for operation, structure in instructions.STRUCTURES.items():
+        assert re.search(rf"#define QW_{operation.name} +{operation.value} +/\* {structure.__doc__}\b", HEADER)
+    assert instructions.STRUCTURES.keys() == set(instructions.Operation)
+    for kind in instructions.Pointwise:
+        assert int(stated[kind.name]) == kind.value
+    for number in list(program.Number)[:5]:
+        assert int(stated[number.name]) == number.value
+    assert int(stated["OUT_OF_RANGE"]) == instructions.OUT_OF_RANGE
+    assert int(stated["NO_MEMORY"]) == instructions.NO_MEMORY
 
 
 def test_constants_are_those_of_the_header() -> None:

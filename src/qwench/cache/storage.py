@@ -66,5 +66,6 @@ class Storage:
 
     def reset(self, slots: Sequence[int]) -> None:
         """Zero the states of ``slots``: a slot is handed on dirty, and a new sequence starts from nothing."""
-        for states in (*self.conv, *self.recurrent):
-            states[list(slots)] = 0
+        for slot in slots:
+            for states in (*self.conv, *self.recurrent):
+                states[slot] = 0

@@ -52,7 +52,9 @@ class Runner:
                 last_logits.append(start - 1)
                 sampling_rows.append(index)
         if sampling_rows:
-            self._sample(logits[last_logits], step, sampling_rows, results)
+            if len(last_logits) < len(logits):  # a copy of a vocabulary for every row costs as much as choosing from it
+                logits = logits[last_logits]
+            self._sample(logits, step, sampling_rows, results)
         return results
 
     def _sample(self, logits: torch.Tensor, step: Step, indices: list[int], results: list[RowResult]) -> None:

@@ -1,7 +1,8 @@
 """The whole language model, top to bottom: Qwen3.5 (Gated DeltaNet + gated attention, dense or sparse) and Qwen3.
 
 It reads one Batch and the cached tensors of the sequences in it. It does not know requests, checkpoints or bits: a
-weight is whatever ops.linear can multiply with. Differences between the two families are fields of ModelConfig.
+weight is whatever ops.linear can multiply with. Nor does it know whether the operations it calls compute at once or are
+written down to be run later. Differences between the two families are fields of ModelConfig.
 """
 
 from __future__ import annotations
@@ -12,13 +13,10 @@ from qwench.config import ModelConfig
 from qwench.model.batch import Batch, CacheTensors
 from qwench.model.parameters import declare
 from qwench.ops import rotary
-from qwench.ops.activation import sigmoid_multiply, silu_multiply
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.kernels import Kernels
-from qwench.ops.linear import Weight, embed, expert_mlp, linear, route
-from qwench.ops.rows import Rows
-
-Angles = tuple[torch.Tensor, torch.Tensor]  # cos and sin, [T, rotary_dim / 2]
+from qwench.ops.linear import Weight
+from qwench.ops.operations import Inputs, Operations, Value
 
 
 class Qwen:
@@ -49,76 +47,70 @@ class Qwen:
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
         """Logits [L, V] in fp32 for ``batch.logit_tokens``; the cache is advanced by the whole batch."""
-        hidden = self.hidden_states(batch, cache)[batch.logit_tokens]
-        head = self.weights["embedding" if self.config.tie_embeddings else "head"]
-        return linear(hidden, head).float()
-
-    def hidden_states(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
-        """[T, H] after the final norm."""
         yarn = self.config.rope.yarn
         factor = yarn.attention_factor if yarn else 1.0
-        angles = rotary.cos_sin(batch.positions, self.frequencies, self.axes, factor)
-        x = embed(batch.token_ids, self.weights["embedding"])
-        attention_index = delta_index = 0
+        cos, sin = rotary.cos_sin(batch.positions, self.frequencies, self.axes, factor)
+        inputs = Inputs(batch.token_ids, batch.rows, batch.logit_tokens, cos, sin)
+        return self.kernels.forward(self._logits, inputs, cache)
+
+    def _logits(self, ops: Operations[Value], cache: CacheTensors) -> Value:
+        """The forward pass: T tokens in, L rows of logits out."""
+        x = ops.embed(self.weights["embedding"])
+        key_values = zip(cache.keys, cache.values, strict=True)
+        states = zip(cache.conv, cache.recurrent, strict=True)
         for index, layer_type in enumerate(self.config.layer_types):
             name = f"layers.{index}"
-            normed = self._norm(x, f"{name}.mixer_norm")
+            normed = self._norm(ops, x, f"{name}.mixer_norm")
             if layer_type == "full_attention":
-                cached = cache.keys[attention_index], cache.values[attention_index]
-                x = x + self._attention(normed, f"{name}.attention", angles, cached, batch.rows)
-                attention_index += 1
+                x = ops.add(x, self._attention(ops, normed, f"{name}.attention", next(key_values)))
             else:
-                states = cache.conv[delta_index], cache.recurrent[delta_index]
-                x = x + self._delta_net(normed, f"{name}.delta", states, batch.rows)
-                delta_index += 1
-            normed = self._norm(x, f"{name}.mlp_norm")
-            sparse = self.config.sparse_layers[index]
-            x = x + (self._experts(normed, f"{name}.moe") if sparse else self._mlp(normed, f"{name}.mlp"))
-        return self._norm(x, "final_norm")
+                x = ops.add(x, self._delta_net(ops, normed, f"{name}.delta", next(states)))
+            normed = self._norm(ops, x, f"{name}.mlp_norm")
+            if self.config.sparse_layers[index]:
+                x = ops.add(x, self._experts(ops, normed, f"{name}.moe"))
+            else:
+                x = ops.add(x, self._mlp(ops, normed, f"{name}.mlp"))
+        x = self._norm(ops, ops.logit_rows(x), "final_norm")
+        return ops.logits(x, self.weights["embedding" if self.config.tie_embeddings else "head"])
 
     def _attention(
-        self, x: torch.Tensor, name: str, angles: Angles, cached: tuple[torch.Tensor, torch.Tensor], rows: Rows
-    ) -> torch.Tensor:
+        self, ops: Operations[Value], x: Value, name: str, cached: tuple[torch.Tensor, torch.Tensor]
+    ) -> Value:
         """Attention with normed queries and keys; in Qwen3.5 each head's output passes a sigmoid gate."""
-        config = self.config
-        query = self._linear(x, f"{name}.query").view(len(x), config.num_heads, -1)
-        gate = None
-        if config.attention_gate:  # [T, Hq, 2D]: per head, first the query, then its gate
-            query, gate = query.chunk(2, dim=-1)
-        key = self._linear(x, f"{name}.key").view(len(x), config.num_kv_heads, -1)
-        value = self._linear(x, f"{name}.value").view(len(x), config.num_kv_heads, -1)
-        query = rotary.rotate(self._norm(query, f"{name}.query_norm"), *angles)
-        key = rotary.rotate(self._norm(key, f"{name}.key_norm"), *angles)
-        mixed = self.kernels.paged_attention(query, key, value, *cached, rows)
+        head_dim, gate = self.config.head_dim, None
+        query, key, value = (ops.linear(x, self.weights[f"{name}.{part}"]) for part in ("query", "key", "value"))
+        if self.config.attention_gate:  # [T, Hq * 2D]: per head, first the query, then its gate
+            query, gate = ops.halve_heads(query, head_dim)
+        query = ops.rotate(self._norm(ops, query, f"{name}.query_norm"), head_dim)
+        key = ops.rotate(self._norm(ops, key, f"{name}.key_norm"), head_dim)
+        mixed = ops.attention(query, key, value, *cached)
         if gate is not None:
-            mixed = sigmoid_multiply(mixed, gate)
-        return self._linear(mixed.flatten(1), f"{name}.output")
+            mixed = ops.sigmoid_multiply(mixed, gate)
+        return ops.linear(mixed, self.weights[f"{name}.output"])
 
     def _delta_net(
-        self, x: torch.Tensor, name: str, states: tuple[torch.Tensor, torch.Tensor], rows: Rows
-    ) -> torch.Tensor:
-        inputs = DeltaInputs(*(self._linear(x, f"{name}.{part}") for part in ("qkv", "gate", "beta", "decay")))
-        return self._linear(self.kernels.delta_net(inputs, self.delta[name], *states, rows), f"{name}.output")
+        self, ops: Operations[Value], x: Value, name: str, states: tuple[torch.Tensor, torch.Tensor]
+    ) -> Value:
+        inputs = [ops.linear(x, self.weights[f"{name}.{part}"]) for part in ("qkv", "gate", "beta", "decay")]
+        output = ops.delta_net(DeltaInputs(*inputs), self.delta[name], *states)
+        return ops.linear(output, self.weights[f"{name}.output"])
 
-    def _mlp(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        hidden = silu_multiply(self._linear(x, f"{name}.gate"), self._linear(x, f"{name}.up"))
-        return self._linear(hidden, f"{name}.down")
+    def _mlp(self, ops: Operations[Value], x: Value, name: str) -> Value:
+        gate, up = (ops.linear(x, self.weights[f"{name}.{part}"]) for part in ("gate", "up"))
+        return ops.linear(ops.silu_multiply(gate, up), self.weights[f"{name}.down"])
 
-    def _experts(self, x: torch.Tensor, name: str) -> torch.Tensor:
+    def _experts(self, ops: Operations[Value], x: Value, name: str) -> Value:
         """The chosen experts and, in Qwen3.5, a shared expert behind a sigmoid gate of one number per token."""
         moe = self.config.moe
         assert moe is not None
-        router_logits = self._linear(x, f"{name}.router")
-        weights, experts = route(router_logits, moe.experts_per_token, normalise=moe.normalise_top_k)
-        output = expert_mlp(x, weights, experts, self.weights[f"{name}.gate_up"], self.weights[f"{name}.down"])
-        if moe.shared_intermediate_size:
-            shared = self._mlp(x, f"{name}.shared")
-            output = output + sigmoid_multiply(shared, self._linear(x, f"{name}.shared_gate"))
-        return output
+        router_logits = ops.linear(x, self.weights[f"{name}.router"])
+        gate_up, down = self.weights[f"{name}.gate_up"], self.weights[f"{name}.down"]
+        chosen = ops.experts(x, router_logits, gate_up, down, moe.experts_per_token, normalise=moe.normalise_top_k)
+        if not moe.shared_intermediate_size:
+            return chosen
+        shared_gate = ops.linear(x, self.weights[f"{name}.shared_gate"])
+        return ops.add(chosen, ops.sigmoid_multiply(self._mlp(ops, x, f"{name}.shared"), shared_gate))
 
-    def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return linear(x, self.weights[name])
-
-    def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+    def _norm(self, ops: Operations[Value], x: Value, name: str) -> Value:
         weight, config = self.vectors[name], self.config
-        return self.kernels.rms_norm(x, weight, config.rms_norm_eps, zero_centred=config.zero_centred_norms)
+        return ops.rms_norm(x, weight, config.rms_norm_eps, zero_centred=config.zero_centred_norms)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from qwench.ops.delta_rule import causal_conv, gated_delta_rule
 from qwench.ops.norm import gated_rms_norm
 from qwench.ops.rows import Rows
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,17 @@ class DeltaParameters:
 
 
 @dataclass(frozen=True)
-class DeltaInputs:
+class DeltaInputs(Generic[Value]):
     """A layer's projections of T tokens: mixed [T, C], gate [T, Hv * dv], beta and decay [T, Hv]."""
 
-    mixed: torch.Tensor
-    gate: torch.Tensor
-    beta: torch.Tensor
-    decay: torch.Tensor
+    mixed: Value
+    gate: Value
+    beta: Value
+    decay: Value
 
 
 def delta_net(
-    inputs: DeltaInputs,
+    inputs: DeltaInputs[torch.Tensor],
     parameters: DeltaParameters,
     conv_states: torch.Tensor,
     states: torch.Tensor,

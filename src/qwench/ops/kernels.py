@@ -6,7 +6,6 @@ here without knowing which it got.
 
 from __future__ import annotations
 
-import functools
 from typing import Protocol
 
 import torch
@@ -14,9 +13,10 @@ import torch
 from qwench.ops import attention, norm
 from qwench.ops import delta_net as reference
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
+from qwench.ops.eager import Eager
+from qwench.ops.linear import Packed, Weight, expert_mlp, route
 from qwench.ops.native import (
     ATTENTION_WIDTH,
-    DELTA_WIDTH,
     TYPES,
     DeltaArguments,
     Native,
@@ -24,6 +24,8 @@ from qwench.ops.native import (
     require_equal,
     type_of,
 )
+from qwench.ops.operations import Description, Inputs
+from qwench.ops.program import Program, Recorder, check_delta
 from qwench.ops.rows import Rows
 from qwench.ops.store import NativeStore, Plan, TorchStore, WeightStore
 
@@ -34,12 +36,15 @@ class Kernels(Protocol):
     def store(self, plan: Plan) -> WeightStore:
         """Where the weights of ``plan`` are put, in the form these kernels compute with."""
 
+    def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
+        """The logits [L, V] of a step, fp32; ``cache`` is advanced. One model for all calls."""
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, zero_centred: bool) -> torch.Tensor:
         """See ops/norm."""
 
     def delta_net(
         self,
-        inputs: DeltaInputs,
+        inputs: DeltaInputs[torch.Tensor],
         parameters: DeltaParameters,
         conv_states: torch.Tensor,
         states: torch.Tensor,
@@ -58,6 +63,18 @@ class Kernels(Protocol):
     ) -> torch.Tensor:
         """See ops/attention."""
 
+    def experts(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        gate_up: Weight,
+        down: Weight,
+        experts_per_token: int,
+        *,
+        normalise: bool,
+    ) -> torch.Tensor:
+        """x [T, H] through the experts that the logits [T, E] choose: see route and expert_mlp in ops/linear."""
+
 
 class TorchKernels:
     """The references."""
@@ -69,12 +86,37 @@ class TorchKernels:
     def store(self, plan: Plan) -> WeightStore:
         return TorchStore(plan)
 
+    def experts(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        gate_up: Weight,
+        down: Weight,
+        experts_per_token: int,
+        *,
+        normalise: bool,
+    ) -> torch.Tensor:
+        weights, experts = route(logits, experts_per_token, normalise=normalise)
+        return expert_mlp(x, weights, experts, gate_up, down)
+
+    def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
+        return describe(Eager(self, inputs), cache)
+
 
 class NativeKernels:
     """The native library where it has the operation, the references for what is left."""
 
     def __init__(self, native: Native) -> None:
         self.native = native
+        self._recorded: tuple[object, Program] | None = None
+
+    def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
+        """By a program, which is recorded for a cache when it first comes: it holds the cache's addresses."""
+        if self._recorded is None or self._recorded[0] is not cache:
+            recorder = Recorder(inputs.rows.page_size, inputs.cos.shape[1])
+            logits = describe(recorder, cache)
+            self._recorded = cache, Program(self.native, recorder.instructions, logits.width)
+        return self._recorded[1].run(inputs)
 
     def store(self, plan: Plan) -> WeightStore:
         return NativeStore(self.native, plan)
@@ -84,7 +126,7 @@ class NativeKernels:
 
     def delta_net(
         self,
-        inputs: DeltaInputs,
+        inputs: DeltaInputs[torch.Tensor],
         parameters: DeltaParameters,
         conv_states: torch.Tensor,
         states: torch.Tensor,
@@ -118,34 +160,36 @@ class NativeKernels:
             return attention.paged_attention(query, key, value, keys, values, rows)
         return self.native.attention((query, key, value), keys, values, rows)
 
+    def experts(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        gate_up: Weight,
+        down: Weight,
+        experts_per_token: int,
+        *,
+        normalise: bool,
+    ) -> torch.Tensor:
+        assert isinstance(gate_up, Packed)
+        assert isinstance(down, Packed)
+        weights = gate_up.experts, down.experts
+        return self.native.experts(x, logits, weights, experts_per_token, normalise=normalise)
+
 
 def _check_delta(
-    inputs: DeltaInputs, parameters: DeltaParameters, conv_states: torch.Tensor, states: torch.Tensor, rows: Rows
+    inputs: DeltaInputs[torch.Tensor],
+    parameters: DeltaParameters,
+    conv_states: torch.Tensor,
+    states: torch.Tensor,
+    rows: Rows,
 ) -> None:
     """Every dimension that two tensors share. Raises ValueError naming the one that differs."""
-    same = functools.partial(require_equal, "delta_net")
-    slots, value_heads, key_dim, value_dim = states.shape
-    tokens, channels = inputs.mixed.shape
-    values = value_heads * value_dim
-    heads = 2 * parameters.num_key_heads * key_dim + values
-    same("key_dim", parameters=parameters.key_dim, states=key_dim)
-    same("channels", heads=heads, mixed=channels, conv=len(parameters.conv), conv_states=conv_states.shape[2])
-    same("taps - 1", conv=parameters.conv.shape[1] - 1, conv_states=conv_states.shape[1])
-    same("value_heads * value_dim", states=values, gate=inputs.gate.shape[1])
-    vectors = {"a_log": len(parameters.a_log), "dt_bias": len(parameters.dt_bias)}
-    same("value_heads", states=value_heads, beta=inputs.beta.shape[1], decay=inputs.decay.shape[1], **vectors)
-    same("value_dim", states=value_dim, norm=len(parameters.norm))
-    same("slots", states=slots, conv_states=len(conv_states))
-    same("rows", lengths=len(rows.lengths), slots=len(rows.state_slots))
-    projections = {"gate": len(inputs.gate), "beta": len(inputs.beta), "decay": len(inputs.decay)}
-    same("tokens", mixed=tokens, lengths=sum(rows.lengths), **projections)
-    same("value heads beyond whole groups", value_heads=value_heads % parameters.num_key_heads, needed=0)
-    activations = {"gate": inputs.gate, "beta": inputs.beta, "decay": inputs.decay, "conv_states": conv_states}
-    type_of("delta_net", mixed=inputs.mixed, **activations)
-    assert max(key_dim, value_dim) <= DELTA_WIDTH, f"delta_net: heads are at most {DELTA_WIDTH} wide"
-    assert conv_states.is_contiguous()
-    assert states.is_contiguous()
-    assert states.dtype == parameters.dt_bias.dtype == torch.float32
+    parts = {"mixed": inputs.mixed, "gate": inputs.gate, "beta": inputs.beta, "decay": inputs.decay}
+    check_delta(DeltaInputs(*(part.shape[1] for part in parts.values())), parameters, conv_states, states)
+    require_equal("delta_net", "rows", lengths=len(rows.lengths), slots=len(rows.state_slots))
+    tokens = {name: len(part) for name, part in parts.items()}
+    require_equal("delta_net", "tokens", lengths=sum(rows.lengths), **tokens)
+    type_of("delta_net", **parts, conv_states=conv_states)
     assert rows.state_slots.dtype == torch.int64
 
 

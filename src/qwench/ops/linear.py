@@ -5,13 +5,14 @@ Packed low-bit types join here, and nothing above this file mentions bits.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from qwench.ops.activation import silu_multiply
-from qwench.ops.native import Native, PackedMatrix
+from qwench.ops.native import Native, PackedExperts, PackedMatrix
 from qwench.ops.quantised import Codes, dequantise, quantised_linear
 
 
@@ -50,6 +51,11 @@ class Packed:
         """[out, in] of one expert."""
         return Packed(self.native, self.matrices[index : index + 1], self.dtype)
 
+    @functools.cached_property
+    def experts(self) -> PackedExperts:
+        """All matrices, as the kernel for experts reads them."""
+        return PackedExperts(self.matrices)
+
 
 Weight = Dense | Quantised | Packed
 
@@ -73,9 +79,13 @@ def embed(token_ids: torch.Tensor, table: Weight) -> torch.Tensor:
 
 
 def route(logits: torch.Tensor, experts_per_token: int, *, normalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Router logits [T, E] to (weights [T, k] fp32, expert ids [T, k]): softmax over all experts, then the top k."""
+    """Router logits [T, E] to (weights [T, k] fp32, expert ids [T, k]): softmax over all experts, then the top k.
+
+    Among experts that are equally probable the lower number is taken: logits of 16 bits are often equal.
+    """
     probabilities = torch.softmax(logits.float(), dim=-1)
-    weights, experts = torch.topk(probabilities, experts_per_token, dim=-1)
+    weights, experts = torch.sort(probabilities, dim=-1, descending=True, stable=True)
+    weights, experts = weights[:, :experts_per_token], experts[:, :experts_per_token]
     if normalise:
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return weights, experts

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -181,6 +182,28 @@ class AttentionArguments(ctypes.Structure):
     )
 
 
+class ExpertsArguments(ctypes.Structure):
+    """qw_experts_arguments"""
+
+    _fields_ = (
+        ("tokens", c_int64),
+        ("hidden", c_int64),
+        ("width", c_int64),
+        ("experts", c_int64),
+        ("chosen", c_int64),
+        ("normalise", c_int32),
+        ("type", c_int32),
+        ("gate_up", c_void_p),
+        ("down", c_void_p),
+        ("x", c_void_p),
+        ("x_stride", c_int64),
+        ("logits", c_void_p),
+        ("logits_stride", c_int64),
+        ("y", c_void_p),
+        ("y_stride", c_int64),
+    )
+
+
 # name -> (what it returns, what it takes); a test compares this table and the structures above with the header
 DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_interface": (c_int32, ()),
@@ -198,6 +221,8 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_rms_norm": (None, (c_void_p, POINTER(NormArguments))),
     "qw_delta_net": (c_int32, (c_void_p, POINTER(DeltaArguments))),
     "qw_attention": (c_int32, (c_void_p, POINTER(AttentionArguments))),
+    "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
+    "qw_run": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p)),
 }
 
 
@@ -227,7 +252,14 @@ def require_equal(operation: str, dimension: str, **sizes: int) -> None:
         raise ValueError(f"{operation}: {dimension} is {told}")
 
 
-def type_of(operation: str, **tensors: torch.Tensor) -> int:
+class Typed(Protocol):
+    """A tensor, or what stands for one."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def type_of(operation: str, **tensors: Typed) -> int:
     """The element type that all ``tensors`` share, as the library's number. Raises ValueError naming what differs."""
     kinds = {tensor.dtype for tensor in tensors.values()}
     if len(kinds) > 1 or not kinds <= TYPES.keys():
@@ -288,6 +320,18 @@ class LinearInput:
 def address_of(matrix: PackedMatrix) -> int:
     """Of what the library is told of the matrix: good as long as the matrix lives."""
     return ctypes.addressof(matrix.weight)
+
+
+@dataclass(frozen=True)
+class PackedExperts:
+    """Packed matrices of one shape, one for each expert."""
+
+    matrices: tuple[PackedMatrix, ...]
+
+    @functools.cached_property
+    def weights(self) -> ctypes.Array[WeightArguments]:
+        """What the library is told of them, side by side: good as long as the matrices live."""
+        return (WeightArguments * len(self.matrices))(*(matrix.weight for matrix in self.matrices))
 
 
 @functools.cache  # also because structures hold its address: each stays where it is
@@ -449,6 +493,45 @@ class Native:
         if status:
             raise MemoryError(f"attention: {tokens} tokens in {len(rows.lengths)} rows do not fit into memory")
         return output
+
+    def experts(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        weights: tuple[PackedExperts, PackedExperts],
+        experts_per_token: int,
+        *,
+        normalise: bool,
+    ) -> torch.Tensor:
+        """x [T, H] through the experts that the router's logits [T, E] choose: [T, H]. See ops/linear.
+
+        ``weights`` are gate_up, each [2I, H], and down, each [H, I].
+        """
+        gate_up, down = weights
+        same = functools.partial(require_equal, "experts")
+        hidden, width = down.matrices[0].out, down.matrices[0].width
+        same("experts", logits=logits.shape[1], gate_up=len(gate_up.matrices), down=len(down.matrices))
+        same("tokens", x=len(x), logits=len(logits))
+        same("hidden", x=x.shape[1], gate_up=gate_up.matrices[0].width, down=hidden)
+        same("2 * width", gate_up=gate_up.matrices[0].out, down=2 * width)
+        assert 0 < experts_per_token <= logits.shape[1]
+        code = type_of("experts", x=x, logits=logits)
+        x, logits = _dense_rows(x), _dense_rows(logits)
+        y = torch.empty(x.shape, dtype=x.dtype)
+        arguments = ExpertsArguments(
+            len(x), hidden, width, logits.shape[1], experts_per_token, normalise, code,
+            ctypes.addressof(gate_up.weights), ctypes.addressof(down.weights), x.data_ptr(), x.stride(0),
+            logits.data_ptr(), logits.stride(0), y.data_ptr(), hidden,
+        )  # fmt: skip
+        if self._library.qw_experts(self._context, arguments):
+            raise MemoryError(f"experts: {len(x)} tokens of {hidden} do not fit into memory")
+        return y
+
+    def run(self, program: int, step: int) -> tuple[int, int]:
+        """Run the program for the step, both addresses of structures: its status, and the instruction that failed."""
+        failed = c_int64()
+        status: int = self._library.qw_run(self._context, program, step, ctypes.byref(failed))
+        return status, failed.value
 
 
 def _check_attention(

@@ -49,7 +49,7 @@ def cos_sin(
     positions: torch.Tensor, frequency: torch.Tensor, axis: torch.Tensor, factor: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin [T, rotary_dim / 2] in fp32 for positions [3, T]; ``factor`` is YaRN's attention factor or 1."""
-    angles = positions[axis].T.float() * frequency
+    angles = positions[axis].T.contiguous().float() * frequency
     return angles.cos() * factor, angles.sin() * factor
 
 

@@ -1,0 +1,80 @@
+// Operations that take numbers one by one, in pieces of rows. Included once per instruction set, after simd.h.
+
+namespace qwench {
+namespace {
+
+// As it would be after a round trip through memory.
+template <class T>
+QW_INLINE V rounded(V a) {
+    T stored[kLanes];
+    store(stored, a);
+    return load(stored);
+}
+template <>
+QW_INLINE V rounded<float>(V a) {
+    return a;
+}
+
+template <class T>
+void pointwise_piece(const qw_pointwise_arguments& a, int64_t row, int64_t first, int64_t count) {
+    const T* x = static_cast<const T*>(a.x) + row * a.x_stride + first;
+    const T* y = static_cast<const T*>(a.y) + row * a.y_stride + (a.y_width == 1 ? 0 : first);
+    T* output = static_cast<T*>(a.output) + row * a.output_stride + first;
+    const auto each = [&](auto combine) {
+        const V same = all(widen(*y));
+        for (int64_t i = 0; i < count; i += kLanes) {
+            const V other = a.y_width == 1 ? same : load_some(y + i, count - i);
+            store_some(output + i, combine(load_some(x + i, count - i), other), count - i);
+        }
+    };
+    if (a.kind == QW_ADD) {
+        each([](V one, V other) { return add(one, other); });
+    } else if (a.kind == QW_SILU_MULTIPLY) {
+        each([](V one, V other) { return mul(rounded<T>(silu(one)), other); });
+    } else {
+        each([](V one, V other) { return mul(one, rounded<T>(sigmoid(other))); });
+    }
+}
+
+void pointwise(const qw_pointwise_arguments& a, int64_t row, int64_t first, int64_t count) {
+    if (a.type == QW_BF16) {
+        pointwise_piece<bf16>(a, row, first, count);
+    } else {
+        pointwise_piece<float>(a, row, first, count);
+    }
+}
+
+template <class T>
+void rotate_head(const qw_rotation_arguments& a, int64_t token, int64_t head) {
+    const T* x = static_cast<const T*>(a.x) + token * a.x_stride + head * a.head_dim;
+    T* output = static_cast<T*>(a.output) + token * a.output_stride + head * a.head_dim;
+    const float* cosines = a.cosine + token * a.half;
+    const float* sines = a.sine + token * a.half;
+    for (int64_t i = 0; i < a.half; i += kLanes) {
+        const int64_t n = a.half - i;
+        const V cosine = load_some(cosines + i, n), sine = load_some(sines + i, n);
+        const V one = load_some(x + i, n), other = load_some(x + a.half + i, n);
+        store_some(output + i, sub(mul(one, cosine), mul(other, sine)), n);
+        store_some(output + a.half + i, add(mul(other, cosine), mul(one, sine)), n);
+    }
+    const int64_t turned = 2 * a.half;
+    if (output != x) std::memcpy(output + turned, x + turned, static_cast<size_t>(a.head_dim - turned) * sizeof(T));
+}
+
+void rotate(const qw_rotation_arguments& a, int64_t token, int64_t head) {
+    if (a.type == QW_BF16) {
+        rotate_head<bf16>(a, token, head);
+    } else {
+        rotate_head<float>(a, token, head);
+    }
+}
+
+// What is written never passes what is still to be read.
+void widen_row(const qw_widen_arguments& a, int64_t row) {
+    float* y = a.y + row * a.width;
+    const bf16* x = reinterpret_cast<const bf16*>(y) + a.width;
+    for (int64_t i = 0; i < a.width; i += kLanes) store_some(y + i, load_some(x + i, a.width - i), a.width - i);
+}
+
+}  // namespace
+}  // namespace qwench
