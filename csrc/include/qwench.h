@@ -142,11 +142,12 @@ QW_API void qw_rms_norm(qw_context* context, const qw_norm_arguments* arguments)
 
 /* Tokens of `rows` sequences through a Gated DeltaNet mixer: convolution, silu, l2 norms, delta rule, gated norm. T
  * tokens in all; row r's are [starts[r], starts[r + 1]). C = 2 * key_heads * key_dim + value_heads * value_dim channels:
- * all queries, all keys, all values. Value head j reads key head j / (value_heads / key_heads). No two rows share a slot.
- * key_dim and value_dim are at most QW_DELTA_WIDTH. Cutting a sequence into several calls does not change a bit. */
+ * all queries, all keys, all values. Value head j reads key head j / (value_heads / key_heads), or j % key_heads where
+ * `tiled`. No two rows share a slot. key_dim and value_dim are at most QW_DELTA_WIDTH. Cutting a sequence into several
+ * calls does not change a bit. */
 #define QW_DELTA_WIDTH 256
 typedef struct {
-    int64_t rows, num_slots, key_heads, value_heads, key_dim, value_dim, taps;
+    int64_t rows, num_slots, key_heads, value_heads, key_dim, value_dim, taps, tiled;
     int32_t type; /* of mixed, beta, decay, gate, conv_states and output */
     float epsilon;
     const int64_t* starts;   /* [rows + 1], ascending from 0 to T */
@@ -315,6 +316,19 @@ typedef struct {
 /* Runs `program`, whose blanks are overwritten, for one step. 0; or QW_OUT_OF_RANGE or QW_NO_MEMORY, the instruction that
  * could not be carried out (-1: none was) in `failed`, and those before it done. */
 QW_API int32_t qw_run(qw_context* context, const qw_program* program, int64_t* step, int64_t* failed);
+
+/* What this machine does at most, measured by loops that do nothing else; the caller takes the time. */
+
+/* The arithmetic loops this processor can run, best first for each type, separated by newlines: a type (int8, bf16, fp32)
+ * and an instruction set, such as "int8 avx512-vnni". */
+QW_API const char* qw_limits(void);
+
+/* The loop `name` on `threads` threads (at most the context's), `rounds` times each: the operations done, a multiplication
+ * and an addition counted as two; 0 and nothing done where there is no such loop. */
+QW_API int64_t qw_limit_run(qw_context* context, const char* name, int32_t threads, int64_t rounds);
+
+/* Reads all of memory[num_bytes], each of `threads` threads one stretch of it; all its words or-ed, so that it is read. */
+QW_API int64_t qw_limit_read(qw_context* context, int32_t threads, const void* memory, int64_t num_bytes);
 
 #ifdef __cplusplus
 }

@@ -190,7 +190,7 @@ void delta_row(const qw_delta_arguments& a, int64_t row, int64_t key_head) {
     const Channels<T> in = channels_of<T>(a, row);
     const int64_t keys = a.key_heads * a.key_dim, repeats = a.value_heads / a.key_heads;
     const int64_t query = key_head * a.key_dim, key = keys + query;
-    const int64_t value = 2 * keys + key_head * repeats * a.value_dim;
+    const int64_t first = a.tiled ? key_head : key_head * repeats, step = a.tiled ? a.key_heads : 1;
     const float query_factor = 1.0f / std::sqrt(static_cast<float>(a.key_dim));
     HeadBlock block;
     for (int64_t begin = 0; begin < in.length; begin += kBlockTokens) {
@@ -202,13 +202,16 @@ void delta_row(const qw_delta_arguments& a, int64_t row, int64_t key_head) {
             normalise(block.key[i], a.key_dim, 1.0f);
         }
         for (int64_t i = 0; i < repeats; ++i) {
-            convolve(in, a.conv, begin, count, value + i * a.value_dim, a.value_dim, block.value);
-            value_head<T>(a, block, a.slots[row], a.starts[row] + begin, count, key_head * repeats + i);
+            const int64_t head = first + i * step;
+            convolve(in, a.conv, begin, count, 2 * keys + head * a.value_dim, a.value_dim, block.value);
+            value_head<T>(a, block, a.slots[row], a.starts[row] + begin, count, head);
         }
     }
     advance_window(in, query, a.key_dim);
     advance_window(in, key, a.key_dim);
-    advance_window(in, value, repeats * a.value_dim);
+    for (int64_t i = 0; i < repeats; ++i) {
+        advance_window(in, 2 * keys + (first + i * step) * a.value_dim, a.value_dim);
+    }
 }
 
 void delta_net(const qw_delta_arguments& a, int64_t row, int64_t key_head) {

@@ -49,13 +49,18 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class DeltaNetConfig:
-    """Gated DeltaNet: value heads are grouped over key heads; ``conv_kernel`` taps of the causal convolution."""
+    """Gated DeltaNet; ``conv_kernel`` taps of the causal convolution.
+
+    Value head j reads key head j // (value heads / key heads), or j % key heads where ``value_heads_tiled``: GGUF files
+    hold their value heads in that order.
+    """
 
     num_key_heads: int
     num_value_heads: int
     key_head_dim: int
     value_head_dim: int
     conv_kernel: int
+    value_heads_tiled: bool = False
 
     @property
     def key_dim(self) -> int:

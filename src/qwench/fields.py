@@ -53,7 +53,7 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, dict):
-            raise self.error(name, f"is {value!r}; it must be a JSON object")
+            raise self.error(name, f"is {value!r:.200}; it must be a JSON object")
         return Fields(value, self.source, f"{self.prefix}{name}.")
 
     def whole(self, name: str, default: int | None = None, *, minimum: int = 1, maximum: int = MAX_SIZE) -> int:
@@ -64,7 +64,7 @@ class Fields:
                 raise self.error(name, "is missing; the model cannot be built without it")
             return default
         if not is_whole(value) or not minimum <= value <= maximum:
-            raise self.error(name, f"is {value!r}; it must be a whole number from {minimum} to {maximum}")
+            raise self.error(name, f"is {value!r:.200}; it must be a whole number from {minimum} to {maximum}")
         return int(value)
 
     def real(self, name: str, default: float | None = None, *, above: int = 0) -> float:
@@ -75,7 +75,7 @@ class Fields:
                 raise self.error(name, "is missing; the model cannot be built without it")
             return default
         if not is_real(value) or not above < value <= MAX_REAL:
-            raise self.error(name, f"is {value!r}; it must be a number above {above} and at most {MAX_REAL:g}")
+            raise self.error(name, f"is {value!r:.200}; it must be a number above {above} and at most {MAX_REAL:g}")
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -83,7 +83,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise self.error(name, f"is {value!r}; it must be true or false")
+            raise self.error(name, f"is {value!r:.200}; it must be true or false")
         return value
 
     def text(self, name: str, default: str | None = None) -> str:
@@ -93,7 +93,7 @@ class Fields:
                 raise self.error(name, "is missing; the model cannot be built without it")
             return default
         if not isinstance(value, str):
-            raise self.error(name, f"is {value!r}; it must be a string")
+            raise self.error(name, f"is {value!r:.200}; it must be a string")
         return value
 
     def whole_list(self, name: str) -> tuple[int, ...] | None:
@@ -101,7 +101,7 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, list) or not all(is_whole(item) and item >= 0 for item in value):
-            raise self.error(name, f"is {value!r}; it must be a list of whole numbers")
+            raise self.error(name, f"is {value!r:.200}; it must be a list of whole numbers")
         return tuple(value)
 
 

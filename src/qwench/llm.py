@@ -134,7 +134,7 @@ class LLM:
         self._ids = count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.client = EngineClient(config)
-        self.text = ModelText(self.client.folder, self.client.model)
+        self.text = ModelText(self.client.files, self.client.model)
         self.client.start(self.text.vocabulary)
         wait_loaded(self.client)
         for line in self.client.banner():

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from qwench.cache.storage import CacheSpec, Storage
-from qwench.config import ModelConfig
 from qwench.engine.batching import build_batch
 from qwench.engine.request import Request, SamplingParams
 from qwench.engine.scheduler import Step, StepRow
 from qwench.engine.start import build_model
+from qwench.files import open_files, read_config
 from qwench.ops.kernels import Kernels, TorchKernels
-from qwench.weights.load import open_weights
+from qwench.weights.open import open_weights
 
 PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
 
@@ -24,15 +24,16 @@ class Driver:
 
     def __init__(
         self,
-        folder: Path,
+        path: Path,
         device: str = "cpu",
         kernels: Kernels | None = None,
         dtype: torch.dtype = torch.float32,
         quantization: str | None = None,
     ) -> None:
         self.device = device
-        self.config = ModelConfig.from_folder(folder)
-        source = open_weights(folder, self.config, dtype, quantization)
+        files = open_files(path)
+        self.config = read_config(files)
+        source = open_weights(files, self.config, dtype, quantization)
         self.model = build_model(self.config, source, kernels or TorchKernels(), device=device)
         self.storage = Storage(
             CacheSpec.of(self.config, dtype),

@@ -1,8 +1,6 @@
-"""Tensors as the weights of given kernels, whole."""
+"""Tensors as the weights of some kernels."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 
@@ -11,10 +9,10 @@ from qwench.ops.linear import Weight
 from qwench.ops.store import Plan
 
 
-def stored(kernels: Kernels, tensors: Mapping[str, torch.Tensor]) -> dict[str, Weight]:
-    """Every tensor [out, in] or [experts, out, in] under its name."""
-    kinds = {name: tensor.dtype for name, tensor in tensors.items()}
+def stored(kernels: Kernels, tensors: dict[str, torch.Tensor]) -> dict[str, Weight]:
+    """Each tensor, [out, in] or [experts, out, in], under its name."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    kinds = {name: tensor.dtype for name, tensor in tensors.items()}
     store = kernels.store(Plan(shapes, kinds, next(iter(kinds.values()))))
     for name, tensor in tensors.items():
         store.put(name, None, tensor)

@@ -71,7 +71,7 @@ def engine(checkpoint: Path) -> Iterator[EngineClient]:
 
     torch.set_num_threads(1)
     client = EngineClient(EngineConfig(model=str(checkpoint), dtype="float32", device="cpu"))
-    text = ModelText(client.folder, client.model)
+    text = ModelText(client.files, client.model)
     client.start(text.vocabulary)
     client.wait_ready(60)
     yield client

@@ -25,7 +25,7 @@ class ScriptedEngine(EngineClient):
 
     def __init__(self, folder: Path, script: Script) -> None:
         super().__init__(EngineConfig(model=str(folder)))
-        self.text = ModelText(self.folder, self.model)
+        self.text = ModelText(self.files, self.model)
         self.script = script
         self._status = EngineStatus("ready", 1.0)
         self.go = threading.Event()  # for scripts that wait

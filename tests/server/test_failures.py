@@ -196,7 +196,7 @@ def test_while_loading_health_shows_progress_and_requests_are_told_to_wait(scrip
     health = http.get("/health")
     assert (health.status_code, health.json()["status"]) == (200, "ready")
     assert health.json()["config"]["model"] == NAME
-    assert str(engine.folder) not in health.text
+    assert str(engine.files) not in health.text
     assert http.post(CHAT, json=BODY).status_code == 200
 
 

@@ -232,7 +232,7 @@ def test_tokens_there_and_back(http: httpx.Client, text: ModelText) -> None:
 
 def test_no_path_of_the_server_is_told(scripted: Start) -> None:
     engine, http = scripted(answering("Hello"))
-    engine.text.template = ChatTemplate("{{ x.y.z }}", origin=str(engine.text.folder / "chat_template.jinja"))
+    engine.text.template = ChatTemplate("{{ x.y.z }}", origin=str(engine.text.path / "chat_template.jinja"))
     broken = {"messages": HELLO}
     error = refused(http.post(CHAT, json=broken))
     assert "fails on these messages" in error["message"]
@@ -242,7 +242,7 @@ def test_no_path_of_the_server_is_told(scripted: Start) -> None:
         http.get("/v1/models"),
         http.get("/openapi.json"),
     ):
-        assert str(engine.text.folder.parent) not in answer.text
+        assert str(engine.text.path.parent) not in answer.text
 
 
 def test_the_template_shows_the_prompt_that_chat_uses(http: httpx.Client) -> None:

@@ -143,5 +143,5 @@ def test_a_checkpoint_without_template_says_what_to_use_instead(text: ModelText)
     bare.template = None
     with pytest.raises(TemplateError, match=r"no chat template, .* /v1/completions") as caught:
         prepare_chat(MINIMAL["chat"], bare)
-    assert str(text.folder) not in caught.value.message
+    assert str(text.path) not in caught.value.message
     assert prepare_completion(MINIMAL["completions"], bare).prompts

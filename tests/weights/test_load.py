@@ -186,7 +186,7 @@ from qwench.config import ModelConfig
 from qwench.engine.start import build_model
 from qwench.ops.kernels import make_kernels
 from qwench.ops.native import instruction_sets
-from qwench.weights.load import open_weights
+from qwench.weights.open import open_weights
 from qwench.weights.source import memory_bytes
 folder = Path(sys.argv[1])
 config = ModelConfig.from_folder(folder)

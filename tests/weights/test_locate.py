@@ -152,20 +152,27 @@ def test_a_folder_without_config(tmp_path: Path) -> None:
 
 def test_a_folder_of_gguf_files(tmp_path: Path) -> None:
     (tmp_path / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ModelNotFound, match="holds GGUF files, which are not read yet"):
+    with pytest.raises(ModelNotFound, match=r"holds GGUF files; give the path of the one to run, .*model-Q4_K_M\.gguf"):
         locate(str(tmp_path), offline=True)
+
+
+def test_a_gguf_file_is_itself(tmp_path: Path) -> None:
+    path = tmp_path / "model-Q4_K_M.GGUF"
+    path.write_bytes(b"GGUF")
+    assert locate(str(path), offline=True) == path
 
 
 def test_a_file(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(ModelNotFound, match=r"is a file; give the folder that holds it, with config\.json beside it"):
+    with pytest.raises(ModelNotFound, match=r"is a file; give a GGUF file \(\*\.gguf\), or the folder that holds it"):
         locate(str(tmp_path / "model.safetensors"), offline=True)
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("model.gguf", "model.gguf: GGUF files are not read yet; give the safetensors repository or folder instead."),
+        ("model.gguf", "model.gguf: there is no such file; check the path."),
+        ("unsloth/Qwen3.5-4B-GGUF", "is a repository of GGUF files in several sizes; download one of them with `hf"),
         ("./nowhere", "./nowhere: there is no such folder; check the path."),
         ("/nowhere/at/all", "/nowhere/at/all: there is no such folder; check the path."),
         ("qwen3.5:4", "'qwen3.5:4' is not a known model, a folder or a Hub id; nearest: qwen3.5:4b, "),

@@ -13,7 +13,8 @@ from qwench.errors import CheckpointError
 from qwench.model.parameters import declare
 from qwench.ops.quantised import OWN_TYPES, Codes, WeightType, concatenate, dequantise
 from qwench.ops.store import Value
-from qwench.weights.load import CheckpointSource, open_weights
+from qwench.weights.load import CheckpointSource
+from qwench.weights.open import open_weights
 from qwench.weights.quantise import QuantisingSource, quantise, round_to_nearest
 from qwench.weights.random import RandomSource
 from qwench.weights.recipe import kinds_for

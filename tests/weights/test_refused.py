@@ -280,7 +280,7 @@ def test_a_damaged_index(saved: dict[str, Path], tmp_path: Path, content: str) -
     ("present", "sentence"),
     [
         (["pytorch_model.bin"], "has only pickled weights (*.bin), which can run code when opened and are never read"),
-        (["model-q4.gguf"], "has only GGUF weights, which are not read yet"),
+        (["model-q4.gguf"], "has only GGUF weights; give the path of the file itself"),
         (["model-00001-of-00002.safetensors"], "has safetensors files but neither model.safetensors nor model.safeten"),
         ([], "holds no weights: neither model.safetensors nor model.safetensors.index.json is there"),
     ],

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", nargs="?", default="nano", metavar="MODEL", help="nano (the default), a short name, Hub id or folder"
+        "model",
+        nargs="?",
+        default="nano",
+        metavar="MODEL",
+        help="nano (the default), a short name, Hub id, folder or GGUF file",
     )
 
 
@@ -61,7 +65,7 @@ def running(args: argparse.Namespace, *, chat: bool = False) -> Iterator[tuple[E
     from qwench.text.model import ModelText
 
     client = EngineClient(engine_config(args))
-    text = ModelText(client.folder, client.model)
+    text = ModelText(client.files, client.model)
     if chat:
         _ = text.chat
     client.start(text.vocabulary)

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     config = engine_config(args)
     with bind(args.host, args.port) as listener:
         client = EngineClient(config)
-        text = ModelText(client.folder, client.model)
+        text = ModelText(client.files, client.model)
         names = served_names(args.model, args.served_name)
         app = build_app(client, text, ServerSettings(names=names, api_key=key))
         where = url(args.host, listener.getsockname()[1])

@@ -17,9 +17,10 @@ from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
-from qwench.config import EngineConfig, ModelConfig
+from qwench.config import EngineConfig
 from qwench.engine.request import Request, SamplingParams, TokenEvent, Vocabulary
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
+from qwench.files import open_files, read_config
 from qwench.weights.locate import locate
 
 if TYPE_CHECKING:
@@ -128,8 +129,8 @@ class EngineClient:
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         self.name = config.model
-        self.folder = locate(config.model, offline=config.offline)
-        self.model = ModelConfig.from_folder(self.folder)
+        self.files = open_files(locate(config.model, offline=config.offline))
+        self.model = read_config(self.files)
         self.vocabulary = Vocabulary(self.model.vocab_size, frozenset(self.model.eos_token_ids))
         self._ids = count()
         self._seeds = random.Random(config.seed)
@@ -319,7 +320,7 @@ class EngineClient:
     def _load(self) -> None:
         from qwench.engine.start import load_engine
 
-        self._engine, self._resolved = load_engine(self.config, self.model, self.folder, self.vocabulary, self._told)
+        self._engine, self._resolved = load_engine(self.config, self.model, self.files, self.vocabulary, self._told)
 
     def _told(self, done: int, total: int) -> None:
         """The loader's progress; the way out of a long load."""

@@ -1,11 +1,10 @@
-"""From a folder to a running engine: resolve the settings, load the weights, size the cache, put the parts together."""
+"""From a model's files to a running engine: resolve settings, load weights, size the cache, put the parts together."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -18,11 +17,12 @@ from qwench.engine.request import Vocabulary
 from qwench.engine.resolve import DTYPES, Choice, Resolved, resolve, resolve_dtype
 from qwench.engine.runner import Runner
 from qwench.engine.scheduler import Scheduler
+from qwench.files import ModelFiles
 from qwench.model.parameters import declare
 from qwench.model.qwen import Qwen
 from qwench.ops.kernels import Kernels, make_kernels
 from qwench.ops.store import Kind, Plan
-from qwench.weights.load import open_weights
+from qwench.weights.open import open_weights
 from qwench.weights.random import RandomSource
 from qwench.weights.recipe import kinds_for
 from qwench.weights.source import Progress, UnusedTensor, WeightSource
@@ -37,11 +37,11 @@ def resolve_for(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Ki
 
 
 def load_engine(
-    config: EngineConfig, model: ModelConfig, folder: Path, vocabulary: Vocabulary, progress: Progress
+    config: EngineConfig, model: ModelConfig, files: ModelFiles, vocabulary: Vocabulary, progress: Progress
 ) -> tuple[Engine, Resolved]:
-    """The engine of the checkpoint in ``folder``; ``progress`` is told bytes loaded and bytes in all."""
+    """The engine of the checkpoint in ``files``; ``progress`` is told bytes loaded and bytes in all."""
     dtype = DTYPES[resolve_dtype(config, model).value]
-    source = open_weights(folder, model, dtype, config.quantization)
+    source = open_weights(files, model, dtype, config.quantization)
     resolved = resolve_for(config, model, source.kinds)
     resolved = replace(resolved, choices=resolved.choices + tuple(_unused(source.unused)))
     return assemble(config, model, resolved, source, vocabulary, progress), resolved
@@ -90,7 +90,7 @@ def assemble(
         max_step_tokens=config.max_step_tokens,
     )
     kernels = make_kernels(resolved.isa, resolved.threads)
-    with memory_for("weights", "take a smaller model or a smaller quantization"):
+    with memory_for("weights", "take a smaller model, a smaller dtype or a quantization"):
         language_model = build_model(model, source, kernels, device=resolved.device, progress=progress)
     runner = Runner(language_model, storage, page_size=config.page_size, usable_tokens=vocabulary.size)
     return Engine(scheduler, runner)

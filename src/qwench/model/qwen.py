@@ -42,7 +42,8 @@ class Qwen:
         assert delta is not None
         conv, a_log, dt_bias, norm = (self.vectors[f"{name}.{part}"] for part in ("conv", "a_log", "dt_bias", "norm"))
         eps = self.config.rms_norm_eps
-        return DeltaParameters(conv, a_log, dt_bias, norm, eps, delta.num_key_heads, delta.key_head_dim)
+        heads = (delta.num_key_heads, delta.key_head_dim, delta.value_heads_tiled)
+        return DeltaParameters(conv, a_log, dt_bias, norm, eps, *heads)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:

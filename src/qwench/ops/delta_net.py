@@ -31,6 +31,7 @@ class DeltaParameters:
     eps: float
     num_key_heads: int
     key_dim: int
+    tiled: bool = False  # value head j reads key head j % Hk
 
     @functools.cached_property
     def taps(self) -> torch.Tensor:
@@ -79,6 +80,7 @@ def delta_net(
         torch.sigmoid(inputs.beta.float()),
         states,
         rows,
+        tiled=parameters.tiled,
     )  # [T, Hv, dv] fp32
     gate = inputs.gate.view(output.shape)
     return gated_rms_norm(output, gate, parameters.norm, parameters.eps).flatten(1)

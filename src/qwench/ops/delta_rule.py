@@ -49,15 +49,18 @@ def gated_delta_rule(
     beta: torch.Tensor,
     states: torch.Tensor,
     rows: Rows,
+    *,
+    tiled: bool = False,
 ) -> torch.Tensor:
     """Gated delta rule over each row: query, key [T, Hk, dk], value [T, Hv, dv], decay, beta [T, Hv] -> [T, Hv, dv].
 
     ``decay`` is the log-decay g <= 0. Queries and keys are l2-normalised here and queries scaled by dk^-0.5. Value head
-    j reads key head j // (Hv / Hk). states [N, Hv, dk, dv] are advanced in place; they and the result are fp32.
+    j reads key head j // (Hv / Hk), or j % Hk where ``tiled``. states [N, Hv, dk, dv] are advanced in place; they and
+    the result are fp32.
     """
     repeats = value.shape[1] // key.shape[1]
-    query = l2_normalise(query).repeat_interleave(repeats, 1) * query.shape[-1] ** -0.5
-    key = l2_normalise(key).repeat_interleave(repeats, 1)
+    query, key = l2_normalise(query) * query.shape[-1] ** -0.5, l2_normalise(key)
+    query, key = (x.repeat(1, repeats, 1) if tiled else x.repeat_interleave(repeats, 1) for x in (query, key))
     value, decay, beta = value.float(), decay.float(), beta.float()
     output = torch.empty_like(value)
     single = rows.num_single

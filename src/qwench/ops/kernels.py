@@ -83,9 +83,6 @@ class TorchKernels:
     delta_net = staticmethod(reference.delta_net)
     paged_attention = staticmethod(attention.paged_attention)
 
-    def store(self, plan: Plan) -> WeightStore:
-        return TorchStore(plan)
-
     def experts(
         self,
         x: torch.Tensor,
@@ -101,6 +98,9 @@ class TorchKernels:
 
     def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
         return describe(Eager(self, inputs), cache)
+
+    def store(self, plan: Plan) -> WeightStore:
+        return TorchStore(plan)
 
 
 class NativeKernels:
@@ -141,7 +141,8 @@ class NativeKernels:
         pointers = (rows.starts, slots, mixed, beta, decay, gate, *fixed, conv_states, states, output)
         arguments = DeltaArguments(
             len(rows.lengths), len(states), parameters.num_key_heads, value_heads, key_dim, value_dim,
-            parameters.conv.shape[1], TYPES[mixed.dtype], parameters.eps, *(tensor.data_ptr() for tensor in pointers),
+            parameters.conv.shape[1], parameters.tiled, TYPES[mixed.dtype], parameters.eps,
+            *(tensor.data_ptr() for tensor in pointers),
         )  # fmt: skip
         if not self.native.delta_net(arguments):
             raise IndexError(f"delta_net: a slot of {slots.tolist()} is not among the {len(states)} there are")

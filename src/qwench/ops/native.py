@@ -134,6 +134,7 @@ class DeltaArguments(ctypes.Structure):
         ("key_dim", c_int64),
         ("value_dim", c_int64),
         ("taps", c_int64),
+        ("tiled", c_int64),
         ("type", c_int32),
         ("epsilon", c_float),
         ("starts", c_void_p),
@@ -223,6 +224,9 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_attention": (c_int32, (c_void_p, POINTER(AttentionArguments))),
     "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
     "qw_run": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p)),
+    "qw_limits": (c_char_p, ()),
+    "qw_limit_run": (c_int64, (c_void_p, c_char_p, c_int32, c_int64)),
+    "qw_limit_read": (c_int64, (c_void_p, c_int32, c_void_p, c_int64)),
 }
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from qwench.config import ModelConfig
 from qwench.engine.request import SamplingParams, Vocabulary
 from qwench.errors import CheckpointError, RequestError, TemplateError
+from qwench.files import ModelFiles
+from qwench.gguf.file import GgufFile
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
+from qwench.text.gguf_text import gguf_template, gguf_tokenizer
 from qwench.text.presets import ModelPresets, presets_for
 from qwench.text.tokenizer import Tokenizer
 
@@ -32,18 +34,24 @@ class ChatPrompt:
 
 
 class ModelText:
-    """Raises CheckpointError, TemplateError or ConfigError if a file of ``folder`` cannot be used."""
+    """Raises CheckpointError, TemplateError or ConfigError if what ``files`` hold cannot be used."""
 
-    def __init__(self, folder: Path, config: ModelConfig) -> None:
-        self.folder = folder
-        self.tokenizer = Tokenizer.from_folder(folder)
+    def __init__(self, files: ModelFiles, config: ModelConfig) -> None:
+        self.template: ChatTemplate | None
+        if isinstance(files, GgufFile):
+            self.path = files.path
+            self.tokenizer = gguf_tokenizer(files)
+            self.template = gguf_template(files, self.tokenizer)
+        else:
+            self.path = files
+            self.tokenizer = Tokenizer.from_folder(files)
+            self.template = ChatTemplate.from_folder(files, self.tokenizer)
         if self.tokenizer.size > config.vocab_size:
             raise CheckpointError(
-                f"{folder / 'tokenizer.json'} has {self.tokenizer.size} ids, but vocab_size in config.json is "
+                f"{self.path / 'tokenizer.json'} has {self.tokenizer.size} ids, but vocab_size in config.json is "
                 f"{config.vocab_size}; the two files belong to different models."
             )
-        self.template: ChatTemplate | None = ChatTemplate.from_folder(folder, self.tokenizer)
-        self.presets: ModelPresets = presets_for(folder, config)
+        self.presets: ModelPresets = presets_for(files, config)
         ends = (self.tokenizer.id_of(token) for token in END_TOKENS)
         stops = {*config.eos_token_ids, *(end for end in ends if end is not None)}
         # A padding row is never drawn, so it cannot end an answer either.

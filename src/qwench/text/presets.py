@@ -15,6 +15,9 @@ from qwench.config import ModelConfig
 from qwench.engine.request import SamplingParams
 from qwench.errors import ConfigError, RequestError
 from qwench.fields import read_json
+from qwench.files import ModelFiles
+from qwench.gguf.file import GgufFile
+from qwench.text.gguf_text import gguf_sampling
 
 QWEN35 = frozenset(("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"))
 QWEN3 = frozenset(("qwen3", "qwen3_moe"))
@@ -45,6 +48,9 @@ class SamplingPreset:
             return SamplingParams(**{**recommended, **asked})
         except TypeError as error:
             raise RequestError(f"Unknown sampling parameter ({error}).") from error
+
+
+NEUTRAL = SamplingPreset("neutral (no recommendation for this model)")
 
 
 @dataclass(frozen=True)
@@ -105,27 +111,34 @@ def published(config: ModelConfig) -> ModelPresets | None:
     return _card(*table[key]) if key in table else None
 
 
-def presets_for(folder: Path, config: ModelConfig) -> ModelPresets:
-    """The table's presets, else those of generation_config.json, else neutral ones."""
+def presets_for(files: ModelFiles, config: ModelConfig) -> ModelPresets:
+    """The table's presets, else those of generation_config.json or of a GGUF file's metadata, else neutral ones."""
     known = published(config)
     if known is not None:
         return known
-    preset = _from_generation_config(folder / "generation_config.json")
+    if isinstance(files, GgufFile):
+        preset = _preset(gguf_sampling(files), "metadata of the file", files.path)
+    else:
+        preset = _from_generation_config(files / "generation_config.json")
     return ModelPresets(preset, preset)
 
 
 def _from_generation_config(path: Path) -> SamplingPreset:
-    neutral = SamplingPreset("neutral (no recommendation for this model)")
     if not path.exists():
-        return neutral
+        return NEUTRAL
     raw = read_json(path)
     names = [field.name for field in fields(SamplingPreset) if field.name != "source"]
     given = {name: raw[name] for name in names if raw.get(name) is not None}
     if raw.get("do_sample") is False:
         given = {"temperature": 0.0}
+    return _preset(given, f"{path.name} of the checkpoint", path)
+
+
+def _preset(given: Mapping[str, Any], source: str, path: Path) -> SamplingPreset:
+    """What a checkpoint recommends. Raises ConfigError naming the file."""
     if not given:
-        return neutral
-    preset = replace(neutral, source=f"{path.name} of the checkpoint", **given)
+        return NEUTRAL
+    preset = replace(NEUTRAL, source=source, **given)
     try:
         preset.params()
     except RequestError as error:

@@ -1,7 +1,8 @@
 """A checkpoint's safetensors -> a stream of every parameter that the model declares, each cast as it is read.
 
 Headers are compared with the declaration before the first byte is read: a checkpoint that does not fit costs nothing.
-Memory: one piece at a time, and for block-FP8 one matrix. Knows no forward pass and nobody who stores what comes.
+Memory: one piece at a time, and of packed matrices and block-FP8 one matrix. Knows no forward pass and nobody who
+stores what comes.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import torch
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError
 from qwench.model.parameters import ParameterSpec, declare
-from qwench.ops.store import Kind
+from qwench.ops.quantised import Codes
+from qwench.ops.store import Kind, Value
 from qwench.weights.formats import fp8
 from qwench.weights.formats.safetensors import StoredCheckpoint, StoredTensor, open_checkpoint, read_chunks
 from qwench.weights.names import SCALE, Place, place_of, prefix_of, stored_name, unused_reason
-from qwench.weights.quantise import QuantisingSource
-from qwench.weights.recipe import kinds_for
-from qwench.weights.source import Part, Progress, UnusedTensor, WeightSource, piece_rows, plain_kinds
+from qwench.weights.packed import StoredMatrix, gather, join
+from qwench.weights.source import Part, Progress, UnusedTensor, piece_rows, plain_kinds
 
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 CHUNK = 8 * 2**20
@@ -32,11 +33,19 @@ MLX = "this is an MLX conversion, whose convolutions and norms are changed; take
 
 @dataclass(frozen=True)
 class _Job:
-    """One stored tensor, or rows of it, to read into one place; ``scale`` where it is block-FP8."""
+    """One stored tensor, or rows of it, to read into one place.
+
+    ``scale`` where it is block-FP8, ``packed`` where it holds codes that more tensors belong to.
+    """
 
     stored: StoredTensor
     place: Place
-    scale: StoredTensor | None
+    scale: StoredTensor | None = None
+    packed: StoredMatrix | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        return self.stored.num_bytes if self.packed is None else self.packed.num_bytes
 
 
 @dataclass(frozen=True)
@@ -46,16 +55,6 @@ class _Piece:
     part: Part
     shape: tuple[int, ...]
     jobs: tuple[_Job, ...]
-
-
-def open_weights(folder: Path, config: ModelConfig, dtype: torch.dtype, quantization: str | None) -> WeightSource:
-    """The weights of the checkpoint in ``folder``, rounded by the recipe ``quantization`` on their way if there is one.
-
-    Raises CheckpointError naming tensor, file and shapes.
-    """
-    if quantization is None:
-        return CheckpointSource(folder, config, dtype)
-    return QuantisingSource(CheckpointSource(folder, config, torch.float32), kinds_for(config, quantization, dtype))
 
 
 class CheckpointSource:
@@ -68,14 +67,17 @@ class CheckpointSource:
         checkpoint = open_checkpoint(folder)
         self._specs = declare(config)
         self._jobs, self.unused = _plan(checkpoint, config, self._specs)
+        self.kinds |= _packed_kinds(self._jobs)
 
-    def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, torch.Tensor]]:
-        """See WeightSource."""
-        reader = _Reader(sum(job.stored.num_bytes for job in self._jobs), progress)
+    def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, Value]]:
+        """See WeightSource. Packed matrices come as they are stored, in codes."""
+        reader = _Reader(sum(job.num_bytes for job in self._jobs), progress)
         for piece in _pieces(self._jobs, self._specs):
             kind = self.kinds[piece.part.name]
-            assert isinstance(kind, torch.dtype)
-            yield piece.part, self._read(piece, torch.empty(piece.shape, dtype=kind), reader)
+            if isinstance(kind, torch.dtype):
+                yield piece.part, self._read(piece, torch.empty(piece.shape, dtype=kind), reader)
+            else:
+                yield piece.part, _read_codes(piece, reader)
         reader.finish()
 
     def _read(self, piece: _Piece, value: torch.Tensor, reader: _Reader) -> torch.Tensor:
@@ -84,12 +86,28 @@ class CheckpointSource:
             rows = len(value) if len(piece.jobs) == 1 else len(value) // len(piece.jobs)
             target = value[row : row + rows]
             row += rows
-            if job.scale is None:
+            if job.packed is not None:
+                numbers = job.packed.read(reader.load, target.shape)
+                assert isinstance(numbers, torch.Tensor)
+                target.copy_(numbers)
+            elif job.scale is None:
                 reader.read(job.stored, FLOATS[job.stored.dtype], target)
             else:
                 assert self._config.fp8_block is not None
                 reader.read_fp8(job.stored, job.scale, self._config.fp8_block, target)
         return value
+
+
+def _read_codes(piece: _Piece, reader: _Reader) -> Codes:
+    """The rows of all jobs of ``piece``, each of which is packed."""
+    rows, width = piece.shape
+    found = []
+    for job in piece.jobs:
+        assert job.packed is not None
+        codes = job.packed.read(reader.load, (rows // len(piece.jobs), width))
+        assert isinstance(codes, Codes)
+        found.append(codes)
+    return join(found)
 
 
 def _pieces(jobs: Sequence[_Job], specs: dict[str, ParameterSpec]) -> Iterator[_Piece]:
@@ -108,7 +126,7 @@ def _pieces(jobs: Sequence[_Job], specs: dict[str, ParameterSpec]) -> Iterator[_
         elif spec.kind == "experts":
             for expert in range(spec.shape[0]):
                 yield _Piece(Part(part.name, expert), spec.shape[1:], (_rows(found[0], expert, 1),))
-        elif spec.kind in ("vector", "float32") or found[0].scale is not None:
+        elif spec.kind in ("vector", "float32") or found[0].scale is not None or found[0].packed is not None:
             yield _Piece(part, spec.shape, tuple(found))
         else:
             out, width = spec.shape
@@ -119,7 +137,9 @@ def _pieces(jobs: Sequence[_Job], specs: dict[str, ParameterSpec]) -> Iterator[_
 
 
 def _rows(job: _Job, first: int, count: int) -> _Job:
-    """``count`` entries of the first axis, scales along (which only experts have there)."""
+    """``count`` entries of the first axis, scales along (which only experts have there, one at a time)."""
+    if job.packed is not None:
+        return replace(job, packed=job.packed.expert(first))
     scale = None if job.scale is None else _cut(job.scale, first, count)
     return _Job(_cut(job.stored, first, count), job.place, scale)
 
@@ -139,11 +159,18 @@ def _plan(
     unused: list[UnusedTensor] = []
     extra: list[StoredTensor] = []
     filled: dict[Place, StoredTensor] = {}
+    used = {name: stored for name, stored in checkpoint.tensors.items() if unused_reason(name) is None}
+    packed = gather(used, config.quantised)
+    companions = {part.name for matrix in packed.values() for part in matrix.parts.values()} - packed.keys()
     for stored in checkpoint.tensors.values():
+        if stored.name in companions:
+            continue
+        matrix = packed.get(stored.name)
         reason = unused_reason(stored.name)
-        place = place_of(stored.name)
+        place = place_of(stored.name if matrix is None else matrix.name)
         if reason is None and place == Place("head") and config.tie_embeddings:
-            _check_tied_head(stored, specs["embedding"])
+            if matrix is None:
+                _check_tied_head(stored, specs["embedding"])
             reason = "head: tied to the embedding"
         if reason is not None:
             unused.append(UnusedTensor(stored.name, stored.shape, reason))
@@ -154,7 +181,8 @@ def _plan(
                     f"({stored.file.name}) in {checkpoint.folder} are the same parameter; keep one of them."
                 )
             filled[place] = stored
-            jobs.append(_Job(stored, place, _scale_of(stored, checkpoint, config)))
+            scale = _scale_of(stored, checkpoint, config) if matrix is None else None
+            jobs.append(_Job(stored, place, scale, matrix))
         elif not _is_used_scale(stored, checkpoint):
             extra.append(stored)
     if extra:
@@ -163,6 +191,24 @@ def _plan(
     for job in jobs:
         _check_shape(job, specs[job.place.name], config)
     return jobs, unused
+
+
+def _packed_kinds(jobs: Sequence[_Job]) -> dict[str, Kind]:
+    """The types of the parameters that stay in codes. Raises CheckpointError where parts of one differ."""
+    kinds: dict[str, Kind] = {}
+    first: dict[str, _Job] = {}
+    for job in jobs:
+        before = first.setdefault(job.place.name, job)
+        kind = job.packed.kind if job.packed is not None else None
+        if kind is not None:
+            kinds[job.place.name] = kind
+        if kind != (before.packed.kind if before.packed is not None else None):
+            raise CheckpointError(
+                f"Tensors {before.stored.name} ({before.stored.file.name}) and {job.stored.name} "
+                f"({job.stored.file.name}) are parts of one parameter but are stored in different ways; that is not "
+                f"supported, take a checkpoint whose experts are all alike."
+            )
+    return kinds
 
 
 def _exists(place: Place, specs: dict[str, ParameterSpec], config: ModelConfig) -> bool:
@@ -266,6 +312,9 @@ def _expected_shape(place: Place, spec: ParameterSpec) -> tuple[int, ...]:
 
 def _check_shape(job: _Job, spec: ParameterSpec, config: ModelConfig) -> None:
     expected = _expected_shape(job.place, spec)
+    if job.packed is not None:
+        job.packed.check(expected)
+        return
     if job.stored.shape != expected:
         raise CheckpointError(_shape_sentence(job.stored, expected))
     if job.scale is None:
@@ -309,6 +358,12 @@ class _Reader:
             flat[position : position + len(piece)].copy_(piece)
             position += len(piece)
             self._advance(num_bytes)
+
+    def load(self, stored: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
+        """All of ``stored``, whose elements are ``dtype``."""
+        found = torch.empty(stored.shape, dtype=dtype)
+        self.read(stored, dtype, found)
+        return found
 
     def read_fp8(self, stored: StoredTensor, scale: StoredTensor, block: tuple[int, int], target: torch.Tensor) -> None:
         """Fill the matrix ``target`` [R, C] with dequantised values; its FP8 codes are held beside it."""

@@ -1,4 +1,4 @@
-"""A model's name -> the folder that holds it: embedded, short name, Hub id (from the cache or downloaded), folder.
+"""A model's name -> the folder or GGUF file that holds it: embedded, short name, Hub id (cached or downloaded), path.
 
 What the Hugging Face cache already holds in full is used in place, without asking the network. Reads no tensors.
 """
@@ -22,7 +22,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def locate(name: str, *, offline: bool) -> Path:
-    """The folder of model ``name`` in Hugging Face layout.
+    """The folder of model ``name`` in Hugging Face layout, or its GGUF file.
 
     ``offline`` forbids the network. Raises ModelNotFound with the nearest known names, or ConfigError for a folder
     without config.json.
@@ -33,12 +33,21 @@ def locate(name: str, *, offline: bool) -> Path:
     if kind == "folder":
         return _checked(Path(name).expanduser())
     if name.lower().endswith(".gguf"):
-        raise ModelNotFound(f"{name}: GGUF files are not read yet; give the safetensors repository or folder instead.")
+        if kind is None:
+            raise ModelNotFound(f"{name}: there is no such file; check the path.")
+        return Path(name).expanduser()
     if kind == "file":
-        raise ModelNotFound(f"{name} is a file; give the folder that holds it, with config.json beside it.")
+        raise ModelNotFound(
+            f"{name} is a file; give a GGUF file (*.gguf), or the folder that holds it, with config.json beside it."
+        )
     hub_id = PUBLISHED.get(name.lower())
     if hub_id is None and _HUB_ID.fullmatch(name):
         hub_id = name
+    if hub_id is not None and hub_id.lower().endswith("-gguf"):
+        raise ModelNotFound(
+            f"{hub_id} is a repository of GGUF files in several sizes; download one of them with `hf download {hub_id} "
+            f"FILE.gguf --local-dir .` and give its path."
+        )
     if hub_id is None:
         raise ModelNotFound(_unknown(name))
     return _from_hub(hub_id, offline=offline)
@@ -80,10 +89,8 @@ def _embedded() -> Path:
 def _checked(folder: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
-    if any(folder.glob("*.gguf")):
-        raise ModelNotFound(
-            f"{folder} holds GGUF files, which are not read yet; give the safetensors repository instead."
-        )
+    if files := sorted(folder.glob("*.gguf")):
+        raise ModelNotFound(f"{folder} holds GGUF files; give the path of the one to run, such as {files[0]}.")
     raise ConfigError(
         f"{folder} has no config.json; give the folder of a checkpoint in Hugging Face layout (config.json, "
         f"*.safetensors, tokenizer.json)."

@@ -189,10 +189,8 @@ def _nothing_to_read(folder: Path) -> CheckpointError:
             f"{folder} has only pickled weights (*.bin), which can run code when opened and are never read; take a "
             f"safetensors copy of the model, or re-save it with transformers' save_pretrained."
         )
-    if any(name.endswith(".gguf") for name in found):
-        return CheckpointError(
-            f"{folder} has only GGUF weights, which are not read yet; take the safetensors repository."
-        )
+    if gguf := next((name for name in found if name.endswith(".gguf")), None):
+        return CheckpointError(f"{folder} has only GGUF weights; give the path of the file itself, {folder / gguf}.")
     return CheckpointError(f"{folder} holds no weights: neither {SINGLE} nor {INDEX} is there; {REPAIR}")
 
 
