@@ -18,8 +18,10 @@ from qwench.fields import Fields
 # One name for each way of storing a matrix; weights/formats has a reader for each.
 Format = Literal[
     "fp8_block", "fp8_scale", "gptq", "gptq_v2", "awq", "packed", "int8",
-    "nvfp4", "nvfp4_packed", "mxfp4", "mxfp4_packed", "mxfp4_blocks",
+    "nvfp4", "nvfp4_packed", "mxfp4", "mxfp4_packed", "mxfp4_blocks", "own",
 ]  # fmt: skip
+QUANTIZATIONS = ("q8", "q6", "q5", "q4", "q3", "q2", "mxfp4")  # our own types, and the recipes named after them
+OWN_VERSION = 1
 MAX_PATTERN = 1000  # characters; longer ones are no module's name
 FIELD = "quantization_config"
 SIDE_FILE = "hf_quant_config.json"  # where older versions of ModelOpt say what config.json does not
@@ -30,7 +32,7 @@ class Scheme:
     """How one matrix [out, in] is stored.
 
     ``group`` inputs share a scale (and a zero point, unless ``symmetric``); None: a whole row does. For FP8 ``block``
-    is the (rows, columns) that share a scale, with None for all of them.
+    is the (rows, columns) that share a scale, with None for all of them. ``type`` is the name of one of our own.
     """
 
     format: Format
@@ -38,6 +40,7 @@ class Scheme:
     group: int | None = None
     symmetric: bool = True
     block: tuple[int | None, int | None] = (None, None)
+    type: str = ""
 
 
 @dataclass(frozen=True)
@@ -279,6 +282,23 @@ def _quark(fields: Fields) -> StoredQuantisation:
     return StoredQuantisation("quark", Scheme("mxfp4", 4, 32), tuple(_ignored(fields, "exclude", _exact_or_regex)))
 
 
+def _own(fields: Fields) -> StoredQuantisation:
+    """Ours: for each type the endings of the tensors that have it; ``*`` in one stands for an expert's number."""
+    if (version := fields.whole("version")) != OWN_VERSION:
+        raise fields.error("version", f"is {version}; this version of qwench reads {OWN_VERSION}")
+    types = fields.section("types")
+    if types is None:
+        raise fields.error("types", "is missing; it says which tensors have which type")
+    rules = []
+    for name in types.values:
+        if name not in QUANTIZATIONS:
+            raise types.error(name[:80], f"is no type; known are {', '.join(QUANTIZATIONS)}")
+        for ending in _texts(types, name):
+            pattern = re.escape(ending[:MAX_PATTERN]).replace(r"\*", r"\d+")
+            rules.append(Rule(re.compile(rf"(.*\.)?{pattern}$"), Scheme("own", type=name), types.place(name)))
+    return StoredQuantisation("qwench", None, tuple(rules))
+
+
 _METHODS: Mapping[str, Callable[[Fields], StoredQuantisation]] = {
     "fp8": _fp8,
     "gptq": _gptq,
@@ -287,6 +307,7 @@ _METHODS: Mapping[str, Callable[[Fields], StoredQuantisation]] = {
     "modelopt": _modelopt,
     "mxfp4": _mxfp4,
     "quark": _quark,
+    "qwench": _own,
 }
 
 

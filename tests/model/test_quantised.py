@@ -8,7 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from qwench.config import QUANTIZATIONS
+from qwench.quantisation import QUANTIZATIONS
 from qwench.ops.kernels import make_kernels
 from qwench.ops.native import instruction_sets
 from tests.model.driver import Driver

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwench.config import QUANTIZATIONS, ModelConfig
+from qwench.config import ModelConfig
+from qwench.quantisation import QUANTIZATIONS
 from qwench.errors import CheckpointError
 from qwench.model.parameters import declare
 from qwench.ops.quantised import OWN_TYPES, Codes, WeightType, concatenate, dequantise

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qwench.config import QUANTIZATIONS, ModelConfig
+from qwench.config import ModelConfig
+from qwench.quantisation import QUANTIZATIONS
 from qwench.model.parameters import declare
 from qwench.ops.quantised import WeightType
 from qwench.ops.store import Kind
