@@ -22,6 +22,7 @@ Format = Literal[
 ]  # fmt: skip
 QUANTIZATIONS = ("q8", "q6", "q5", "q4", "q3", "q2", "mxfp4")  # our own types, and the recipes named after them
 OWN_VERSION = 1
+PLAIN_BITS = 16  # from here on, bits stand for plain numbers
 MAX_PATTERN = 1000  # characters; longer ones are no module's name
 FIELD = "quantization_config"
 SIDE_FILE = "hf_quant_config.json"  # where older versions of ModelOpt say what config.json does not
@@ -172,6 +173,32 @@ def _only_in_blocks(fields: Fields) -> tuple[Rule, ...]:
     return (Rule(pattern, None, fields.place("modules_in_block_to_quantize")),)
 
 
+def _auto_round(fields: Fields) -> StoredQuantisation:
+    """AutoRound's own description of what it packs as GPTQ or AWQ do; ``extra_config`` has the exceptions."""
+    if (sort := fields.text("data_type", "int")) != "int":
+        raise fields.error("data_type", f"is {sort!r}; only 'int' is supported")
+    name = "packing_format" if fields.get("packing_format") is not None else "backend"
+    packing = fields.text(name, "auto_round:auto_gptq")
+    if "gptq" not in packing and "awq" not in packing:
+        raise fields.error(name, f"is {packing!r}; supported are 'auto_round:auto_gptq' and 'auto_round:auto_awq'")
+    awq = "awq" in packing
+    symmetric = fields.flag("sym", True) and not awq
+    default = Scheme("awq" if awq else "gptq", _bits(fields, "bits"), _group(fields, "group_size"), symmetric)
+    rules = []
+    extra = fields.section("extra_config") or Fields({}, fields.source)
+    for key in extra.values:
+        own = extra.section(key)
+        bits = own.whole("bits", default.bits) if own is not None else default.bits
+        pattern = re.compile(re.escape(key[:MAX_PATTERN]) + "$")
+        if own is None or bits >= PLAIN_BITS:
+            rules.append(Rule(pattern, None, extra.place(key)))
+            continue
+        group = _group(own, "group_size") if own.get("group_size") is not None else default.group
+        scheme = Scheme(default.format, _bits(own, "bits"), group, own.flag("sym", symmetric) and not awq)
+        rules.append(Rule(pattern, scheme, extra.place(key)))
+    return StoredQuantisation("auto-round", default, tuple(rules))
+
+
 def _awq(fields: Fields) -> StoredQuantisation:
     layout = fields.text("format", fields.text("version", "gemm")).lower()
     if layout != "gemm":
@@ -303,6 +330,8 @@ _METHODS: Mapping[str, Callable[[Fields], StoredQuantisation]] = {
     "fp8": _fp8,
     "gptq": _gptq,
     "awq": _awq,
+    "auto-round": _auto_round,
+    "intel/auto-round": _auto_round,
     "compressed-tensors": _compressed,
     "modelopt": _modelopt,
     "mxfp4": _mxfp4,

@@ -1,4 +1,4 @@
-"""``qwench show``: what a model's files hold, from their headers alone: types, sizes, and the receipt if there is one."""
+"""``qwench show``: what a model's files hold, from their headers alone: types, sizes, and any receipt."""
 
 from __future__ import annotations
 
@@ -110,8 +110,10 @@ def render(document: dict[str, Any]) -> list[str]:
     recipe = f", recipe {document['recipe']}" if document["recipe"] else ""
     lines = [
         f"{document['path']}: {document['format']}{recipe}",
-        f"  {document['architecture']}, {document['layers']} layers, {count / 1e9:.3f} billion parameters stored, "
-        f"{size / 1e9:.3f} GB, {8 * size / max(count, 1):.2f} bits each",
+        (
+            f"  {document['architecture']}, {document['layers']} layers, {count / 1e9:.3f} billion parameters stored, "
+            f"{size / 1e9:.3f} GB, {8 * size / max(count, 1):.2f} bits each"
+        ),
         f"  {'type':10}{'tensors':>8}{'share':>8}{'bits':>8}{'GB':>9}",
     ]
     for name, row in sorted(document["types"].items(), key=lambda each: -each[1]["parameters"]):
