@@ -1,8 +1,9 @@
-# The whole interface of a developer: make demo · test · test-slow · check · bench · clean.
+# The whole interface of a developer: make demo · test · test-slow · check · bench · llama.cpp · clean.
 # Every target creates .venv itself and installs again only when what is installed changed (Python code is read in place).
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+SUITE ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
@@ -12,7 +13,7 @@ NATIVE := $(wildcard csrc/* csrc/*/*.*)
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench clean
+.PHONY: help demo test test-slow check format bench llama.cpp clean
 
 help:
 	@echo "make demo       install, then see the embedded model answer, think and call a tool"
@@ -20,7 +21,8 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      what CI runs: format, lint, types, tests"
 	@echo "make format     put the code into its format"
-	@echo "make bench      Qwench and transformers on the 0.8B shape, in one run"
+	@echo "make bench      Qwench beside the machine's limits and beside other engines, in turns"
+	@echo "make llama.cpp  build the engine that make bench compares with, from PyPI's source"
 	@echo "make clean      remove .venv and caches"
 
 demo: $(VENV)/.installed
@@ -46,7 +48,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix $(CODE)
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python bench/compare_transformers.py
+	$(BIN)/python bench/suite.py $(SUITE)
+
+llama.cpp:
+	@PYTHON=$(PYTHON) tools/build_llama.sh
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@
 #if defined(__AMX_BF16__) && defined(__AVX512F__)
 
 #include "kernels/outputs.inl"
+#include "tiles.h"
 
 namespace qwench {
 namespace {
@@ -18,22 +19,11 @@ constexpr int64_t kTileRowBytes = 64;
 constexpr int64_t kStepsPerTile = kDepthTile / 2;
 constexpr int64_t kPrefetchTiles = 2;  // ahead in the weights' stream, in tiles of depth
 
-struct alignas(64) TileShapes {
-    uint8_t palette = 1;
-    uint8_t start_row = 0;
-    uint8_t reserved[14] = {};
-    uint16_t row_bytes[16] = {};
-    uint8_t rows[16] = {};
-};
-
 // Tiles 0 to 3 hold sums, 4 and 5 inputs of `rows` tokens, 6 and 7 weights.
 void shape_tiles(int64_t rows) {
     TileShapes shapes;
-    for (int tile = 0; tile < 8; ++tile) {
-        shapes.row_bytes[tile] = kTileRowBytes;
-        shapes.rows[tile] = static_cast<uint8_t>(tile < 6 ? rows : kTileRows);
-    }
-    _tile_loadconfig(&shapes);
+    for (int tile = 0; tile < 8; ++tile) shapes.set(tile, tile < 6 ? rows : kTileRows, kTileRowBytes);
+    shapes.load();
 }
 
 struct TileBlock {

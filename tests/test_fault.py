@@ -39,11 +39,11 @@ from qwench.text.chat import ChatTemplate
 from qwench.text.model import ModelText
 from qwench.text.tokenizer import Tokenizer
 from qwench.weights.locate import locate
+from qwench.weights.open import open_weights
 from tests.meta.tree import PACKAGE, files, syntax
 from tests.server.conftest import NAME, running, wait_until
 from tests.server.scripted import ScriptedEngine, answering
 from tests.server.tiny import write_checkpoint, write_text
-from tests.weights.collected import load
 
 BROKEN = OSError(errno.EIO, "Input/output error")
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -136,7 +136,7 @@ def sentence(error: type[QwenchError], act: Callable[[], object]) -> str:
 def read(folder: Path) -> object:
     import torch
 
-    return load(folder, ModelConfig.from_folder(folder), dtype=torch.float32)
+    return list(open_weights(folder, ModelConfig.from_folder(folder), torch.float32).parts())
 
 
 @pytest.mark.parametrize(

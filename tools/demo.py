@@ -128,7 +128,7 @@ def show() -> None:
     """Load nano and go through the scenes."""
     started = time.perf_counter()
     client = EngineClient(EngineConfig(model="nano", offline=True))
-    text = ModelText(client.folder, client.model)
+    text = ModelText(client.files, client.model)
     client.start(text.vocabulary)
     try:
         client.wait_ready()

@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench.compare_transformers import table
+from bench import compare_transformers, suite
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -25,7 +25,8 @@ def section(readme: str, name: str) -> str:
 
 
 def comparison(path: Path) -> str:
-    return table(json.loads(path.read_text(encoding="utf-8")))
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return suite.table(document) if "parts" in document else compare_transformers.table(document)
 
 
 def nano(path: Path) -> str:

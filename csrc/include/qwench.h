@@ -340,6 +340,19 @@ typedef struct {
  * could not be carried out (-1: none was) in `failed`, and those before it done. */
 QW_API int32_t qw_run(qw_context* context, const qw_program* program, int64_t* step, int64_t* failed);
 
+/* What this machine does at most, measured by loops that do nothing else; the caller takes the time. */
+
+/* The arithmetic loops this processor can run, best first for each type, separated by newlines: a type (int8, bf16, fp32)
+ * and an instruction set, such as "int8 avx512-vnni". */
+QW_API const char* qw_limits(void);
+
+/* The loop `name` on `threads` threads (at most the context's), `rounds` times each: the operations done, a multiplication
+ * and an addition counted as two; 0 and nothing done where there is no such loop. */
+QW_API int64_t qw_limit_run(qw_context* context, const char* name, int32_t threads, int64_t rounds);
+
+/* Reads all of memory[num_bytes], each of `threads` threads one stretch of it; all its words or-ed, so that it is read. */
+QW_API int64_t qw_limit_read(qw_context* context, int32_t threads, const void* memory, int64_t num_bytes);
+
 #ifdef __cplusplus
 }
 #endif

@@ -263,8 +263,10 @@ Multipliers choose_staged(const qw_weight_type& type) {
              choose_scales<Bytes, 2>(type), choose_scales<Bytes, 1>(type)}};
 }
 
-template <int kBits>
-void stage_codes(const uint8_t* codes, int64_t blocks, bool has_table, B table, uint8_t* bytes) {
+// With kSigned the values themselves, else what stands for them from 0 on.
+template <int kBits, bool kSigned>
+void stage_codes(const uint8_t* codes, int64_t blocks, const qw_weight_type& type, B table, uint8_t* bytes) {
+    const B zero_byte = all_bytes(zero_of(type));
     for (int64_t block = 0; block < blocks; ++block) {
         B v[kBlockVectors];
 #pragma GCC unroll 8
@@ -272,7 +274,8 @@ void stage_codes(const uint8_t* codes, int64_t blocks, bool has_table, B table, 
         spread<kBits>(codes, v);
 #pragma GCC unroll 8
         for (int j = 0; j < kBlockVectors; ++j) {
-            store_bytes(bytes + j * kVectorBytes, has_table ? look_up(table, v[j]) : v[j]);
+            if (kBits == 4 && type.has_table) v[j] = look_up(table, v[j]);
+            store_bytes(bytes + j * kVectorBytes, kSigned ? sub(v[j], zero_byte) : v[j]);
         }
         codes += kBits * kVectorBytes;
         bytes += kBlockVectors * kVectorBytes;
@@ -280,14 +283,17 @@ void stage_codes(const uint8_t* codes, int64_t blocks, bool has_table, B table, 
 }
 
 // The chunk's values as bytes: in the stage, or where they lie if that is what they are.
+template <bool kSigned>
 const uint8_t* staged(const qw_weight_type& type, const uint8_t* codes, int64_t blocks, B table, Stage& stage) {
     switch (type.bits) {
-        case 2: stage_codes<2>(codes, blocks, false, table, stage.bytes); break;
-        case 3: stage_codes<3>(codes, blocks, false, table, stage.bytes); break;
-        case 4: stage_codes<4>(codes, blocks, type.has_table, table, stage.bytes); break;
-        case 5: stage_codes<5>(codes, blocks, false, table, stage.bytes); break;
-        case 6: stage_codes<6>(codes, blocks, false, table, stage.bytes); break;
-        default: return codes;
+        case 2: stage_codes<2, kSigned>(codes, blocks, type, table, stage.bytes); break;
+        case 3: stage_codes<3, kSigned>(codes, blocks, type, table, stage.bytes); break;
+        case 4: stage_codes<4, kSigned>(codes, blocks, type, table, stage.bytes); break;
+        case 5: stage_codes<5, kSigned>(codes, blocks, type, table, stage.bytes); break;
+        case 6: stage_codes<6, kSigned>(codes, blocks, type, table, stage.bytes); break;
+        default:
+            if (!kSigned) return codes;
+            stage_codes<8, kSigned>(codes, blocks, type, table, stage.bytes);
     }
     return stage.bytes;
 }
@@ -330,20 +336,21 @@ void sum_panel(const CodedJob& job, int64_t panel, int64_t first, int64_t last, 
         if (single) {
             multiply_single(view, view_tile(job.inputs, type, 0, 0, block), totals);
         } else {
-            view.codes = staged(type, view.codes, view.blocks, view.table, stage);
+            view.codes = staged<false>(type, view.codes, view.blocks, view.table, stage);
             multiply_tiles(job.inputs, type, multiply, view, block, first, last, totals);
         }
         chunk += chunk_bytes(type, view.blocks);
     }
 }
 
-// Outputs of panels [begin, end) for tokens [first, last); `first` is a multiple of a tile.
-void linear_codes(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
+// Outputs of panels [begin, end) for tokens [first, last), whose totals `sum` computes; `first` is a multiple of a tile.
+template <class Sum>
+void for_each_panel(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last, const Sum& sum) {
     alignas(64) float totals[kTokenBlock][kLanes];
     const float factor = factor_of(*job.arguments->weight);
     for (int64_t panel = begin; panel < end; ++panel) {
         for (int64_t row = 0; row < last - first; ++row) store(totals[row], zero());
-        sum_panel(job, panel, first, last, totals);
+        sum(job, panel, first, last, totals);
         for (int64_t row = 0; row < last - first; ++row) {
             if (job.arguments->type == QW_BF16) {
                 store_outputs<bf16>(*job.arguments, panel, first + row, factor, totals[row]);
@@ -352,6 +359,10 @@ void linear_codes(const CodedJob& job, int64_t begin, int64_t end, int64_t first
             }
         }
     }
+}
+
+void linear_codes(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
+    for_each_panel(job, begin, end, first, last, sum_panel);
 }
 
 // One token's `in` numbers rounded to 8 bits: a block's scale is its largest magnitude / 127.

@@ -17,11 +17,10 @@ from typing import Any, Literal
 from qwench.errors import UsageError
 from qwench.fields import Fields as _Fields
 from qwench.fields import is_real, is_whole, read_json
-from qwench.quantisation import StoredQuantisation, read_quantisation
+from qwench.quantisation import QUANTIZATIONS, SIDE_FILE, StoredQuantisation, read_quantisation, read_side_file
 
 LayerType = Literal["full_attention", "linear_attention"]
 DTYPES = ("float32", "bfloat16", "float16")
-QUANTIZATIONS = ("q8", "q6", "q5", "q4", "q3", "q2", "mxfp4")
 MAX_LAYERS = 4096
 
 
@@ -151,6 +150,8 @@ class ModelConfig:
         """Read ``config.json``, and the end-of-sequence ids of ``generation_config.json``. Raises ConfigError."""
         path = folder / "config.json"
         config = cls.from_dict(read_json(path), str(path))
+        if config.quantised is None and (side := folder / SIDE_FILE).exists():
+            config = replace(config, quantised=read_side_file(_Fields(read_json(side), str(side))))
         path = folder / "generation_config.json"
         if not path.exists():
             return config

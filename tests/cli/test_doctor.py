@@ -9,6 +9,7 @@ import pytest
 
 from qwench.cli import doctor, main
 from qwench.device import DeviceInfo, Measurement, TorchInfo
+from qwench.ops.limits import Limits
 
 SOUND = DeviceInfo(
     cpu="Example 9000",
@@ -26,7 +27,8 @@ NANO = doctor.NanoCheck(("device cpu (no CUDA device)", "kernels torch (referenc
 
 def report(machine: DeviceInfo = SOUND, torch: TorchInfo = TORCH, nano: doctor.NanoCheck = NANO) -> doctor.Report:
     limit = Measurement((1e10,), "bytes/s", "by hand")
-    return doctor.Report(machine, torch, limit, (limit,), nano, tuple(doctor.diagnose(machine, torch, nano)))
+    limits = Limits(limit, Measurement((5e9,), "bytes/s", "small pages"), {"int8 avx2": limit})
+    return doctor.Report(machine, torch, limits, ("avx2", "scalar"), nano, tuple(doctor.diagnose(machine, torch, nano)))
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +41,8 @@ def test_a_sound_machine_has_nothing_to_mend() -> None:
     assert text.endswith("Nothing to mend.")
     assert "kernels torch (reference)" in text
     assert "10 GB/s" in text
+    assert "5 GB/s (median 5; small pages)" in text
+    assert "avx2, scalar" in text
 
 
 @pytest.mark.parametrize(
@@ -68,8 +72,8 @@ def test_this_machine_is_examined_and_nano_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick = Measurement((1e10,), "bytes/s", "not measured in tests")
-    monkeypatch.setattr("qwench.device.measure_bandwidth", lambda: quick)
-    monkeypatch.setattr("qwench.device.measure_arithmetic", lambda dtype: dataclasses.replace(quick, method=dtype))
+    limits = Limits(quick, None, {})
+    monkeypatch.setattr("qwench.ops.limits.measure_limits", lambda device, threads, small_pages: limits)
     assert main(["doctor", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["nano"]["error"] is None

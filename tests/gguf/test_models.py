@@ -13,6 +13,7 @@ from qwench.config import ModelConfig
 from qwench.files import open_files, read_config
 from qwench.gguf.file import GgufFile, open_gguf
 from qwench.model.parameters import declare
+from qwench.ops.kernels import make_kernels
 from qwench.ops.quantised import GGUF_TYPES, dequantise
 from qwench.weights.gguf import GgufSource
 from tests.gguf.export import (
@@ -59,7 +60,7 @@ def test_logits_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["dense_odd", "moe"])
 def test_native_kernels_know_tiled_heads(kind: str, tmp_path: Path) -> None:
     reference = build_model(*KINDS[kind], seed=2)
-    driver = Driver(export(reference, tmp_path / "model.gguf"), isa="avx2")
+    driver = Driver(export(reference, tmp_path / "model.gguf"), kernels=make_kernels("avx2", threads=2))
     assert driver.config.delta is not None
     assert driver.config.delta.num_value_heads != driver.config.delta.num_key_heads
     assert difference(reference, driver) < tolerance("model_logits")

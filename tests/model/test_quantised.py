@@ -8,16 +8,16 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from qwench.config import QUANTIZATIONS
 from qwench.ops.kernels import make_kernels
 from qwench.ops.native import instruction_sets
+from qwench.quantisation import QUANTIZATIONS
 from tests.model.driver import Driver
 
 NANO = Path(__file__).parents[2] / "src" / "qwench" / "assets" / "nano"
 TEXT = NANO.parent / "text" / "receipt.txt"
 # Mean KL divergence (nats) from the unquantised model that a recipe may cost. nano is far more sensitive than a large
 # model: its matrices are 256 deep, and it has never seen such a text.
-LOST = {"q8": 0.01, "q6": 0.04, "q5": 0.06, "q4": 0.12, "q3": 0.2, "q2": 0.65, "mxfp4": 0.3}
+LOST = {"q8": 0.01, "q6": 0.04, "q5": 0.06, "q4": 0.12, "q3": 0.2, "q2": 0.65, "mxfp4": 0.4}
 KERNELS = 0.01  # inputs that lie between two of the 255 steps may fall to either side
 
 

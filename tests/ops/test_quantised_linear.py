@@ -14,6 +14,7 @@ import torch
 from qwench.ops import native as binding
 from qwench.ops.native import Arena, LinearArguments, LinearInput, Native, PackedMatrix
 from qwench.ops.quantised import (
+    CHECKPOINT_TYPES,
     FOUR_BIT_FLOATS,
     GGUF_TYPES,
     OWN_TYPES,
@@ -28,6 +29,7 @@ from tests.ops.test_native import bound, far, normal, sets
 KINDS = (
     *OWN_TYPES.values(),
     *GGUF_TYPES.values(),
+    *CHECKPOINT_TYPES.values(),
     WeightType("blocks of 16 with mins", 4, block=16, has_min=True),
     WeightType("floats in blocks of 16", 4, block=16, table=FOUR_BIT_FLOATS),
     WeightType("nested bytes", 8, zero=128, nested=True),

@@ -17,6 +17,7 @@ from qwench.errors import QwenchError
 if TYPE_CHECKING:
     from qwench.device import DeviceInfo, Measurement, TorchInfo
     from qwench.engine.client import EngineClient
+    from qwench.ops.limits import Limits
 
 SUMMARY = "what this machine has, how fast it is, which kernels were chosen, what to mend"
 GIB = 1 << 30
@@ -48,8 +49,8 @@ class Report:
 
     machine: DeviceInfo
     torch: TorchInfo
-    bandwidth: Measurement
-    arithmetic: tuple[Measurement, ...]
+    limits: Limits
+    kernels: tuple[str, ...]  # instruction sets the native library can use here, best first; none without the library
     nano: NanoCheck
     findings: tuple[Finding, ...]
 
@@ -69,15 +70,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine() -> Report:
+    from qwench.ops.limits import measure_limits
+
     machine, torch_info, nano = device.probe(), device.probe_torch(), check_nano()
     return Report(
         machine=machine,
         torch=torch_info,
-        bandwidth=device.measure_bandwidth(),
-        arithmetic=(device.measure_arithmetic(dtype="bfloat16"), device.measure_arithmetic(dtype="float32")),
+        limits=measure_limits("cpu", torch_info.threads, small_pages=True),
+        kernels=kernels(),
         nano=nano,
         findings=tuple(diagnose(machine, torch_info, nano)),
     )
+
+
+def kernels() -> tuple[str, ...]:
+    """The instruction sets of the native kernels that this processor runs; the engine takes the first."""
+    from qwench.ops.native import instruction_sets
+
+    try:
+        return tuple(instruction_sets())
+    except OSError:
+        return ()
 
 
 def check_nano() -> NanoCheck:
@@ -144,10 +157,12 @@ def render(report: Report) -> list[str]:
         _row("torch", f"{torch_info.version}, {_cuda(torch_info)}, {torch_info.threads} threads"),
         "",
         "Limits, measured now",
-        _row("memory reads", _limit(report.bandwidth, 1e9, "GB/s")),
-        *(_row("arithmetic", _limit(each, 1e12, "Tflop/s")) for each in report.arithmetic),
+        _row("memory reads", _limit(report.limits.reads, 1e9, "GB/s")),
+        *([_row("", _limit(report.limits.small_pages, 1e9, "GB/s"))] if report.limits.small_pages else []),
+        *(_row("arithmetic", _limit(each, 1e12, "T operations/s")) for each in report.limits.arithmetic.values()),
         "",
         "Kernels and the embedded model",
+        _row("native", ", ".join(report.kernels) or "none: the library was not built"),
         *([f"  {line}" for line in report.nano.lines] or ["  not loaded"]),
         "",
         *_findings(report.findings),

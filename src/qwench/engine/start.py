@@ -90,7 +90,7 @@ def assemble(
         max_step_tokens=config.max_step_tokens,
     )
     kernels = make_kernels(resolved.isa, resolved.threads)
-    with memory_for("weights", "take a smaller model or a smaller quantization"):
+    with memory_for("weights", "take a smaller model, a smaller dtype or a quantization"):
         language_model = build_model(model, source, kernels, device=resolved.device, progress=progress)
     runner = Runner(
         language_model,

@@ -227,6 +227,9 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_top": (c_int32, (c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p)),
     "qw_draw": (c_int32, (c_void_p, c_void_p)),
     "qw_run": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p)),
+    "qw_limits": (c_char_p, ()),
+    "qw_limit_run": (c_int64, (c_void_p, c_char_p, c_int32, c_int64)),
+    "qw_limit_read": (c_int64, (c_void_p, c_int32, c_void_p, c_int64)),
 }
 
 

@@ -133,9 +133,9 @@ class Recorder(Operations[Symbol]):
     _linears: dict[Symbol, Instruction] = field(default_factory=dict)  # by what they read
 
     def embed(self, table: Weight) -> Symbol:
-        (matrix,) = _matrices(table)
-        assert isinstance(matrix.type, torch.dtype)
-        y = _fresh(Number.TOKENS, matrix.width, matrix.type)
+        assert isinstance(table, Packed), "programs read packed tables only"
+        (matrix,) = table.matrices
+        y = _fresh(Number.TOKENS, matrix.width, table.dtype)
         self._note(Operation.UNPACK_ROWS, {
             "weight": matrix, "count": Number.TOKENS, "rows": Number.TOKEN_IDS, "type": TYPES[y.dtype],
             "target": y, "target_stride": y.stride,
@@ -222,6 +222,7 @@ class Recorder(Operations[Symbol]):
         self._note(Operation.DELTA_NET, {
             "rows": Number.ROWS, "num_slots": slots, "key_heads": parameters.num_key_heads, "value_heads": value_heads,
             "key_dim": key_dim, "value_dim": value_dim, "taps": parameters.conv.shape[1],
+            "tiled": parameters.tiled,
             "type": type_of("delta_net", mixed=mixed, gate=gate, beta=beta, decay=decay, conv_states=conv_states),
             "epsilon": parameters.eps, "starts": Number.STARTS, "slots": Number.STATE_SLOTS, "mixed": mixed,
             "beta": beta, "decay": decay, "gate": gate, "conv": parameters.taps, "decay_rate": parameters.decay_rate,

@@ -1,7 +1,8 @@
 """A checkpoint's safetensors -> a stream of every parameter that the model declares, each cast as it is read.
 
 Headers are compared with the declaration before the first byte is read: a checkpoint that does not fit costs nothing.
-Memory: one piece at a time, and for block-FP8 one matrix. Knows no forward pass and nobody who stores what comes.
+Memory: one piece at a time, and of packed matrices and block-FP8 one matrix. Knows no forward pass and nobody who
+stores what comes.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import torch
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError
 from qwench.model.parameters import ParameterSpec, declare
-from qwench.ops.store import Kind
+from qwench.ops.quantised import Codes
+from qwench.ops.store import Kind, Value
 from qwench.weights.formats import fp8
 from qwench.weights.formats.safetensors import StoredCheckpoint, StoredTensor, open_checkpoint, read_chunks
 from qwench.weights.names import SCALE, Place, place_of, prefix_of, stored_name, unused_reason
+from qwench.weights.packed import StoredMatrix, gather, join
 from qwench.weights.source import Part, Progress, UnusedTensor, piece_rows, plain_kinds
 
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -30,11 +33,19 @@ MLX = "this is an MLX conversion, whose convolutions and norms are changed; take
 
 @dataclass(frozen=True)
 class _Job:
-    """One stored tensor, or rows of it, to read into one place; ``scale`` where it is block-FP8."""
+    """One stored tensor, or rows of it, to read into one place.
+
+    ``scale`` where it is block-FP8, ``packed`` where it holds codes that more tensors belong to.
+    """
 
     stored: StoredTensor
     place: Place
-    scale: StoredTensor | None
+    scale: StoredTensor | None = None
+    packed: StoredMatrix | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        return self.stored.num_bytes if self.packed is None else self.packed.num_bytes
 
 
 @dataclass(frozen=True)
@@ -56,28 +67,47 @@ class CheckpointSource:
         checkpoint = open_checkpoint(folder)
         self._specs = declare(config)
         self._jobs, self.unused = _plan(checkpoint, config, self._specs)
+        self.kinds |= _packed_kinds(self._jobs)
 
-    def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, torch.Tensor]]:
-        """See WeightSource."""
-        reader = _Reader(sum(job.stored.num_bytes for job in self._jobs), progress)
+    def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, Value]]:
+        """See WeightSource. Packed matrices come as they are stored, in codes."""
+        reader = Reader(sum(job.num_bytes for job in self._jobs), progress)
         for piece in _pieces(self._jobs, self._specs):
             kind = self.kinds[piece.part.name]
-            assert isinstance(kind, torch.dtype)
-            yield piece.part, self._read(piece, torch.empty(piece.shape, dtype=kind), reader)
+            if isinstance(kind, torch.dtype):
+                yield piece.part, self._read(piece, torch.empty(piece.shape, dtype=kind), reader)
+            else:
+                yield piece.part, _read_codes(piece, reader)
         reader.finish()
 
-    def _read(self, piece: _Piece, value: torch.Tensor, reader: _Reader) -> torch.Tensor:
+    def _read(self, piece: _Piece, value: torch.Tensor, reader: Reader) -> torch.Tensor:
         row = 0
         for job in piece.jobs:
             rows = len(value) if len(piece.jobs) == 1 else len(value) // len(piece.jobs)
             target = value[row : row + rows]
             row += rows
-            if job.scale is None:
+            if job.packed is not None:
+                numbers = job.packed.read(reader.load, target.shape)
+                assert isinstance(numbers, torch.Tensor)
+                target.copy_(numbers)
+            elif job.scale is None:
                 reader.read(job.stored, FLOATS[job.stored.dtype], target)
             else:
                 assert self._config.fp8_block is not None
                 reader.read_fp8(job.stored, job.scale, self._config.fp8_block, target)
         return value
+
+
+def _read_codes(piece: _Piece, reader: Reader) -> Codes:
+    """The rows of all jobs of ``piece``, each of which is packed."""
+    rows, width = piece.shape
+    found = []
+    for job in piece.jobs:
+        assert job.packed is not None
+        codes = job.packed.read(reader.load, (rows // len(piece.jobs), width))
+        assert isinstance(codes, Codes)
+        found.append(codes)
+    return join(found)
 
 
 def _pieces(jobs: Sequence[_Job], specs: dict[str, ParameterSpec]) -> Iterator[_Piece]:
@@ -95,8 +125,8 @@ def _pieces(jobs: Sequence[_Job], specs: dict[str, ParameterSpec]) -> Iterator[_
             yield _Piece(part, spec.shape[1:], tuple(found))
         elif spec.kind == "experts":
             for expert in range(spec.shape[0]):
-                yield _Piece(Part(part.name, expert), spec.shape[1:], (_rows(found[0], expert, 1),))
-        elif spec.kind in ("vector", "float32") or found[0].scale is not None:
+                yield _Piece(Part(part.name, expert), spec.shape[1:], (_expert(found[0], expert),))
+        elif spec.kind in ("vector", "float32") or not _may_be_cut(found[0]):
             yield _Piece(part, spec.shape, tuple(found))
         else:
             out, width = spec.shape
@@ -106,16 +136,20 @@ def _pieces(jobs: Sequence[_Job], specs: dict[str, ParameterSpec]) -> Iterator[_
                 yield _Piece(part, (count, width), (_rows(found[0], first, count),))
 
 
+def _may_be_cut(job: _Job) -> bool:
+    return job.scale is None if job.packed is None else job.packed.by_rows
+
+
+def _expert(job: _Job, index: int) -> _Job:
+    """One expert of all; of packed ones the axis goes."""
+    return _rows(job, index, 1) if job.packed is None else replace(job, packed=job.packed.expert(index))
+
+
 def _rows(job: _Job, first: int, count: int) -> _Job:
-    """``count`` entries of the first axis, scales along (which only experts have there)."""
-    scale = None if job.scale is None else _cut(job.scale, first, count)
-    return _Job(_cut(job.stored, first, count), job.place, scale)
-
-
-def _cut(stored: StoredTensor, first: int, count: int) -> StoredTensor:
-    size = stored.num_bytes // stored.shape[0]
-    shape = (count, *stored.shape[1:])
-    return replace(stored, shape=shape, begin=stored.begin + first * size, num_bytes=count * size)
+    """Some entries of the first axis, of experts or rows; scales go along, which only experts have there."""
+    packed = None if job.packed is None else job.packed.rows(first, count)
+    scale = None if job.scale is None else job.scale.rows(first, count)
+    return _Job(job.stored.rows(first, count), job.place, scale, packed)
 
 
 def _plan(
@@ -127,11 +161,18 @@ def _plan(
     unused: list[UnusedTensor] = []
     extra: list[StoredTensor] = []
     filled: dict[Place, StoredTensor] = {}
+    used = {name: stored for name, stored in checkpoint.tensors.items() if unused_reason(name) is None}
+    packed = gather(used, config.quantised)
+    companions = {part.name for matrix in packed.values() for part in matrix.parts.values()} - packed.keys()
     for stored in checkpoint.tensors.values():
+        if stored.name in companions:
+            continue
+        matrix = packed.get(stored.name)
         reason = unused_reason(stored.name)
-        place = place_of(stored.name)
+        place = place_of(stored.name if matrix is None else matrix.name)
         if reason is None and place == Place("head") and config.tie_embeddings:
-            _check_tied_head(stored, specs["embedding"])
+            if matrix is None:
+                _check_tied_head(stored, specs["embedding"])
             reason = "head: tied to the embedding"
         if reason is not None:
             unused.append(UnusedTensor(stored.name, stored.shape, reason))
@@ -142,7 +183,8 @@ def _plan(
                     f"({stored.file.name}) in {checkpoint.folder} are the same parameter; keep one of them."
                 )
             filled[place] = stored
-            jobs.append(_Job(stored, place, _scale_of(stored, checkpoint, config)))
+            scale = _scale_of(stored, checkpoint, config) if matrix is None else None
+            jobs.append(_Job(stored, place, scale, matrix))
         elif not _is_used_scale(stored, checkpoint):
             extra.append(stored)
     if extra:
@@ -151,6 +193,24 @@ def _plan(
     for job in jobs:
         _check_shape(job, specs[job.place.name], config)
     return jobs, unused
+
+
+def _packed_kinds(jobs: Sequence[_Job]) -> dict[str, Kind]:
+    """The types of the parameters that stay in codes. Raises CheckpointError where parts of one differ."""
+    kinds: dict[str, Kind] = {}
+    first: dict[str, _Job] = {}
+    for job in jobs:
+        before = first.setdefault(job.place.name, job)
+        kind = job.packed.kind if job.packed is not None else None
+        if kind is not None:
+            kinds[job.place.name] = kind
+        if kind != (before.packed.kind if before.packed is not None else None):
+            raise CheckpointError(
+                f"Tensors {before.stored.name} ({before.stored.file.name}) and {job.stored.name} "
+                f"({job.stored.file.name}) are parts of one parameter but are stored in different ways; that is not "
+                f"supported, take a checkpoint whose experts are all alike."
+            )
+    return kinds
 
 
 def _exists(place: Place, specs: dict[str, ParameterSpec], config: ModelConfig) -> bool:
@@ -254,6 +314,9 @@ def _expected_shape(place: Place, spec: ParameterSpec) -> tuple[int, ...]:
 
 def _check_shape(job: _Job, spec: ParameterSpec, config: ModelConfig) -> None:
     expected = _expected_shape(job.place, spec)
+    if job.packed is not None:
+        job.packed.check(expected)
+        return
     if job.stored.shape != expected:
         raise CheckpointError(_shape_sentence(job.stored, expected))
     if job.scale is None:
@@ -282,7 +345,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-class _Reader:
+class Reader:
     """Streams stored bytes through one small buffer into tensors, and counts them."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
@@ -296,12 +359,18 @@ class _Reader:
             piece = torch.frombuffer(self._buffer, dtype=dtype, count=num_bytes // dtype.itemsize)
             flat[position : position + len(piece)].copy_(piece)
             position += len(piece)
-            self._advance(num_bytes)
+            self.advance(num_bytes)
+
+    def load(self, stored: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
+        """All of ``stored``, whose elements are ``dtype``."""
+        found = torch.empty(stored.shape, dtype=dtype)
+        self.read(stored, dtype, found)
+        return found
 
     def read_fp8(self, stored: StoredTensor, scale: StoredTensor, block: tuple[int, int], target: torch.Tensor) -> None:
         """Fill the matrix ``target`` [R, C] with dequantised values; its FP8 codes are held beside it."""
         scales = torch.empty(scale.shape[-2:], dtype=torch.float32)
-        _Reader(0, None).read(scale, FLOATS[scale.dtype], scales)
+        Reader(0, None).read(scale, FLOATS[scale.dtype], scales)
         weight = torch.empty(target.shape, dtype=torch.float8_e4m3fn)
         self.read(stored, torch.float8_e4m3fn, weight)
         fp8.dequantise(weight, scales, block, target)
@@ -311,7 +380,8 @@ class _Reader:
         if self._progress is not None:
             self._progress(self._done, self._total)
 
-    def _advance(self, num_bytes: int) -> None:
+    def advance(self, num_bytes: int) -> None:
+        """Bytes that were read elsewhere, or here."""
         self._done += num_bytes
         if self._progress is not None:
             self._progress(self._done, self._total)

@@ -20,6 +20,10 @@ HEADS = (
     "model.language_model.lm_head.weight",
 )
 SCALE = "_scale_inv"
+ACTIVATION_SCALES = (
+    *(".input_scale", ".input_global_scale", ".output_scale", ".input_zero_point", ".output_zero_point"),
+    *(".q_scale", ".k_scale", ".v_scale", ".kv_scale", ".k_zero_point", ".v_zero_point"),
+)
 
 _TOP = {"embed_tokens.weight": "embedding", "norm.weight": "final_norm"}
 _LAYER = {
@@ -105,6 +109,16 @@ def stored_name(place: Place, prefix: str = "model.language_model.") -> str:
     return f"{prefix}layers.{layer}.{_THEIRS[inner]}"
 
 
+def ending_of(stored: str) -> str:
+    """What of a tensor's name is the same in every layer, with ``*`` for an expert's number."""
+    for prefix in PREFIXES:
+        if stored.startswith(prefix):
+            stored = stored[len(prefix) :]
+            break
+    match = _LAYER_NAME.fullmatch(stored)
+    return re.sub(r"\.experts\.\d+\.", ".experts.*.", match.group(2)) if match else stored
+
+
 def prefix_of(stored: list[str]) -> str:
     """The prefix this checkpoint uses, to name a missing tensor the way its neighbours are named."""
     for prefix in PREFIXES:
@@ -119,6 +133,8 @@ def unused_reason(stored: str) -> str | None:
         return "vision tower: not run yet"
     if stored.startswith(MTP):
         return "multi-token prediction head (mtp): not run yet"
+    if stored.endswith(ACTIVATION_SCALES):
+        return "scales for rounded activations or caches: both are kept finer than that"
     if stored.endswith("rotary_emb.inv_freq"):
         return "rotary frequencies: computed from config.json"
     return None

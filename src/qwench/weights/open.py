@@ -21,16 +21,17 @@ def open_weights(
 ) -> WeightSource:
     """The weights in ``files``, rounded by the recipe ``quantization`` on their way if there is one.
 
-    Raises CheckpointError naming tensor, file and shapes, or a file that is quantised already.
+    A checkpoint that is packed in part keeps what is packed; only the rest is rounded. Raises CheckpointError naming
+    tensor, file and shapes, or a GGUF file that is quantised already.
     """
     if quantization is None:
         return _source(files, config, dtype)
     source = _source(files, config, torch.float32)
     stored = sorted({kind.name for kind in source.kinds.values() if isinstance(kind, WeightType)})
-    if stored:
-        path = files.path if isinstance(files, GgufFile) else files
+    if stored and isinstance(files, GgufFile):
         raise CheckpointError(
-            f"{path} is quantised already ({', '.join(stored)}); leave quantization out, or take an unquantised file."
+            f"{files.path} is quantised already ({', '.join(stored)}); leave quantization out, or take an "
+            f"unquantised file."
         )
     return QuantisingSource(source, kinds_for(config, quantization, dtype))
 

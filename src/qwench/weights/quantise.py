@@ -26,10 +26,14 @@ Arrays = dict[str, torch.Tensor]
 
 
 class QuantisingSource:
-    """The weights of another source, whose parts come in float32, rounded to ``kinds`` on their way."""
+    """The weights of another source, whose parts come in float32, rounded to ``kinds`` on their way.
+
+    What comes in codes already stays as it is.
+    """
 
     def __init__(self, source: WeightSource, kinds: Mapping[str, Kind]) -> None:
-        self.kinds = kinds
+        packed = {name: kind for name, kind in source.kinds.items() if isinstance(kind, WeightType)}
+        self.kinds: Mapping[str, Kind] = {**kinds, **packed}
         self.unused: Sequence[UnusedTensor] = source.unused
         self._source = source
 
@@ -37,12 +41,14 @@ class QuantisingSource:
         """See WeightSource. Raises CheckpointError naming a parameter that holds no finite numbers."""
         for part, value in self._source.parts(progress):
             kind = self.kinds[part.name]
-            assert isinstance(value, torch.Tensor), "a source that is quantised already is refused when it is opened"
+            if isinstance(value, Codes):
+                yield part, value
+                continue
             if not isinstance(kind, WeightType):
                 yield part, value.to(kind)
                 continue
             codes = quantise(value, kind)
-            if not torch.isfinite(codes.super_scales if codes.super_scales is not None else codes.scales).all():
+            if not codes.is_finite:
                 raise CheckpointError(f"{part.name} holds weights that are no finite numbers; it cannot be quantised.")
             del value
             yield part, codes

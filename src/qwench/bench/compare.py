@@ -1,0 +1,197 @@
+"""Sides that take turns: a round measures each row once on every side, so that a noisy machine disturbs all alike.
+
+Ours is one of them. Knows how to drive a side, not how one works, and writes no document.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from qwench.bench.llama import ENGINES, LlamaSide
+from qwench.bench.noise import Watch, process_seconds
+from qwench.bench.rows import Row
+from qwench.bench.side import order
+from qwench.bench.subject import FIRST_PROMPT, Choice
+from qwench.errors import QwenchError, UsageError
+
+OURS = "qwench"
+PEERS = (*ENGINES, "transformers")
+Samples = dict[str, list[float]]  # by side
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Tokens per second of one row by side, and the share of the processors that others took meanwhile."""
+
+    speeds: Samples
+    others: Samples
+
+
+class Side(Protocol):
+    """Something that can be measured. ``measure`` answers None for a row it cannot do."""
+
+    name: str
+
+    def prepare(self) -> None:
+        """Load what stays in memory between measurements."""
+        ...
+
+    def measure(self, row: Row, seed: int) -> float | None: ...
+
+    def processor_seconds(self) -> float:
+        """What its processes have used so far."""
+        ...
+
+    def rest(self) -> None:
+        """Give memory back until the next measurement."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What is worth telling about a side that has been measured."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ChildSide:
+    """A process of bench/side, started when it is first measured, and again after a rest."""
+
+    def __init__(self, name: str, choice: Choice, rows: Sequence[Row], threads: int) -> None:
+        self.name = name
+        self._order, self._threads = order(name, choice, rows), threads
+        self._process: subprocess.Popen[str] | None = None
+        self._facts: dict[str, Any] = {}
+
+    def prepare(self) -> None:
+        if self._process is None:
+            self._process = _start(self._threads)
+            self._send(self._process, self._order)
+            self._answer(self._process)
+
+    def measure(self, row: Row, seed: int) -> float | None:
+        self.prepare()
+        assert self._process is not None
+        self._send(self._process, json.dumps({"row": vars(row), "seed": seed}))
+        rate: float | None = self._answer(self._process)["tokens_per_second"]
+        return rate
+
+    def processor_seconds(self) -> float:
+        return 0.0 if self._process is None else process_seconds(self._process.pid)
+
+    def rest(self) -> None:
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._facts = self._answer(self._process)
+            self.close()
+
+    def facts(self) -> dict[str, Any]:
+        self.rest()
+        return self._facts
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            with self._process:  # waits, and closes its pipes
+                self._process = None
+
+    @staticmethod
+    def _send(process: subprocess.Popen[str], line: str) -> None:
+        assert process.stdin is not None
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+
+    def _answer(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise QwenchError(f"{self.name} ended early, exit code {process.wait()}; its message is above.")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def make_sides(
+    names: Sequence[str], choice: Choice, rows: Sequence[Row], threads: int, paths: Mapping[str, Path]
+) -> list[Side]:
+    """Our side and those named. Raises UsageError for a name nobody knows, before anything is loaded."""
+    for name in names:
+        if name.partition(":")[0] not in PEERS:
+            raise UsageError(
+                f"--compare {name} is unknown; give {', '.join(PEERS)}, or llama.cpp with a mix: llama.cpp:Q4_0."
+            )
+        if name == "transformers" and choice.shape is None:
+            raise UsageError("--compare transformers runs random weights; add --shape.")
+    peers: list[Side] = [LlamaSide(name, choice, threads, paths) for name in names if name != "transformers"]
+    sides: list[Side] = [ChildSide(OURS, choice, rows, threads), *peers]
+    if "transformers" in names:
+        sides.append(ChildSide("transformers", choice, rows, threads))
+    return sides
+
+
+def take_turns(
+    sides: Sequence[Side], rows: Sequence[Row], rounds: int, tell: Callable[[str], None], *, alone: bool = False
+) -> dict[Row, Measured]:
+    """``rounds`` samples of every row on every side that can do it; sides change from row to row.
+
+    With ``alone`` they change from round to round, and a side gives its memory back before the next one starts.
+    """
+    measured = {row: Measured({side.name: [] for side in sides}, {side.name: [] for side in sides}) for row in rows}
+
+    def take(side: Side, row: Row, seed: int) -> None:
+        side.prepare()
+        watch = Watch(side.processor_seconds)
+        rate = side.measure(row, seed)
+        if rate is not None:
+            others = watch.others()
+            measured[row].speeds[side.name].append(rate)
+            measured[row].others[side.name] += [] if others is None else [others]
+            elsewhere = "" if others is None else f"   others took {others:.0%}"
+            tell(f"  round {seed}/{rounds}  {row.name:18} {side.name:18} {rate:9.1f} tokens/s{elsewhere}")
+
+    for seed in range(1, rounds + 1):
+        if alone:
+            for side in sides:
+                for row in rows:
+                    take(side, row, seed)
+                side.rest()
+        else:
+            for row in rows:
+                for side in sides:
+                    take(side, row, seed)
+    return measured
+
+
+def first_tokens(sides: Sequence[Side], choice: Choice, threads: int, rounds: int) -> Samples:
+    """Seconds from starting a process to its first token, in turns; sides that cannot are left out."""
+    samples: Samples = {side.name: [] for side in sides if side.name == OURS or isinstance(side, LlamaSide)}
+    for _ in range(rounds):
+        for side in sides:
+            if isinstance(side, LlamaSide):
+                samples[side.name].append(side.first_token(FIRST_PROMPT))
+            elif side.name == OURS:
+                samples[side.name].append(our_first_token(choice, threads))
+    return samples
+
+
+def our_first_token(choice: Choice, threads: int) -> float:
+    """Seconds of a fresh process that loads the model and reads a short prompt."""
+    start = time.perf_counter()
+    process = _start(threads)
+    _, _ = process.communicate(order("first token", choice, ()) + "\n")
+    if process.returncode:
+        raise QwenchError(f"a fresh process ended with exit code {process.returncode}; its message is above.")
+    return time.perf_counter() - start
+
+
+def _start(threads: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "qwench.bench.side"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -1,0 +1,182 @@
+"""Sides in turns, and llama.cpp's programs as one of them: scripts that answer alike stand in for those."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwench.bench.compare import OURS, ChildSide, Measured, make_sides, take_turns
+from qwench.bench.document import make_document, render, table, where
+from qwench.bench.llama import LlamaSide, find_program
+from qwench.bench.noise import Watch, busy_seconds, process_seconds
+from qwench.bench.rows import Row
+from qwench.bench.subject import Choice
+from qwench.device import Measurement
+from qwench.errors import QwenchError, UsageError
+from qwench.ops.limits import Limits
+
+BENCH = """#!{python}
+import json, sys
+arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+if "--crash" in open(arguments["-m"]).read():
+    print("no such tensor", file=sys.stderr)
+    sys.exit(3)
+speed = float(arguments["-p"]) or 40.0
+print(json.dumps([{{"avg_ts": speed, "build_commit": "abc", "n_threads": int(arguments["-t"])}}]))
+"""
+BATCHED = """#!{python}
+import json, sys
+arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+print("llama_model_loader: chatter")
+print(json.dumps({{"speed_tg": 10.0 * int(arguments["-npl"]), "speed_pp": 1.0}}))
+"""
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (("llama-bench", BENCH), ("llama-batched-bench", BATCHED)):
+        (folder / name).write_text(text.format(python=sys.executable))
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    path.write_text("weights")
+    return path
+
+
+class FakeSide:
+    """Answers the row's tokens times ``speed``, and notes in which order it was asked."""
+
+    def __init__(self, name: str, speed: float, calls: list[str]) -> None:
+        self.name, self.speed, self.calls = name, speed, calls
+
+    def measure(self, row: Row, seed: int) -> float | None:
+        self.calls.append(f"{self.name} {row.name} {seed}")
+        return None if self.name == "short" and row.depth else self.speed * row.tokens
+
+    def prepare(self) -> None: ...
+
+    def processor_seconds(self) -> float:
+        return 0.0
+
+    def rest(self) -> None:
+        self.calls.append(f"{self.name} rests")
+
+    def facts(self) -> dict[str, Any]:
+        return {"version": "1", "peak_memory_bytes": 2**30}
+
+    def close(self) -> None: ...
+
+
+def test_sides_take_turns_row_by_row_or_round_by_round() -> None:
+    rows = [Row(prefill=4), Row(decode=2, depth=8)]
+    calls: list[str] = []
+    sides = [FakeSide(OURS, 2.0, calls), FakeSide("short", 1.0, calls)]
+    samples = take_turns(sides, rows, 2, lambda _line: None)
+    assert calls[:4] == ["qwench prefill 4 1", "short prefill 4 1", "qwench decode at 8 1", "short decode at 8 1"]
+    assert samples[rows[0]].speeds == {OURS: [8.0, 8.0], "short": [4.0, 4.0]}
+    assert samples[rows[1]].speeds == {OURS: [4.0, 4.0], "short": []}
+    calls.clear()
+    take_turns(sides, rows, 1, lambda _line: None, alone=True)
+    assert calls == [
+        "qwench prefill 4 1", "qwench decode at 8 1", "qwench rests",
+        "short prefill 4 1", "short decode at 8 1", "short rests",
+    ]  # fmt: skip
+
+
+def test_a_document_has_ratios_and_shares_and_becomes_a_table() -> None:
+    row = Row(prefill=4)
+    limits = Limits(
+        Measurement((1e9,), "bytes/s", "by hand"), None, {"int8 x": Measurement((1e12,), "operations/s", "by hand")}
+    )
+    cost = {"tokens": 4, "bytes": 1e8, "operations": 1e9}
+    ours = {"settings": ["device cpu"], "arithmetic": "int8", "costs": [cost], "peak_memory_bytes": 2**30}
+    peer = {"version": "b1", "peak_memory_bytes": 2**31}
+    speeds = {OURS: [20.0, 10.0, 30.0], "llama.cpp": [10.0, 5.0, 10.0]}
+    samples = {row: Measured(speeds, {OURS: [0.2, 0.3], "llama.cpp": []})}
+    first = {OURS: [1.0], "llama.cpp": [2.0]}
+    choice = Choice("nano", shape="qwen3.5:0.8b", quantization="q4")
+    document = make_document(choice, {OURS: ours, "llama.cpp": peer}, samples, first, limits)
+    (told,) = document["rows"]
+    assert told["limit_tokens_per_second"] == pytest.approx(40.0)
+    assert told["limited_by"] == "memory"
+    assert told["sides"][OURS]["share_of_limit"] == pytest.approx(0.5)
+    assert told["ratios"]["llama.cpp"] == {"median": 2.0, "rounds": [2.0, 2.0, 3.0]}
+    assert document["first_token"]["ratios"]["llama.cpp"]["median"] == 2.0
+    assert "we are 2.00 times as fast" in "\n".join(render(document))
+    lines = table(document).splitlines()
+    assert "| prefill 4 | 20.0 tokens/s (50% of the memory limit) | 10.0 tokens/s | 2.00 |" in lines
+    assert "| start to first token | 1.00 s | 2.00 s | 2.00 |" in lines
+    assert "| peak memory | 1.00 GiB | 2.00 GiB | 0.50 |" in lines
+    assert {line.count("|") for line in lines} == {5}
+    assert "medians of 3 samples" in where(document)
+    assert where(document).endswith("Other processes took 25% of the processors meanwhile (median; at most 30%).")
+
+
+def test_llama_bench_is_run_and_read(programs: Path, file: Path) -> None:
+    side = LlamaSide("llama.cpp", Choice(str(file)), 2, {"llama.cpp": programs})
+    assert side.measure(Row(prefill=512), 0) == 512.0
+    assert side.measure(Row(decode=8), 0) == 40.0
+    assert side.measure(Row(decode=8, depth=16, batch=4), 0) == 40.0
+    assert side.first_token(8) > 0
+    facts = side.facts()
+    assert facts["version"] == "abc"
+    assert facts["file_bytes"] == len("weights")
+    assert facts["peak_memory_bytes"] > 0
+
+
+def test_a_crash_of_the_other_engine_is_one_sentence(programs: Path, file: Path) -> None:
+    file.write_text("--crash")
+    side = LlamaSide("llama.cpp", Choice(str(file)), 1, {"llama.cpp": programs})
+    with pytest.raises(QwenchError, match="llama-bench ended with exit code 3: no such tensor"):
+        side.measure(Row(prefill=8), 0)
+
+
+def test_an_engine_that_is_nowhere_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"llama-bench of llama.cpp is not there; run `make llama.cpp`"):
+        find_program("llama-bench", "llama.cpp", {})
+    (tmp_path / "llama-bench").write_text("#!/bin/sh\n")
+    (tmp_path / "llama-bench").chmod(0o755)
+    assert find_program("llama-bench", "llama.cpp", {}) == tmp_path / "llama-bench"
+
+
+def test_llama_cpp_needs_a_gguf_file(programs: Path) -> None:
+    with pytest.raises(UsageError, match="nano is no GGUF file"):
+        make_sides(["llama.cpp"], Choice("nano"), [], 1, {"llama.cpp": programs})
+
+
+def test_our_side_in_a_process_of_its_own() -> None:
+    side = ChildSide(OURS, Choice("nano"), [Row(prefill=4), Row(decode=2)], threads=1)
+    try:
+        assert (side.measure(Row(prefill=4), 1) or 0) > 0
+        assert (side.measure(Row(decode=2), 1) or 0) > 0
+        facts = side.facts()
+        assert facts["peak_memory_bytes"] > 0
+        assert len(facts["costs"]) == 2
+    finally:
+        side.close()
+
+
+def test_what_others_took_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    monkeypatch.setattr("qwench.bench.noise.STAT", stat)
+    assert Watch(lambda: 0.0).others() is None
+    stat.write_text("cpu 100 0 100 5000 50 0 0 0 0 0\ncpu0 1\n")
+    own = iter([1.0, 1.5])
+    watch = Watch(lambda: next(own))
+    assert busy_seconds() == 200 / os.sysconf("SC_CLK_TCK")
+    stat.write_text("cpu 1000000 0 100 5000 50 0 0 0 0 0\ncpu0 1\n")
+    assert watch.others() == 1.0
+    assert Watch(lambda: 0.0).others() == 0.0
+    assert process_seconds(os.getpid()) > 0
