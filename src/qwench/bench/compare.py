@@ -137,11 +137,18 @@ def make_sides(
 
 
 def take_turns(
-    sides: Sequence[Side], rows: Sequence[Row], rounds: int, tell: Callable[[str], None], *, alone: bool = False
+    sides: Sequence[Side],
+    rows: Sequence[Row],
+    rounds: int,
+    tell: Callable[[str], None],
+    *,
+    alone: bool = False,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[Row, Measured]:
     """``rounds`` samples of every row on every side that can do it; sides change from row to row.
 
     With ``alone`` they change from round to round, and a side gives its memory back before the next one starts.
+    ``between`` is called once a round.
     """
     measured = {row: Measured({side.name: [] for side in sides}, {side.name: [] for side in sides}) for row in rows}
 
@@ -157,6 +164,7 @@ def take_turns(
             tell(f"  round {seed}/{rounds}  {row.name:18} {side.name:18} {rate:9.1f} tokens/s{elsewhere}")
 
     for seed in range(1, rounds + 1):
+        between()
         if alone:
             for side in sides:
                 for row in rows:
