@@ -8,9 +8,8 @@ using namespace qwench;
 
 namespace {
 
-constexpr int64_t kPiece = 32 << 10;   // logits of one task
+constexpr int64_t kPiece = 64 << 10;   // logits of one task
 constexpr int64_t kSummed = 4 << 10;    // logits whose weights are summed together
-constexpr int64_t kLeastRoom = 1 << 10;
 
 bool comes_first(const Candidate& a, const Candidate& b) {
     return a.logit > b.logit || (a.logit == b.logit && a.place < b.place);
@@ -35,7 +34,7 @@ void qw_largest(qw_context* context, int64_t rows, int64_t columns, const float*
 int32_t qw_top(qw_context* context, int64_t columns, const float* logits, int64_t count, float* values,
                int64_t* places) {
     const int64_t pieces = std::max<int64_t>(1, columns / kPiece), size = divide_up(columns, pieces);
-    const int64_t room = std::max(kLeastRoom, 2 * count);
+    const int64_t room = 2 * count + kTrial;
     Layout measured(nullptr);
     measured.take<Candidate>(pieces * room);
     measured.take<int64_t>(pieces);
@@ -45,7 +44,7 @@ int32_t qw_top(qw_context* context, int64_t columns, const float* logits, int64_
     if (found == nullptr) return 1;
     context->pool.run(pieces, [&](int64_t piece) {
         const int64_t last = std::min(columns, (piece + 1) * size);
-        sizes[piece] = context->kernels->gather_top(logits, piece * size, last, count, found + piece * room, room, keep);
+        sizes[piece] = context->kernels->gather_top(logits, piece * size, last, count, found + piece * room, keep);
     });
     Candidate* end = found + sizes[0];
     for (int64_t piece = 1; piece < pieces; ++piece) {

@@ -80,6 +80,8 @@ struct AttentionTask {
     bool finishes;  // writes outputs; else the partials are the result
 };
 
+constexpr int64_t kTrial = 1024;  // logits that are all candidates, to learn what is large
+
 // A logit and where it stands.
 struct Candidate {
     float logit;
@@ -111,7 +113,7 @@ struct Kernels {
     void (*sum_experts)(const qw_experts_arguments& arguments, const void* outputs, const int64_t* places,
                         const float* weights, int64_t token);
     int64_t (*find_largest)(const float* logits, int64_t count);
-    int64_t (*gather_top)(const float* logits, int64_t first, int64_t last, int64_t count, Candidate* found, int64_t room,
+    int64_t (*gather_top)(const float* logits, int64_t first, int64_t last, int64_t count, Candidate* found,
                           void (*keep)(Candidate* candidates, int64_t size, int64_t count));
     double (*weigh_logits)(const float* logits, int64_t count, const Weighing& weighing, double* weights);
     // Numbers [first, first + count) of a row; a whole row; a head of a token.

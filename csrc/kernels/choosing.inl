@@ -44,14 +44,16 @@ int64_t find_largest(const float* logits, int64_t count) {
     return block;
 }
 
-// Candidates for the `count` largest of logits [first, last), `count` of them or more, at most `room`, which is at least
-// twice `count`. Unordered; of equals the lower places are among them.
-int64_t gather_top(const float* logits, int64_t first, int64_t last, int64_t count, Candidate* found, int64_t room,
+// Candidates for the `count` largest of logits [first, last), among equals those of lower places; unordered. At most
+// 2 * count + kTrial of them.
+int64_t gather_top(const float* logits, int64_t first, int64_t last, int64_t count, Candidate* found,
                    void (*keep)(Candidate* candidates, int64_t size, int64_t count)) {
     int64_t size = 0;
-    for (; first < last && size < count; ++first) found[size++] = {logits[first], first};
+    for (; first < last && size < count + kTrial; ++first) found[size++] = {logits[first], first};
+    if (size <= count) return size;
     keep(found, size, count);
-    float threshold = size < count ? -__builtin_huge_valf() : found[count - 1].logit;
+    size = count;
+    float threshold = found[count - 1].logit;
     V bad = zero();
     for (; first < last; first += kScanned) {
         const int64_t scanned = last - first < kScanned ? last - first : kScanned;
@@ -59,7 +61,7 @@ int64_t gather_top(const float* logits, int64_t first, int64_t last, int64_t cou
         for (int64_t i = first; i < first + scanned; ++i) {
             if (!(logits[i] > threshold)) continue;
             found[size++] = {logits[i], i};
-            if (size < room) continue;
+            if (size < 2 * count + kScanned) continue;
             keep(found, size, count);
             size = count;
             threshold = found[count - 1].logit;

@@ -17,11 +17,10 @@ from typing import Any, Literal
 from qwench.errors import UsageError
 from qwench.fields import Fields as _Fields
 from qwench.fields import is_real, is_whole, read_json
-from qwench.quantisation import SIDE_FILE, StoredQuantisation, read_quantisation, read_side_file
+from qwench.quantisation import QUANTIZATIONS, SIDE_FILE, StoredQuantisation, read_quantisation, read_side_file
 
 LayerType = Literal["full_attention", "linear_attention"]
 DTYPES = ("float32", "bfloat16", "float16")
-QUANTIZATIONS = ("q8", "q6", "q5", "q4", "q3", "q2", "mxfp4")
 MAX_LAYERS = 4096
 
 

@@ -22,6 +22,7 @@ FAULTS: Mapping[str, str] = {
     "read.template": "a chat template or its settings are read",
     "read.header": "the header of a weight file is read",
     "read.weights": "bytes of a stored tensor are read",
+    "write.weights": "weights are written to a checkpoint",
     "read.requests": "the input of a batch is read",
     "connect.hub": "the Hub is asked, and files come from it into its cache",
     "write.results": "results of a batch are written, or its file is opened",

@@ -18,8 +18,11 @@ from qwench.fields import Fields
 # One name for each way of storing a matrix; weights/formats has a reader for each.
 Format = Literal[
     "fp8_block", "fp8_scale", "gptq", "gptq_v2", "awq", "packed", "int8",
-    "nvfp4", "nvfp4_packed", "mxfp4", "mxfp4_packed", "mxfp4_blocks",
+    "nvfp4", "nvfp4_packed", "mxfp4", "mxfp4_packed", "mxfp4_blocks", "own",
 ]  # fmt: skip
+QUANTIZATIONS = ("q8", "q6", "q5", "q4", "q3", "q2", "mxfp4")  # our own types, and the recipes named after them
+OWN_VERSION = 1
+PLAIN_BITS = 16  # from here on, bits stand for plain numbers
 MAX_PATTERN = 1000  # characters; longer ones are no module's name
 FIELD = "quantization_config"
 SIDE_FILE = "hf_quant_config.json"  # where older versions of ModelOpt say what config.json does not
@@ -30,7 +33,7 @@ class Scheme:
     """How one matrix [out, in] is stored.
 
     ``group`` inputs share a scale (and a zero point, unless ``symmetric``); None: a whole row does. For FP8 ``block``
-    is the (rows, columns) that share a scale, with None for all of them.
+    is the (rows, columns) that share a scale, with None for all of them. ``type`` is the name of one of our own.
     """
 
     format: Format
@@ -38,6 +41,7 @@ class Scheme:
     group: int | None = None
     symmetric: bool = True
     block: tuple[int | None, int | None] = (None, None)
+    type: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,32 @@ def _only_in_blocks(fields: Fields) -> tuple[Rule, ...]:
     return (Rule(pattern, None, fields.place("modules_in_block_to_quantize")),)
 
 
+def _auto_round(fields: Fields) -> StoredQuantisation:
+    """AutoRound's own description of what it packs as GPTQ or AWQ do; ``extra_config`` has the exceptions."""
+    if (sort := fields.text("data_type", "int")) != "int":
+        raise fields.error("data_type", f"is {sort!r}; only 'int' is supported")
+    name = "packing_format" if fields.get("packing_format") is not None else "backend"
+    packing = fields.text(name, "auto_round:auto_gptq")
+    if "gptq" not in packing and "awq" not in packing:
+        raise fields.error(name, f"is {packing!r}; supported are 'auto_round:auto_gptq' and 'auto_round:auto_awq'")
+    awq = "awq" in packing
+    symmetric = fields.flag("sym", True) and not awq
+    default = Scheme("awq" if awq else "gptq", _bits(fields, "bits"), _group(fields, "group_size"), symmetric)
+    rules = []
+    extra = fields.section("extra_config") or Fields({}, fields.source)
+    for key in extra.values:
+        own = extra.section(key)
+        bits = own.whole("bits", default.bits) if own is not None else default.bits
+        pattern = re.compile(re.escape(key[:MAX_PATTERN]) + "$")
+        if own is None or bits >= PLAIN_BITS:
+            rules.append(Rule(pattern, None, extra.place(key)))
+            continue
+        group = _group(own, "group_size") if own.get("group_size") is not None else default.group
+        scheme = Scheme(default.format, _bits(own, "bits"), group, own.flag("sym", symmetric) and not awq)
+        rules.append(Rule(pattern, scheme, extra.place(key)))
+    return StoredQuantisation("auto-round", default, tuple(rules))
+
+
 def _awq(fields: Fields) -> StoredQuantisation:
     layout = fields.text("format", fields.text("version", "gemm")).lower()
     if layout != "gemm":
@@ -279,14 +309,34 @@ def _quark(fields: Fields) -> StoredQuantisation:
     return StoredQuantisation("quark", Scheme("mxfp4", 4, 32), tuple(_ignored(fields, "exclude", _exact_or_regex)))
 
 
+def _own(fields: Fields) -> StoredQuantisation:
+    """Ours: for each type the endings of the tensors that have it; ``*`` in one stands for an expert's number."""
+    if (version := fields.whole("version")) != OWN_VERSION:
+        raise fields.error("version", f"is {version}; this version of qwench reads {OWN_VERSION}")
+    types = fields.section("types")
+    if types is None:
+        raise fields.error("types", "is missing; it says which tensors have which type")
+    rules = []
+    for name in types.values:
+        if name not in QUANTIZATIONS:
+            raise types.error(name[:80], f"is no type; known are {', '.join(QUANTIZATIONS)}")
+        for ending in _texts(types, name):
+            pattern = re.escape(ending[:MAX_PATTERN]).replace(r"\*", r"\d+")
+            rules.append(Rule(re.compile(rf"(.*\.)?{pattern}$"), Scheme("own", type=name), types.place(name)))
+    return StoredQuantisation("qwench", None, tuple(rules))
+
+
 _METHODS: Mapping[str, Callable[[Fields], StoredQuantisation]] = {
     "fp8": _fp8,
     "gptq": _gptq,
     "awq": _awq,
+    "auto-round": _auto_round,
+    "intel/auto-round": _auto_round,
     "compressed-tensors": _compressed,
     "modelopt": _modelopt,
     "mxfp4": _mxfp4,
     "quark": _quark,
+    "qwench": _own,
 }
 
 

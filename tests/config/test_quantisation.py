@@ -121,6 +121,19 @@ def test_awq() -> None:
     )
 
 
+def test_auto_round() -> None:
+    extra = {f"{LAYER}.0.mlp.up_proj": {"bits": 16}, f"{LAYER}.1.mlp.up_proj": {"bits": 8, "group_size": 32}}
+    fields = {"quant_method": "auto-round", "bits": 4, "group_size": 128, "sym": False, "extra_config": extra}
+    found = read(fields | {"packing_format": "auto_round:auto_gptq", "block_name_to_quantize": ["model.layers"]})
+    assert found.default == Scheme("gptq", 4, 128, symmetric=False)
+    assert found.scheme_of(f"{LAYER}.0.mlp.up_proj") is None
+    assert found.scheme_of(f"{LAYER}.1.mlp.up_proj") == Scheme("gptq", 8, 32, symmetric=False)
+    assert found.scheme_of(f"{LAYER}.11.mlp.up_proj") == found.default
+    older = {"quant_method": "intel/auto-round", "bits": 4, "group_size": 64, "backend": "auto_round:gptq:exllamav2"}
+    assert read(older).default == Scheme("gptq", 4, 64)
+    assert read(fields | {"packing_format": "auto_round:auto_awq"}).default == Scheme("awq", 4, 128, symmetric=False)
+
+
 def test_compressed_tensors() -> None:
     found = read(COMPRESSED)
     assert found.default == Scheme("packed", 4, 32, symmetric=False)
@@ -200,7 +213,7 @@ def group(**weights: Any) -> dict[str, Any]:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"quant_method": "gtpq"}, "quant_method is 'gtpq', which is not known; known are fp8, gptq, awq, comp"),
+    ({"quant_method": "gtpq"}, "quant_method is 'gtpq', which is not known; known are fp8, gptq, awq, auto"),
     ({"quant_method": "gtpq"}, "; the nearest is gptq."),
     ({"quant_method": "bitsandbytes"}, "is 'bitsandbytes', which is not known; known are fp8"),
     ({"bits": 4}, "quantization_config.quant_method is missing"),
@@ -218,6 +231,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (GPTQ | {"dynamic": {"+:x": {"bits": 2}}}, "quantization_config.dynamic.+:x.bits is 2; packed"),
     (GPTQ | {"dynamic": ["x"]}, "dynamic is ['x']; it must be a JSON object"),
     (GPTQ | {"modules_in_block_to_quantize": [[1]]}, "modules_in_block_to_quantize must be lists of module names"),
+    ({"quant_method": "auto-round", "bits": 4, "data_type": "mx_fp"}, "data_type is 'mx_fp'; only 'int'"),
+    ({"quant_method": "auto-round", "bits": 4, "backend": "marlin"}, "backend is 'marlin'; supported are 'auto"),
+    ({"quant_method": "auto-round", "bits": 2, "group_size": 128}, "bits is 2; packed whole numbers"),
     (AWQ | {"bits": 8}, "bits is 8; AWQ is supported with 4"),
     (AWQ | {"version": "gemv"}, "version is 'gemv'; only 'gemm' is supported"),
     (AWQ | {"zero_point": False}, "zero_point is false; AWQ weights are supported with zero points only"),

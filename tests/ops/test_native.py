@@ -24,7 +24,7 @@ from qwench.ops.native import Arena, Native
 from qwench.ops.norm import rms_norm
 from qwench.ops.quantised import SUPER_BLOCK
 from qwench.ops.rows import Rows
-from qwench.ops.store import Plan
+from tests.ops.stored import stored
 from tests.tolerances import tolerance
 
 HEADER = (Path(__file__).parents[2] / "csrc" / "include" / "qwench.h").read_text(encoding="utf-8")
@@ -56,11 +56,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 
 def packed(isa: str, weight: torch.Tensor, threads: int = 1) -> Packed:
-    store = NativeKernels(Native(isa, threads)).store(
-        Plan({"x": tuple(weight.shape)}, {"x": weight.dtype}, weight.dtype)
-    )
-    store.put("x", None, weight)
-    found = store.finish()["x"]
+    found = stored(NativeKernels(Native(isa, threads)), {"weight": weight})["weight"]
     assert isinstance(found, Packed)
     return found
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from qwench.cache.storage import CacheSpec
-from qwench.config import QUANTIZATIONS, EngineConfig, ModelConfig
+from qwench.config import EngineConfig, ModelConfig
 from qwench.device import available_memory
 from qwench.errors import UsageError
 from qwench.model.parameters import declare
@@ -19,6 +19,7 @@ from qwench.ops.kernels import native_usable
 from qwench.ops.native import instruction_sets
 from qwench.ops.quantised import WeightType
 from qwench.ops.store import Kind
+from qwench.quantisation import QUANTIZATIONS
 from qwench.weights.recipe import kinds_for
 from qwench.weights.source import memory_bytes
 

@@ -11,7 +11,7 @@ import torch
 from qwench.engine.request import Request, SamplingParams, TokenLogprob
 from qwench.ops.choosing import Chooser
 
-FIRST_CANDIDATES = 1024  # that are looked at for top-p alone: a trained model's nucleus is nearly always among them
+FIRST_CANDIDATES = 256  # that are looked at for top-p alone: a trained model's nucleus is nearly always among them
 
 
 def sample(
@@ -122,7 +122,7 @@ def _candidates(
         values, ids = chooser.top(logits, count)
         if count == len(logits) or float(_weights(values, params).sum()) >= params.top_p * total:
             return values, ids, total
-        count = min(16 * count, len(logits))
+        count = min(8 * count, len(logits))
 
 
 def _weights(values: torch.Tensor, params: SamplingParams) -> torch.Tensor:

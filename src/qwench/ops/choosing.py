@@ -13,6 +13,8 @@ import torch
 
 from qwench.ops.native import Native, load_library
 
+MOST = 8192  # beyond it a sort of the whole vocabulary costs less than choosing
+
 
 class Chooser(Protocol):
     """The passes. Logits are fp32, of one row [V] or of many [L, V]."""
@@ -96,6 +98,8 @@ class NativeChooser:
     def top(self, logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         assert logits.dtype == torch.float32
         assert 0 < count <= len(logits)
+        if count > MOST:
+            return TorchChooser().top(logits, count)
         logits = logits.contiguous()
         values, places = torch.empty(count), torch.empty(count, dtype=torch.int64)
         arguments = len(logits), logits.data_ptr(), count, values.data_ptr(), places.data_ptr()

@@ -140,6 +140,12 @@ class Codes:
         named = {name: getattr(self, name) for name in ARRAYS}
         return {name: array for name, array in named.items() if array is not None}
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all scales are numbers; those of damaged weights are not."""
+        floats = (self.scales if self.super_scales is None else self.super_scales), self.super_mins
+        return all(each is None or bool(each.isfinite().all()) for each in floats)
+
     def rows(self, indices: torch.Tensor) -> Codes:
         """The matrix of these rows alone."""
         return self.of({name: array[indices] for name, array in self.arrays.items()})

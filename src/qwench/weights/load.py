@@ -71,7 +71,7 @@ class CheckpointSource:
 
     def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, Value]]:
         """See WeightSource. Packed matrices come as they are stored, in codes."""
-        reader = _Reader(sum(job.num_bytes for job in self._jobs), progress)
+        reader = Reader(sum(job.num_bytes for job in self._jobs), progress)
         for piece in _pieces(self._jobs, self._specs):
             kind = self.kinds[piece.part.name]
             if isinstance(kind, torch.dtype):
@@ -80,7 +80,7 @@ class CheckpointSource:
                 yield piece.part, _read_codes(piece, reader)
         reader.finish()
 
-    def _read(self, piece: _Piece, value: torch.Tensor, reader: _Reader) -> torch.Tensor:
+    def _read(self, piece: _Piece, value: torch.Tensor, reader: Reader) -> torch.Tensor:
         row = 0
         for job in piece.jobs:
             rows = len(value) if len(piece.jobs) == 1 else len(value) // len(piece.jobs)
@@ -98,7 +98,7 @@ class CheckpointSource:
         return value
 
 
-def _read_codes(piece: _Piece, reader: _Reader) -> Codes:
+def _read_codes(piece: _Piece, reader: Reader) -> Codes:
     """The rows of all jobs of ``piece``, each of which is packed."""
     rows, width = piece.shape
     found = []
@@ -125,8 +125,8 @@ def _pieces(jobs: Sequence[_Job], specs: dict[str, ParameterSpec]) -> Iterator[_
             yield _Piece(part, spec.shape[1:], tuple(found))
         elif spec.kind == "experts":
             for expert in range(spec.shape[0]):
-                yield _Piece(Part(part.name, expert), spec.shape[1:], (_rows(found[0], expert, 1),))
-        elif spec.kind in ("vector", "float32") or found[0].scale is not None or found[0].packed is not None:
+                yield _Piece(Part(part.name, expert), spec.shape[1:], (_expert(found[0], expert),))
+        elif spec.kind in ("vector", "float32") or not _may_be_cut(found[0]):
             yield _Piece(part, spec.shape, tuple(found))
         else:
             out, width = spec.shape
@@ -136,18 +136,20 @@ def _pieces(jobs: Sequence[_Job], specs: dict[str, ParameterSpec]) -> Iterator[_
                 yield _Piece(part, (count, width), (_rows(found[0], first, count),))
 
 
+def _may_be_cut(job: _Job) -> bool:
+    return job.scale is None if job.packed is None else job.packed.by_rows
+
+
+def _expert(job: _Job, index: int) -> _Job:
+    """One expert of all; of packed ones the axis goes."""
+    return _rows(job, index, 1) if job.packed is None else replace(job, packed=job.packed.expert(index))
+
+
 def _rows(job: _Job, first: int, count: int) -> _Job:
-    """``count`` entries of the first axis, scales along (which only experts have there, one at a time)."""
-    if job.packed is not None:
-        return replace(job, packed=job.packed.expert(first))
-    scale = None if job.scale is None else _cut(job.scale, first, count)
-    return _Job(_cut(job.stored, first, count), job.place, scale)
-
-
-def _cut(stored: StoredTensor, first: int, count: int) -> StoredTensor:
-    size = stored.num_bytes // stored.shape[0]
-    shape = (count, *stored.shape[1:])
-    return replace(stored, shape=shape, begin=stored.begin + first * size, num_bytes=count * size)
+    """Some entries of the first axis, of experts or rows; scales go along, which only experts have there."""
+    packed = None if job.packed is None else job.packed.rows(first, count)
+    scale = None if job.scale is None else job.scale.rows(first, count)
+    return _Job(job.stored.rows(first, count), job.place, scale, packed)
 
 
 def _plan(
@@ -343,7 +345,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-class _Reader:
+class Reader:
     """Streams stored bytes through one small buffer into tensors, and counts them."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
@@ -357,7 +359,7 @@ class _Reader:
             piece = torch.frombuffer(self._buffer, dtype=dtype, count=num_bytes // dtype.itemsize)
             flat[position : position + len(piece)].copy_(piece)
             position += len(piece)
-            self._advance(num_bytes)
+            self.advance(num_bytes)
 
     def load(self, stored: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
         """All of ``stored``, whose elements are ``dtype``."""
@@ -368,7 +370,7 @@ class _Reader:
     def read_fp8(self, stored: StoredTensor, scale: StoredTensor, block: tuple[int, int], target: torch.Tensor) -> None:
         """Fill the matrix ``target`` [R, C] with dequantised values; its FP8 codes are held beside it."""
         scales = torch.empty(scale.shape[-2:], dtype=torch.float32)
-        _Reader(0, None).read(scale, FLOATS[scale.dtype], scales)
+        Reader(0, None).read(scale, FLOATS[scale.dtype], scales)
         weight = torch.empty(target.shape, dtype=torch.float8_e4m3fn)
         self.read(stored, torch.float8_e4m3fn, weight)
         fp8.dequantise(weight, scales, block, target)
@@ -378,7 +380,8 @@ class _Reader:
         if self._progress is not None:
             self._progress(self._done, self._total)
 
-    def _advance(self, num_bytes: int) -> None:
+    def advance(self, num_bytes: int) -> None:
+        """Bytes that were read elsewhere, or here."""
         self._done += num_bytes
         if self._progress is not None:
             self._progress(self._done, self._total)

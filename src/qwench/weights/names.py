@@ -109,6 +109,16 @@ def stored_name(place: Place, prefix: str = "model.language_model.") -> str:
     return f"{prefix}layers.{layer}.{_THEIRS[inner]}"
 
 
+def ending_of(stored: str) -> str:
+    """What of a tensor's name is the same in every layer, with ``*`` for an expert's number."""
+    for prefix in PREFIXES:
+        if stored.startswith(prefix):
+            stored = stored[len(prefix) :]
+            break
+    match = _LAYER_NAME.fullmatch(stored)
+    return re.sub(r"\.experts\.\d+\.", ".experts.*.", match.group(2)) if match else stored
+
+
 def prefix_of(stored: list[str]) -> str:
     """The prefix this checkpoint uses, to name a missing tensor the way its neighbours are named."""
     for prefix in PREFIXES:

@@ -14,7 +14,7 @@ import torch
 from qwench.errors import CheckpointError
 from qwench.ops.quantised import Codes, WeightType, codes_of, concatenate
 from qwench.quantisation import Format, Scheme, StoredQuantisation
-from qwench.weights.formats import awq, compressed, fp8, gptq, mxfp4, nvfp4
+from qwench.weights.formats import awq, compressed, fp8, gptq, mxfp4, nvfp4, own
 from qwench.weights.formats.layout import Tensor, Unreadable
 from qwench.weights.formats.safetensors import StoredTensor
 
@@ -49,6 +49,7 @@ class Reader:
     layout: _Layout
     decode: _Decode
     weight_type: Callable[[Scheme], WeightType] | None = None
+    by_rows: bool = False  # rows of every stored tensor are rows of the matrix
 
 
 _GPTQ = Reader(gptq.layout, gptq.decode, gptq.weight_type)
@@ -66,6 +67,7 @@ READERS: Mapping[Format, Reader] = {
     "mxfp4": _MXFP4,
     "mxfp4_packed": _MXFP4,
     "mxfp4_blocks": _MXFP4,
+    "own": Reader(own.layout, own.decode, own.weight_type, by_rows=True),
     "fp8_block": Reader(fp8.layout, fp8.decode),
     "fp8_scale": Reader(fp8.layout, fp8.decode),
 }
@@ -99,6 +101,15 @@ class StoredMatrix:
             stored = self.parts.get(tensor.suffix)
             if stored is not None:
                 _check_form(stored, [(types, (*experts, *each)) for types, each in tensor.forms])
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether it may be read in pieces."""
+        return READERS[self.scheme.format].by_rows
+
+    def rows(self, first: int, count: int) -> StoredMatrix:
+        """Some of its rows."""
+        return replace(self, parts={suffix: part.rows(first, count) for suffix, part in self.parts.items()})
 
     def expert(self, index: int) -> StoredMatrix:
         """The matrix of one expert of all."""

@@ -48,7 +48,7 @@ class QuantisingSource:
                 yield part, value.to(kind)
                 continue
             codes = quantise(value, kind)
-            if not torch.isfinite(codes.super_scales if codes.super_scales is not None else codes.scales).all():
+            if not codes.is_finite:
                 raise CheckpointError(f"{part.name} holds weights that are no finite numbers; it cannot be quantised.")
             del value
             yield part, codes

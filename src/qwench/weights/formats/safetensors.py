@@ -10,7 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
@@ -36,6 +36,12 @@ class StoredTensor:
     begin: int
     num_bytes: int
 
+    def rows(self, first: int, count: int) -> StoredTensor:
+        """Entries of the first axis."""
+        size = self.num_bytes // self.shape[0]
+        shape = (count, *self.shape[1:])
+        return replace(self, shape=shape, begin=self.begin + first * size, num_bytes=count * size)
+
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
@@ -50,14 +56,8 @@ def open_checkpoint(folder: Path) -> StoredCheckpoint:
     """Read the headers of every file of the checkpoint. Raises CheckpointError naming the file."""
     tensors: dict[str, StoredTensor] = {}
     formats: set[str] = set()
-    if (folder / SINGLE).is_file():
-        expected: dict[str, str] = {}
-        files = [folder / SINGLE]
-    elif (folder / INDEX).is_file():
-        expected = _read_index(folder / INDEX)
-        files = [folder / name for name in dict.fromkeys(expected.values())]
-    else:
-        raise _nothing_to_read(folder)
+    expected = file_of_tensors(folder)
+    files = [folder / name for name in dict.fromkeys(expected.values())] if expected else [folder / SINGLE]
     for file in files:
         stored, note = read_header(file)
         formats |= {note} if note else set()
@@ -73,6 +73,15 @@ def open_checkpoint(folder: Path) -> StoredCheckpoint:
 
 
 REPAIR = "download the checkpoint again."
+
+
+def file_of_tensors(folder: Path) -> dict[str, str]:
+    """Tensor name -> file name as the index says; empty where one file holds them all. Raises CheckpointError."""
+    if (folder / SINGLE).is_file():
+        return {}
+    if (folder / INDEX).is_file():
+        return _read_index(folder / INDEX)
+    raise _nothing_to_read(folder)
 
 
 def read_header(file: Path) -> tuple[list[StoredTensor], str | None]:
