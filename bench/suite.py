@@ -129,7 +129,7 @@ def run_part(part: Part, peers: Sequence[str], runs: int, paths: Sequence[str]) 
 def write(done: Sequence[dict[str, Any]]) -> Path:
     """Keep the documents under bench/results, beside other parts that this commit was measured in on the same day."""
     path = ROOT / result_file(done)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
         names = [part["name"] for part in done]
         kept = json.loads(path.read_text(encoding="utf-8"))["parts"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from qwench.bench.llama import ENGINES, LlamaSide
+from qwench.bench.llama import ENGINES, EngineFailed, LlamaSide
 from qwench.bench.noise import Watch, process_seconds
 from qwench.bench.rows import Row
 from qwench.bench.side import order
@@ -155,7 +155,11 @@ def take_turns(
     def take(side: Side, row: Row, seed: int) -> None:
         side.prepare()
         watch = Watch(side.processor_seconds)
-        rate = side.measure(row, seed)
+        try:
+            rate = side.measure(row, seed)
+        except EngineFailed as error:  # another engine's crash takes its figure away, not ours
+            tell(f"  round {seed}/{rounds}  {row.name:18} {side.name:18} failed: {error.message}")
+            return
         if rate is not None:
             others = watch.others()
             measured[row].speeds[side.name].append(rate)

@@ -103,7 +103,7 @@ def _ratios(samples: Samples, *, slower_is_more: bool) -> dict[str, dict[str, An
     for name, theirs in samples.items():
         if name != OURS and ours and theirs:
             over, under = (theirs, ours) if slower_is_more else (ours, theirs)
-            rounds = [a / b for a, b in zip(over, under, strict=True)]
+            rounds = [a / b for a, b in zip(over, under, strict=True)] if len(over) == len(under) else []
             found[name] = {"median": median(over) / median(under), "rounds": rounds}
     return found
 
