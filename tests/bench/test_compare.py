@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from qwench.bench.compare import OURS, ChildSide, make_sides, take_turns
+from qwench.bench.compare import OURS, ChildSide, make_sides, measured_limits, take_turns
 from qwench.bench.document import render, table, where
 from qwench.bench.llama import EngineFailed, LlamaSide, find_program
 from qwench.bench.noise import Watch, busy_seconds, process_seconds
 from qwench.bench.rows import Row
 from qwench.bench.subject import Choice
 from qwench.errors import UsageError
+from qwench.ops.limits import join
 from tests.bench.documents import document
 
 BENCH = """#!{python}
@@ -172,3 +173,10 @@ def test_what_others_took_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert watch.others() == 1.0
     assert Watch(lambda: 0.0).others() == 0.0
     assert process_seconds(os.getpid()) > 0
+
+
+def test_limits_are_measured_by_a_process_of_their_own() -> None:
+    limits = measured_limits(Choice("nano"), threads=1)
+    assert limits.reads.best > 1e8
+    assert limits.peak("fp32")
+    assert join([limits, limits]).reads.samples == limits.reads.samples * 2

@@ -20,7 +20,9 @@ from qwench.bench.noise import Watch, process_seconds
 from qwench.bench.rows import Row
 from qwench.bench.side import order
 from qwench.bench.subject import FIRST_PROMPT, Choice
+from qwench.device import Measurement
 from qwench.errors import QwenchError, UsageError
+from qwench.ops.limits import Limits
 
 OURS = "qwench"
 PEERS = (*ENGINES, "transformers")
@@ -201,6 +203,25 @@ def our_first_token(choice: Choice, threads: int) -> float:
     if process.returncode:
         raise QwenchError(f"a fresh process ended with exit code {process.returncode}; its message is above.")
     return time.perf_counter() - start
+
+
+def measured_limits(choice: Choice, threads: int) -> Limits:
+    """The machine's limits, by a process of its own: one that starts others hands its peak memory on to them."""
+    process = _start(threads)
+    printed, _ = process.communicate(order("limits", choice, ()) + "\n")
+    if process.returncode:
+        raise QwenchError(f"a fresh process ended with exit code {process.returncode}; its message is above.")
+    told = json.loads(printed)
+    small = told["small_pages"]
+    return Limits(
+        _measurement(told["reads"]),
+        None if small is None else _measurement(small),
+        {name: _measurement(each) for name, each in told["arithmetic"].items()},
+    )
+
+
+def _measurement(told: dict[str, Any]) -> Measurement:
+    return Measurement(**{**told, "samples": tuple(told["samples"])})
 
 
 def _start(threads: int) -> subprocess.Popen[str]:

@@ -124,8 +124,8 @@ def within_window(choice: Choice, rows: Sequence[Row]) -> list[Row]:
 
 
 def _alone(args: argparse.Namespace, choice: Choice, rows: Sequence[Row], _names: Sequence[str]) -> Result:
-    """Our side in this process. Limits are measured last: that takes memory too, and the peak is told before."""
-    from qwench.bench.compare import OURS, our_first_token, take_turns
+    """Our side in this process."""
+    from qwench.bench.compare import OURS, measured_limits, our_first_token, take_turns
     from qwench.bench.local import LocalSide
 
     threads = _threads()  # of the machine: a small model is run with fewer
@@ -133,19 +133,19 @@ def _alone(args: argparse.Namespace, choice: Choice, rows: Sequence[Row], _names
     measured = take_turns([side], rows, args.runs, _tell)
     facts = side.facts()
     first = [] if choice.shape or args.quick else [our_first_token(choice, threads)]
-    return {OURS: facts}, measured, {OURS: first}, _limits(choice, threads)
+    return {OURS: facts}, measured, {OURS: first}, measured_limits(choice, threads)
 
 
 def _compare(args: argparse.Namespace, choice: Choice, rows: Sequence[Row], names: Sequence[str]) -> Result:
-    """Every side in processes of its own, and the limits measured here in every round."""
-    from qwench.bench.compare import first_tokens, make_sides, take_turns
+    """Every side in processes of its own, and the limits in every round."""
+    from qwench.bench.compare import first_tokens, make_sides, measured_limits, take_turns
     from qwench.ops.limits import join
 
     threads = _threads()
     limits: list[Limits] = []
 
     def between() -> None:
-        limits.append(_limits(choice, threads))
+        limits.append(measured_limits(choice, threads))
 
     sides = make_sides(names, choice, rows, threads, read_paths(args.peer_path))
     try:
@@ -162,14 +162,6 @@ def read_paths(values: Sequence[str]) -> dict[str, Path]:
     """``ik_llama.cpp=FOLDER``; a folder alone is llama.cpp's."""
     pairs = [value.rpartition("=") for value in values]
     return {name or "llama.cpp": Path(folder) for name, _, folder in pairs}
-
-
-def _limits(choice: Choice, threads: int) -> Limits:
-    from qwench.bench.subject import plain_config
-    from qwench.engine.resolve import resolve_device
-    from qwench.ops.limits import measure_limits
-
-    return measure_limits(resolve_device(plain_config(choice)).value, threads)
 
 
 def _threads() -> int:
