@@ -8,9 +8,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from qwench.quantisation import QUANTIZATIONS
 from qwench.ops.kernels import make_kernels
 from qwench.ops.native import instruction_sets
+from qwench.quantisation import QUANTIZATIONS
 from tests.model.driver import Driver
 
 NANO = Path(__file__).parents[2] / "src" / "qwench" / "assets" / "nano"

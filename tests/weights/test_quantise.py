@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from qwench.config import ModelConfig
-from qwench.quantisation import QUANTIZATIONS
 from qwench.errors import CheckpointError
 from qwench.model.parameters import declare
 from qwench.ops.quantised import OWN_TYPES, Codes, WeightType, concatenate, dequantise
 from qwench.ops.store import Value
+from qwench.quantisation import QUANTIZATIONS
 from qwench.weights.load import CheckpointSource
 from qwench.weights.open import open_weights
 from qwench.weights.quantise import QuantisingSource, quantise, round_to_nearest

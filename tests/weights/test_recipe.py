@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from qwench.config import ModelConfig
-from qwench.quantisation import QUANTIZATIONS
 from qwench.model.parameters import declare
 from qwench.ops.quantised import WeightType
 from qwench.ops.store import Kind
 from qwench.plan.shapes import SHAPES, Shape, lookup
+from qwench.quantisation import QUANTIZATIONS
 from qwench.weights.recipe import RECIPES, kinds_for
 from qwench.weights.source import memory_bytes, plain_kinds
 

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         receipt = _compare(work)
         work.write_config(dataclasses.asdict(receipt))
         (args.target / REFERENCE).unlink(missing_ok=True)
-        print("\n".join(told(receipt)), file=sys.stderr)
+        print(told(receipt), file=sys.stderr)
     work.close()
     print(f"{args.target} is ready: `qwench chat {args.target}`, `qwench show {args.target}`", file=sys.stderr)
     return 0
@@ -81,12 +81,12 @@ def check(args: argparse.Namespace) -> str:
     return str(name)
 
 
-def told(receipt: Receipt) -> list[str]:
+def told(receipt: Receipt) -> str:
     """The receipt in words."""
-    return [
+    return (
         f"receipt: over the {receipt.tokens} tokens of {receipt.text} the mean KL divergence from the original is "
         f"{receipt.divergence:.5f} nats, and {receipt.agreement:.1%} of the first choices are the same"
-    ]
+    )
 
 
 def _write(work: Rewriting, *, delete_source: bool) -> None:

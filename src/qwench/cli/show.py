@@ -1,4 +1,4 @@
-"""``qwench show``: what a model's files hold, from their headers alone: types, sizes, and the receipt if there is one."""
+"""``qwench show``: what a model's files hold, by their headers alone: types, sizes, and a quantised one's receipt."""
 
 from __future__ import annotations
 
@@ -108,15 +108,17 @@ def render(document: dict[str, Any]) -> list[str]:
     """The document for people."""
     size, count = document["bytes"], document["parameters"]
     recipe = f", recipe {document['recipe']}" if document["recipe"] else ""
+    shape = f"{document['architecture']}, {document['layers']} layers, {count / 1e6:,.1f} million parameters stored"
     lines = [
         f"{document['path']}: {document['format']}{recipe}",
-        f"  {document['architecture']}, {document['layers']} layers, {count / 1e9:.3f} billion parameters stored, "
-        f"{size / 1e9:.3f} GB, {8 * size / max(count, 1):.2f} bits each",
-        f"  {'type':10}{'tensors':>8}{'share':>8}{'bits':>8}{'GB':>9}",
+        f"  {shape}, {size / 1e6:,.1f} MB, {8 * size / max(count, 1):.2f} bits each",
+        f"  {'type':10}{'tensors':>8}{'share':>8}{'bits':>8}{'MB':>12}",
     ]
     for name, row in sorted(document["types"].items(), key=lambda each: -each[1]["parameters"]):
         share = row["parameters"] / max(count, 1)
-        lines.append(f"  {name:10}{row['tensors']:8}{share:8.1%}{row['bits_per_weight']:8.2f}{row['bytes'] / 1e9:9.3f}")
+        lines.append(
+            f"  {name:10}{row['tensors']:8}{share:8.1%}{row['bits_per_weight']:8.2f}{row['bytes'] / 1e6:12,.1f}"
+        )
     receipt = document["receipt"]
     if receipt:
         lines.append(
