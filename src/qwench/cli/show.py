@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qwench.config import ModelConfig
     from qwench.files import ModelFiles
+    from qwench.gguf.file import GgufFile
 
 SUMMARY = "what a model's files hold: types, sizes, receipt"
 
@@ -81,9 +82,9 @@ def _section(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _of_gguf(files: Any) -> Iterable[Stored]:
+def _of_gguf(files: GgufFile) -> Iterable[Stored]:
     for tensor in files.tensors.values():
-        yield Stored(str(tensor.type.name), math.prod(tensor.shape), tensor.num_bytes)
+        yield Stored(tensor.type.name, math.prod(tensor.shape), tensor.num_bytes)
 
 
 def _of_folder(folder: Path, config: ModelConfig) -> Iterable[Stored]:
