@@ -36,7 +36,8 @@ class Part:
 def parts(*, full: bool, small_file: Path) -> list[Part]:
     """Every part of the table. ``small_file``: a GGUF file that both sides load, for start and memory."""
     decode = ("--batch", "none")
-    four = ("--prefill", "128,512,2048", "--depths", "0,4096", "--batch", "4,8,16")
+    four = ("--prefill", "512,2048", "--depths", "0", "--batch", "8,16")
+    deep = ("--prefill", "none", "--depths", "0,4096", *decode)
     experts = ("--prefill", "512", "--depths", "0", *decode)
     listed = [
         Part(
@@ -44,6 +45,7 @@ def parts(*, full: bool, small_file: Path) -> list[Part]:
             ("--shape", SMALL, "--quantization", "q4", *four),
             ("llama.cpp:Q4_0", "llama.cpp:Q4_K_M", "ik_llama.cpp:Q4_0"),
         ),
+        Part("depth", ("--shape", SMALL, "--quantization", "q4", *deep), ("llama.cpp:Q4_0",)),
         Part("8 bits", ("--shape", SMALL, "--quantization", "q8", *experts), ("llama.cpp:Q8_0", "ik_llama.cpp:Q8_0")),
         Part("BF16", ("--shape", SMALL, "--dtype", "bfloat16", *experts), ("llama.cpp:BF16", "transformers")),
         Part("one file", (str(small_file), "--prefill", "512", "--depths", "0", *decode), ("llama.cpp",)),
@@ -125,9 +127,13 @@ def run_part(part: Part, peers: Sequence[str], runs: int, paths: Sequence[str]) 
 
 
 def write(done: Sequence[dict[str, Any]]) -> Path:
-    """Keep the documents under bench/results."""
+    """Keep the documents under bench/results, beside other parts that this commit was measured in on the same day."""
     path = ROOT / result_file(done)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        names = [part["name"] for part in done]
+        kept = json.loads(path.read_text(encoding="utf-8"))["parts"]
+        done = [*(part for part in kept if part["name"] not in names), *done]
     path.write_text(json.dumps({"date": done[0]["date"], "parts": done}, indent=1) + "\n", encoding="utf-8")
     return path
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from qwench.bench.compare import OURS, ChildSide, Measured, make_sides, take_turns
-from qwench.bench.document import make_document, render, table, where
-from qwench.bench.llama import LlamaSide, find_program
+from qwench.bench.compare import OURS, ChildSide, make_sides, measured_limits, take_turns
+from qwench.bench.document import render, table, where
+from qwench.bench.llama import EngineFailed, LlamaSide, find_program
 from qwench.bench.noise import Watch, busy_seconds, process_seconds
 from qwench.bench.rows import Row
 from qwench.bench.subject import Choice
-from qwench.device import Measurement
-from qwench.errors import QwenchError, UsageError
-from qwench.ops.limits import Limits
+from qwench.errors import UsageError
+from qwench.ops.limits import join
+from tests.bench.documents import document
 
 BENCH = """#!{python}
 import json, sys
@@ -94,32 +94,21 @@ def test_sides_take_turns_row_by_row_or_round_by_round() -> None:
 
 
 def test_a_document_has_ratios_and_shares_and_becomes_a_table() -> None:
-    row = Row(prefill=4)
-    limits = Limits(
-        Measurement((1e9,), "bytes/s", "by hand"), None, {"int8 x": Measurement((1e12,), "operations/s", "by hand")}
-    )
-    cost = {"tokens": 4, "bytes": 1e8, "operations": 1e9}
-    ours = {"settings": ["device cpu"], "arithmetic": "int8", "costs": [cost], "peak_memory_bytes": 2**30}
-    peer = {"version": "b1", "peak_memory_bytes": 2**31}
-    speeds = {OURS: [20.0, 10.0, 30.0], "llama.cpp": [10.0, 5.0, 10.0]}
-    samples = {row: Measured(speeds, {OURS: [0.2, 0.3], "llama.cpp": []})}
-    first = {OURS: [1.0], "llama.cpp": [2.0]}
-    choice = Choice("nano", shape="qwen3.5:0.8b", quantization="q4")
-    document = make_document(choice, {OURS: ours, "llama.cpp": peer}, samples, first, limits)
-    (told,) = document["rows"]
+    made = document()
+    (told,) = made["rows"]
     assert told["limit_tokens_per_second"] == pytest.approx(40.0)
     assert told["limited_by"] == "memory"
     assert told["sides"][OURS]["share_of_limit"] == pytest.approx(0.5)
     assert told["ratios"]["llama.cpp"] == {"median": 2.0, "rounds": [2.0, 2.0, 3.0]}
-    assert document["first_token"]["ratios"]["llama.cpp"]["median"] == 2.0
-    assert "we are 2.00 times as fast" in "\n".join(render(document))
-    lines = table(document).splitlines()
+    assert made["first_token"]["ratios"]["llama.cpp"]["median"] == 2.0
+    assert "we are 2.00 times as fast" in "\n".join(render(made))
+    lines = table(made).splitlines()
     assert "| prefill 4 | 20.0 tokens/s (50% of the memory limit) | 10.0 tokens/s | 2.00 |" in lines
     assert "| start to first token | 1.00 s | 2.00 s | 2.00 |" in lines
     assert "| peak memory | 1.00 GiB | 2.00 GiB | 0.50 |" in lines
     assert {line.count("|") for line in lines} == {5}
-    assert "medians of 3 samples" in where(document)
-    assert where(document).endswith("Other processes took 25% of the processors meanwhile (median; at most 30%).")
+    assert "medians of 3 samples" in where(made)
+    assert where(made).endswith("Other processes took 25% of the processors meanwhile (median; at most 30%).")
 
 
 def test_llama_bench_is_run_and_read(programs: Path, file: Path) -> None:
@@ -137,8 +126,12 @@ def test_llama_bench_is_run_and_read(programs: Path, file: Path) -> None:
 def test_a_crash_of_the_other_engine_is_one_sentence(programs: Path, file: Path) -> None:
     file.write_text("--crash")
     side = LlamaSide("llama.cpp", Choice(str(file)), 1, {"llama.cpp": programs})
-    with pytest.raises(QwenchError, match="llama-bench ended with exit code 3: no such tensor"):
+    with pytest.raises(EngineFailed, match="llama-bench ended with exit code 3: no such tensor"):
         side.measure(Row(prefill=8), 0)
+    told: list[str] = []
+    measured = take_turns([side], [Row(prefill=8)], 1, told.append)
+    assert measured[Row(prefill=8)].speeds == {"llama.cpp": []}
+    assert told[0].endswith("failed: llama-bench ended with exit code 3: no such tensor")
 
 
 def test_an_engine_that_is_nowhere_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -180,3 +173,10 @@ def test_what_others_took_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert watch.others() == 1.0
     assert Watch(lambda: 0.0).others() == 0.0
     assert process_seconds(os.getpid()) > 0
+
+
+def test_limits_are_measured_by_a_process_of_their_own() -> None:
+    limits = measured_limits(Choice("nano"), threads=1)
+    assert limits.reads.best > 1e8
+    assert limits.peak("fp32")
+    assert join([limits, limits]).reads.samples == limits.reads.samples * 2

@@ -19,7 +19,7 @@ FEW = ["--prefill", "9", "--depths", "0,20", "--batch", "1,2", "--decode", "3", 
 
 @pytest.fixture(autouse=True)
 def _limits_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwench.ops.limits.measure_limits", lambda _device, _threads: LIMITS)
+    monkeypatch.setattr("qwench.bench.compare.measured_limits", lambda _choice, _threads: LIMITS)
 
 
 @pytest.mark.parametrize(

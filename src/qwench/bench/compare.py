@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from qwench.bench.llama import ENGINES, LlamaSide
+from qwench.bench.llama import ENGINES, EngineFailed, LlamaSide
 from qwench.bench.noise import Watch, process_seconds
 from qwench.bench.rows import Row
 from qwench.bench.side import order
 from qwench.bench.subject import FIRST_PROMPT, Choice
+from qwench.device import Measurement
 from qwench.errors import QwenchError, UsageError
+from qwench.ops.limits import Limits
 
 OURS = "qwench"
 PEERS = (*ENGINES, "transformers")
@@ -137,18 +139,29 @@ def make_sides(
 
 
 def take_turns(
-    sides: Sequence[Side], rows: Sequence[Row], rounds: int, tell: Callable[[str], None], *, alone: bool = False
+    sides: Sequence[Side],
+    rows: Sequence[Row],
+    rounds: int,
+    tell: Callable[[str], None],
+    *,
+    alone: bool = False,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[Row, Measured]:
     """``rounds`` samples of every row on every side that can do it; sides change from row to row.
 
     With ``alone`` they change from round to round, and a side gives its memory back before the next one starts.
+    ``between`` is called once a round.
     """
     measured = {row: Measured({side.name: [] for side in sides}, {side.name: [] for side in sides}) for row in rows}
 
     def take(side: Side, row: Row, seed: int) -> None:
         side.prepare()
         watch = Watch(side.processor_seconds)
-        rate = side.measure(row, seed)
+        try:
+            rate = side.measure(row, seed)
+        except EngineFailed as error:  # another engine's crash takes its figure away, not ours
+            tell(f"  round {seed}/{rounds}  {row.name:18} {side.name:18} failed: {error.message}")
+            return
         if rate is not None:
             others = watch.others()
             measured[row].speeds[side.name].append(rate)
@@ -157,6 +170,7 @@ def take_turns(
             tell(f"  round {seed}/{rounds}  {row.name:18} {side.name:18} {rate:9.1f} tokens/s{elsewhere}")
 
     for seed in range(1, rounds + 1):
+        between()
         if alone:
             for side in sides:
                 for row in rows:
@@ -189,6 +203,25 @@ def our_first_token(choice: Choice, threads: int) -> float:
     if process.returncode:
         raise QwenchError(f"a fresh process ended with exit code {process.returncode}; its message is above.")
     return time.perf_counter() - start
+
+
+def measured_limits(choice: Choice, threads: int) -> Limits:
+    """The machine's limits, by a process of its own: one that starts others hands its peak memory on to them."""
+    process = _start(threads)
+    printed, _ = process.communicate(order("limits", choice, ()) + "\n")
+    if process.returncode:
+        raise QwenchError(f"a fresh process ended with exit code {process.returncode}; its message is above.")
+    told = json.loads(printed)
+    small = told["small_pages"]
+    return Limits(
+        _measurement(told["reads"]),
+        None if small is None else _measurement(small),
+        {name: _measurement(each) for name, each in told["arithmetic"].items()},
+    )
+
+
+def _measurement(told: dict[str, Any]) -> Measurement:
+    return Measurement(**{**told, "samples": tuple(told["samples"])})
 
 
 def _start(threads: int) -> subprocess.Popen[str]:

@@ -9,6 +9,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +61,14 @@ def make_document(
     return {
         "qwench": __version__,
         "commit": commit(),
-        "command": ["qwench", *sys.argv[1:]],
+        "command": ["qwench", *(_portable(word) for word in sys.argv[1:])],
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": dataclasses.asdict(probe()),
-        "subject": {key: value for key, value in dataclasses.asdict(choice).items() if value is not None},
+        "subject": {
+            key: _portable(value) if isinstance(value, str) else value
+            for key, value in dataclasses.asdict(choice).items()
+            if value is not None
+        },
         "limits": {**dataclasses.asdict(limits), "arithmetic_used": name},
         "sides": {**sides, OURS: ours},
         "rows": rows,
@@ -72,6 +77,11 @@ def make_document(
             "ratios": _ratios(first, slower_is_more=True),
         },
     }
+
+
+def _portable(word: str) -> str:
+    """Without the name of whoever ran it."""
+    return word.replace(str(Path.home()), "~")
 
 
 def _peak(limits: Limits, kind: str) -> tuple[str, float]:
@@ -93,7 +103,7 @@ def _ratios(samples: Samples, *, slower_is_more: bool) -> dict[str, dict[str, An
     for name, theirs in samples.items():
         if name != OURS and ours and theirs:
             over, under = (theirs, ours) if slower_is_more else (ours, theirs)
-            rounds = [a / b for a, b in zip(over, under, strict=True)]
+            rounds = [a / b for a, b in zip(over, under, strict=True)] if len(over) == len(under) else []
             found[name] = {"median": median(over) / median(under), "rounds": rounds}
     return found
 
@@ -140,9 +150,9 @@ def _told(row: Mapping[str, Any], side: str) -> str:
 def title(document: Mapping[str, Any]) -> str:
     """What was measured."""
     subject = document["subject"]
-    name = f"{subject['shape']}, random weights" if "shape" in subject else subject["model"]
+    name = f"{subject['shape']}, random weights" if "shape" in subject else Path(subject["model"]).name
     layers = f", its first {subject['layers']} layers" if "layers" in subject else ""
-    return f"{name}{layers}, {subject.get('quantization', 'unquantised')}"
+    return f"{name}{layers}, {subject.get('quantization', 'as stored')}"
 
 
 def table(document: Mapping[str, Any]) -> str:

@@ -24,7 +24,12 @@ from qwench.errors import QwenchError, UsageError
 
 ENGINES = ("llama.cpp", "ik_llama.cpp")
 MIX_FOR = {None: "BF16", "q8": "Q8_0", "q6": "Q8_0", "q5": "Q4_K_M"}  # of equal or smaller size; Q4_0 for the others
+WINDOW = 256  # a sequence's window is a multiple of this
 BUILD_HINT = "run `make llama.cpp`, or give the folder of its programs as --peer-path"
+
+
+class EngineFailed(QwenchError):
+    """Another engine's program crashed or refused its arguments."""
 
 
 class LlamaSide:
@@ -83,7 +88,8 @@ class LlamaSide:
         if not program.is_file():
             raise UsageError(f"{program} is not there, and batches need it; {BUILD_HINT}.")
         counts = ["-npp", str(row.depth), "-ntg", str(row.decode), "-npl", str(row.batch)]
-        window = ["-c", str(row.batch * (row.depth + row.decode)), "--output-format", "jsonl"]
+        each = -(-(row.depth + row.decode) // WINDOW) * WINDOW
+        window = ["-c", str(row.batch * each), "--output-format", "jsonl"]
         lines = self._run(program, [*counts, *window])[0].splitlines()
         told = [json.loads(line) for line in lines if line.startswith("{")]
         return float(told[-1]["speed_tg"])
@@ -102,7 +108,7 @@ class LlamaSide:
             printed = out.read().decode(errors="replace")
             if process.returncode:
                 last = (err.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-                raise QwenchError(f"{program.name} ended with exit code {process.returncode}: {last}")
+                raise EngineFailed(f"{program.name} ended with exit code {process.returncode}: {last}")
         self._seconds += usage.ru_utime + usage.ru_stime
         self.peak_memory_bytes = max(
             self.peak_memory_bytes, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -16,7 +16,16 @@ from typing import Any
 
 from qwench.bench.cost import EVERY_EXPERT, cost_of, weight_bytes
 from qwench.bench.rows import WARM_STEPS, Row
-from qwench.bench.subject import Choice, Subject, build, first_token, measure, peak_memory_bytes, published_shape
+from qwench.bench.subject import (
+    Choice,
+    Subject,
+    build,
+    first_token,
+    measure,
+    peak_memory_bytes,
+    plain_config,
+    published_shape,
+)
 
 Measure = Callable[[Row, int], float | None]
 TRANSFORMERS_DEPTH = 512  # its prompts are so slow that deeper rows would take many minutes
@@ -25,6 +34,9 @@ TRANSFORMERS_DEPTH = 512  # its prompts are so slow that deeper rows would take 
 def main() -> int:
     order = json.loads(sys.stdin.readline())
     choice, rows = Choice(**order["choice"]), [Row(**row) for row in order["rows"]]
+    if order["side"] == "limits":
+        _answer(_limits(choice))
+        return 0
     if order["side"] == "first token":
         _answer({"load_seconds": first_token(choice)})
         return 0
@@ -35,6 +47,16 @@ def main() -> int:
         _answer({"tokens_per_second": take(Row(**task["row"]), task["seed"])})
     _answer({**facts, "torch": version("torch"), "peak_memory_bytes": peak_memory_bytes()})
     return 0
+
+
+def _limits(choice: Choice) -> dict[str, Any]:
+    """The machine's limits with every thread this process may use."""
+    import torch
+
+    from qwench.engine.resolve import resolve_device
+    from qwench.ops.limits import measure_limits
+
+    return dataclasses.asdict(measure_limits(resolve_device(plain_config(choice)).value, torch.get_num_threads()))
 
 
 def _answer(document: dict[str, Any]) -> None:

@@ -263,6 +263,7 @@ def first_token(choice: Choice) -> float:
 
 def peak_memory_bytes() -> int:
     """The most memory this process has held so far, on the device if that is a GPU."""
+    import re
     import resource
     import sys
 
@@ -270,6 +271,10 @@ def peak_memory_bytes() -> int:
 
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
+    status = Path("/proc/self/status")
+    told = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text() if status.is_file() else "", flags=re.MULTILINE)
+    if told:
+        return int(told.group(1)) * 1024  # what getrusage tells begins with the peak of whoever started this process
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

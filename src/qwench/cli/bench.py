@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from qwench.bench.subject import Choice
     from qwench.ops.limits import Limits
 
+    Result = tuple[dict[str, Any], dict[Row, Measured], dict[str, list[float]], Limits]  # what make_document takes
+
 SUMMARY = "prefill and decode speed beside the machine's limits and beside other engines"
 QUICK = {"prefill": "512", "depths": "0", "batch": "none", "runs": 3}
 
@@ -60,10 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
     choice = read_choice(args)
     rows = within_window(choice, read_rows(args))
-    threads = _threads()  # of the machine: a small model is run with fewer
     names = [name for name in (args.compare or "").split(",") if name]
-    sides, samples, first = (_compare if names else _alone)(args, choice, rows, names)
-    document = make_document(choice, sides, samples, first, _limits(choice, threads))
+    document = make_document(choice, *(_compare if names else _alone)(args, choice, rows, names))
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -123,50 +123,45 @@ def within_window(choice: Choice, rows: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def _alone(
-    args: argparse.Namespace, choice: Choice, rows: Sequence[Row], _names: Sequence[str]
-) -> tuple[dict[str, Any], dict[Row, Measured], dict[str, list[float]]]:
+def _alone(args: argparse.Namespace, choice: Choice, rows: Sequence[Row], _names: Sequence[str]) -> Result:
     """Our side in this process."""
-    from qwench.bench.compare import OURS, our_first_token, take_turns
+    from qwench.bench.compare import OURS, measured_limits, our_first_token, take_turns
     from qwench.bench.local import LocalSide
 
+    threads = _threads()  # of the machine: a small model is run with fewer
     side = LocalSide(choice, rows)
-    samples = take_turns([side], rows, args.runs, _tell)
+    measured = take_turns([side], rows, args.runs, _tell)
     facts = side.facts()
-    first = [] if choice.shape or args.quick else [our_first_token(choice, _threads())]
-    return {OURS: facts}, samples, {OURS: first}
+    first = [] if choice.shape or args.quick else [our_first_token(choice, threads)]
+    return {OURS: facts}, measured, {OURS: first}, measured_limits(choice, threads)
 
 
-def _compare(
-    args: argparse.Namespace, choice: Choice, rows: Sequence[Row], names: Sequence[str]
-) -> tuple[dict[str, Any], dict[Row, Measured], dict[str, list[float]]]:
-    """Every side in processes of its own."""
-    from qwench.bench.compare import first_tokens, make_sides, take_turns
+def _compare(args: argparse.Namespace, choice: Choice, rows: Sequence[Row], names: Sequence[str]) -> Result:
+    """Every side in processes of its own, and the limits in every round."""
+    from qwench.bench.compare import first_tokens, make_sides, measured_limits, take_turns
+    from qwench.ops.limits import join
 
-    sides = make_sides(names, choice, rows, _threads(), read_paths(args.peer_path))
+    threads = _threads()
+    limits: list[Limits] = []
+
+    def between() -> None:
+        limits.append(measured_limits(choice, threads))
+
+    sides = make_sides(names, choice, rows, threads, read_paths(args.peer_path))
     try:
-        samples = take_turns(sides, rows, args.runs, _tell, alone=args.one_at_a_time)
+        measured = take_turns(sides, rows, args.runs, _tell, alone=args.one_at_a_time, between=between)
         facts = {side.name: side.facts() for side in sides}
-        first = {} if choice.shape or args.quick else first_tokens(sides, choice, _threads(), args.runs)
+        first = {} if choice.shape or args.quick else first_tokens(sides, choice, threads, args.runs)
     finally:
         for side in sides:
             side.close()
-    return facts, samples, first
+    return facts, measured, first, join(limits)
 
 
 def read_paths(values: Sequence[str]) -> dict[str, Path]:
     """``ik_llama.cpp=FOLDER``; a folder alone is llama.cpp's."""
     pairs = [value.rpartition("=") for value in values]
     return {name or "llama.cpp": Path(folder) for name, _, folder in pairs}
-
-
-def _limits(choice: Choice, threads: int) -> Limits:
-    """Measured after everything else: it takes memory too, and peaks are told before."""
-    from qwench.bench.subject import plain_config
-    from qwench.engine.resolve import resolve_device
-    from qwench.ops.limits import measure_limits
-
-    return measure_limits(resolve_device(plain_config(choice)).value, threads)
 
 
 def _threads() -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 from qwench.device import STREAM_BYTES, Measurement, measure_arithmetic, measure_bandwidth
@@ -37,6 +37,18 @@ class Limits:
         """The fastest loop of a type and its name, or None where there is none."""
         of_kind = [(name, measured) for name, measured in self.arithmetic.items() if name.split()[0] == kind]
         return max(of_kind, key=lambda pair: pair[1].best, default=None)
+
+
+def join(taken: Sequence[Limits]) -> Limits:
+    """Several measurements as one: all their samples, because a busy moment only ever lowers a limit."""
+    first = taken[0]
+    small = [each.small_pages for each in taken if each.small_pages is not None]
+    arithmetic = {name: _joined([each.arithmetic[name] for each in taken]) for name in first.arithmetic}
+    return Limits(_joined([each.reads for each in taken]), _joined(small) if small else None, arithmetic)
+
+
+def _joined(taken: Sequence[Measurement]) -> Measurement:
+    return replace(taken[0], samples=tuple(sample for each in taken for sample in each.samples))
 
 
 def measure_limits(device: str, threads: int, *, small_pages: bool = False, num_bytes: int = STREAM_BYTES) -> Limits:
