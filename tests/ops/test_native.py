@@ -6,6 +6,7 @@ And the law that makes batching exact: a result depends neither on the number of
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import re
 import shutil
 from collections.abc import Iterator
@@ -183,6 +184,20 @@ def test_delta_net(
     again = NativeKernels(Native(isa, 3)).delta_net(inputs, parameters, again_conv, again_states, rows)
     assert torch.equal(again, found)
     assert torch.equal(again_states, found_states)
+
+
+@pytest.mark.parametrize("taps", [1, 2, 5])
+def test_delta_net_with_a_convolution_of_any_length(isa: str, dtype: torch.dtype, taps: int) -> None:
+    inputs, parameters, _, states = delta_case(dtype, (2, 4), (16, 40), 37)
+    channels = len(parameters.conv)
+    parameters = dataclasses.replace(parameters, conv=normal(channels, taps, seed=5, dtype=dtype))
+    conv_states, rows = normal(5, taps - 1, channels, seed=9, dtype=dtype), delta_rows((1, 36), [4, 0])
+    found_conv, found_states = conv_states.clone(), states.clone()
+    expected = delta_net(inputs, parameters, conv_states, states, rows)
+    found = NativeKernels(Native(isa, 1)).delta_net(inputs, parameters, found_conv, found_states, rows)
+    assert far(found, expected) < bound("delta_net", dtype)
+    assert torch.equal(found_conv, conv_states)
+    assert far(found_states, states) < bound("delta_state", dtype)
 
 
 @pytest.mark.parametrize("dim", [8, 20, 64, 256])
