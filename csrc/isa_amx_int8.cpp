@@ -14,7 +14,7 @@
 namespace qwench {
 namespace {
 
-constexpr int64_t kFewTokens = 4;  // fewer are faster without tiles
+constexpr int64_t kFewTokens = 16;  // fewer are faster without tiles
 
 // Whole sums [16 tokens][16] of one part of a block.
 struct alignas(64) WholeSums {
@@ -166,14 +166,13 @@ TileMultipliers choose_tiles(const qw_weight_type& type) {
     return type.has_min ? multipliers<2, true>() : multipliers<2, false>();
 }
 
-// One panel's totals [tokens][16] for tokens [first, last), chunk by chunk.
-void sum_panel_by_tiles(const CodedJob& job, int64_t panel, int64_t first, int64_t last, float (*totals)[kLanes]) {
+// One panel's totals [tokens][16] for tokens [first, last), chunk by chunk. `view` has the type's table.
+void sum_panel_by_tiles(const CodedJob& job, int64_t panel, int64_t first, int64_t last, ChunkView view, Stage& stage,
+                        float (*totals)[kLanes]) {
     const qw_weight& weight = *job.arguments->weight;
     const qw_weight_type& type = *weight.type;
     const TileMultipliers multiply = choose_tiles(type);
     const int64_t blocks = num_blocks(type, weight.in), whole = first + (last - first) / kTokenTile * kTokenTile;
-    Stage stage;
-    ChunkView view = {nullptr, &stage, 0, table_bytes(type)};
     const uint8_t* chunk = panel_of(weight, panel);
     for (int64_t block = 0; block < blocks; block += kChunkBlocks) {
         view.blocks = blocks - block < kChunkBlocks ? blocks - block : kChunkBlocks;

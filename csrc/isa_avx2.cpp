@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kWideLimit = 1;
 constexpr int kWideTokens = 1;
 constexpr int kTallTokens = 6;
-constexpr int kStateVectors = 2;
+constexpr int kStateVectors = 1;
 
 }  // namespace
 }  // namespace qwench

@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kWideLimit = INT64_MAX;
 constexpr int kWideTokens = 6;
 constexpr int kTallTokens = 6;
-constexpr int kStateVectors = 4;
+constexpr int kStateVectors = 2;
 
 }  // namespace
 }  // namespace qwench

@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kWideLimit = 0;
 constexpr int kWideTokens = 1;
 constexpr int kTallTokens = 2;
-constexpr int kStateVectors = 2;
+constexpr int kStateVectors = 1;
 
 }  // namespace
 }  // namespace qwench

@@ -9,6 +9,7 @@ namespace qwench {
 namespace {
 
 constexpr int64_t kBlockTokens = 32;
+constexpr int64_t kUsualTaps = 4;
 
 // A block of tokens at one head, as fp32.
 struct HeadBlock {
@@ -45,18 +46,30 @@ Channels<T> channels_of(const qw_delta_arguments& a, int64_t row) {
     };
 }
 
-// Tokens [begin, begin + count) of channels [first, first + width), convolved and through silu.
+// The convolution's sum at channels [channel, channel + n) over kTaps inputs, or over all taps where it is 0.
+template <int kTaps, class T>
+QW_INLINE V sum_taps(const Channels<T>& in, const float* conv, int64_t oldest, int64_t channel, int64_t n) {
+    V total = zero();
+#pragma GCC unroll 4
+    for (int64_t tap = 0; tap < (kTaps > 0 ? kTaps : in.taps); ++tap) {
+        const T* input = in.at(oldest + tap) + channel;
+        total = fma(load_some(input, n), load_some(conv + tap * in.channels + channel, n), total);
+    }
+    return total;
+}
+
+// Tokens [begin, begin + count) of channels [first, first + width), convolved and through silu. Token after token,
+// because tokens lie far apart: those of one vector of channels would push one another out of the cache.
 template <class T>
 void convolve(const Channels<T>& in, const float* conv, int64_t begin, int64_t count, int64_t first, int64_t width,
               float (*output)[QW_DELTA_WIDTH]) {
-    for (int64_t i = 0; i < width; i += kLanes) {
-        const int64_t n = width - i;
-        for (int64_t token = 0; token < count; ++token) {
-            V total = zero();
-            for (int64_t tap = 0; tap < in.taps; ++tap) {
-                const T* input = in.at(begin + token - (in.taps - 1) + tap) + first + i;
-                total = fma(load_some(input, n), load_some(conv + tap * in.channels + first + i, n), total);
-            }
+    for (int64_t token = 0; token < count; ++token) {
+        const int64_t oldest = begin + token - (in.taps - 1);
+        for (int64_t i = 0; i < width; i += kLanes) {
+            const int64_t n = width - i;
+            const bool usual = in.taps == kUsualTaps && n >= kLanes;
+            const V total = usual ? sum_taps<kUsualTaps>(in, conv, oldest, first + i, kLanes)
+                                  : sum_taps<0>(in, conv, oldest, first + i, n);
             T rounded[kLanes];  // the convolution's result is of the activations' type
             store(rounded, silu(total));
             store_some(output[token] + i, load(rounded), n);
@@ -86,64 +99,118 @@ void normalise(float* x, int64_t width, float factor) {
     }
 }
 
-// S <- decay S;  d = beta (v - S^T k);  S <- S + k d^T;  output = S^T q   for N vectors of columns from `column`, or
-// the first `some` columns of one vector where kSome.
-template <int N, bool kSome = false>
-void update_columns(HeadBlock& block, int64_t token, int64_t key_dim, int64_t value_dim, float* state, int64_t column,
-                    int64_t some = kLanes) {
-    const int64_t size = kSome ? some : kLanes;
-    const float* keys = block.key[token];
-    const float* queries = block.query[token];
-    const V decay = all(block.decay[token]);
-    V even[N], odd[N];  // two chains of additions, because one would wait for itself
-    for (int n = 0; n < N; ++n) even[n] = odd[n] = zero();
+// Two rows of a state at a time have sums of their own, because one chain of additions would wait for itself.
+template <int N>
+struct Sums {
+    V even[N], odd[N];
+
+    QW_INLINE void clear() {
+        for (int n = 0; n < N; ++n) even[n] = odd[n] = zero();
+    }
+};
+
+// sums of S^T k
+template <int N>
+QW_INLINE void read_columns(const float* key, int64_t key_dim, const float* state, int64_t stride, Sums<N>& sums) {
+    sums.clear();
     int64_t i = 0;
     for (; i + 1 < key_dim; i += 2) {
-        const V first = all(keys[i]), second = all(keys[i + 1]);
-        const float* row = state + i * value_dim + column;
+        const V first = all(key[i]), second = all(key[i + 1]);
+        const float* row = state + i * stride;
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) {
-            even[n] = fma(first, load_some(row + n * kLanes, size), even[n]);
-            odd[n] = fma(second, load_some(row + value_dim + n * kLanes, size), odd[n]);
+            sums.even[n] = fma(first, load(row + n * kLanes), sums.even[n]);
+            sums.odd[n] = fma(second, load(row + stride + n * kLanes), sums.odd[n]);
         }
     }
     for (int n = 0; i < key_dim && n < N; ++n) {
-        even[n] = fma(all(keys[i]), load_some(state + i * value_dim + column + n * kLanes, size), even[n]);
+        sums.even[n] = fma(all(key[i]), load(state + i * stride + n * kLanes), sums.even[n]);
     }
-    V update[N], result[N];
-    for (int n = 0; n < N; ++n) {
-        const V read = mul(decay, add(even[n], odd[n]));
-        update[n] = mul(sub(load_some(block.value[token] + column + n * kLanes, size), read), all(block.beta[token]));
-        result[n] = zero();
-    }
-    for (i = 0; i < key_dim; ++i) {
-        const V key = all(keys[i]), query = all(queries[i]);
-        float* row = state + i * value_dim + column;
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) {
-            const V fresh = fma(key, update[n], mul(decay, load_some(row + n * kLanes, size)));
-            store_some(row + n * kLanes, fresh, size);
-            result[n] = fma(query, fresh, result[n]);
-        }
-    }
-    for (int n = 0; n < N; ++n) store_some(block.output[token] + column + n * kLanes, result[n], size);
 }
 
-// kStateVectors is the including unit's: how many vectors of columns it has registers for.
-void update_state(HeadBlock& block, int64_t count, int64_t key_dim, int64_t value_dim, float* state) {
-    int64_t column = 0;
-    for (; column + kStateVectors * kLanes <= value_dim; column += kStateVectors * kLanes) {
-        for (int64_t token = 0; token < count; ++token) {
-            update_columns<kStateVectors>(block, token, key_dim, value_dim, state, column);
-        }
+// What one row of a state is multiplied with in one step.
+struct RowFactors {
+    V key, query, next;
+};
+
+// S <- decay S + k d^T in one row, with sums of S^T q and, where a token follows, of S^T with its key.
+template <int N, bool kFollowed>
+QW_INLINE void update_row(float* row, const RowFactors& by, V decay, const V (&update)[N], V (&result)[N], V (&read)[N]) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+        const V fresh = fma(by.key, update[n], mul(decay, load(row + n * kLanes)));
+        store(row + n * kLanes, fresh);
+        result[n] = fma(by.query, fresh, result[n]);
+        if constexpr (kFollowed) read[n] = fma(by.next, fresh, read[n]);
     }
-    for (; column < value_dim; column += kLanes) {
-        const int64_t left = value_dim - column;
-        for (int64_t token = 0; token < count; ++token) {
-            if (left >= kLanes) {
-                update_columns<1>(block, token, key_dim, value_dim, state, column);
-            } else {
-                update_columns<1, true>(block, token, key_dim, value_dim, state, column, left);
+}
+
+// One token through N vectors of columns; `read` holds sums of S^T with its key, then of the next token's.
+template <int N, bool kFollowed>
+QW_INLINE void step_columns(HeadBlock& block, int64_t token, int64_t key_dim, float* state, int64_t stride,
+                            int64_t column, Sums<N>& read) {
+    const float* keys = block.key[token];
+    const float* queries = block.query[token];
+    const float* next = kFollowed ? block.key[token + 1] : keys;
+    const V decay = all(block.decay[token]), beta = all(block.beta[token]);
+    V update[N];
+    Sums<N> result;
+    for (int n = 0; n < N; ++n) {
+        const V known = mul(decay, add(read.even[n], read.odd[n]));
+        update[n] = mul(sub(load(block.value[token] + column + n * kLanes), known), beta);
+    }
+    result.clear();
+    read.clear();
+    int64_t i = 0;
+    for (; i + 1 < key_dim; i += 2) {
+        float* row = state + i * stride;
+        const RowFactors first = {all(keys[i]), all(queries[i]), all(next[i])};
+        const RowFactors second = {all(keys[i + 1]), all(queries[i + 1]), all(next[i + 1])};
+        update_row<N, kFollowed>(row, first, decay, update, result.even, read.even);
+        update_row<N, kFollowed>(row + stride, second, decay, update, result.odd, read.odd);
+    }
+    if (i < key_dim) {
+        const RowFactors last = {all(keys[i]), all(queries[i]), all(next[i])};
+        update_row<N, kFollowed>(state + i * stride, last, decay, update, result.even, read.even);
+    }
+    for (int n = 0; n < N; ++n) {
+        store(block.output[token] + column + n * kLanes, add(result.even[n], result.odd[n]));
+    }
+}
+
+// S <- decay S;  d = beta (v - S^T k);  S <- S + k d^T;  output = S^T q   for every token, in N vectors of columns. The
+// state passes by once a token: what the next token reads is summed while it is written.
+template <int N>
+void update_columns(HeadBlock& block, int64_t count, int64_t key_dim, float* state, int64_t stride, int64_t column) {
+    Sums<N> read;
+    read_columns(block.key[0], key_dim, state, stride, read);
+    for (int64_t token = 0; token + 1 < count; ++token) {
+        step_columns<N, true>(block, token, key_dim, state, stride, column, read);
+    }
+    step_columns<N, false>(block, count - 1, key_dim, state, stride, column, read);
+}
+
+// kStateVectors is the including unit's: how many vectors of columns it has registers for. Many tokens work on a copy of
+// their columns, which lies together: rows that are far apart would push one another out of the first cache.
+void update_state(HeadBlock& block, int64_t count, int64_t key_dim, int64_t value_dim, float* state) {
+    constexpr int64_t kWidth = kStateVectors * kLanes;
+    for (int64_t column = 0; column < value_dim; column += kWidth) {
+        const int64_t width = value_dim - column < kWidth ? value_dim - column : kWidth;
+        if (count == 1 && width == kWidth) {
+            update_columns<kStateVectors>(block, count, key_dim, state + column, value_dim, column);
+            continue;
+        }
+        alignas(64) float columns[QW_DELTA_WIDTH * kWidth];
+        for (int64_t i = 0; i < key_dim; ++i) {
+            for (int64_t n = 0; n < kWidth; n += kLanes) {
+                const int64_t left = width - n;
+                store(columns + i * kWidth + n, left > 0 ? load_some(state + i * value_dim + column + n, left) : zero());
+            }
+        }
+        update_columns<kStateVectors>(block, count, key_dim, columns, kWidth, column);
+        for (int64_t i = 0; i < key_dim; ++i) {
+            for (int64_t n = 0; n < width; n += kLanes) {
+                store_some(state + i * value_dim + column + n, load(columns + i * kWidth + n), width - n);
             }
         }
     }

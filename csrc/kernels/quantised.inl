@@ -8,7 +8,7 @@
 namespace qwench {
 namespace {
 
-constexpr int64_t kAheadBytes = 1536;  // in the weights' stream: about what arrives while memory answers
+constexpr int64_t kAheadBytes = 2048;  // in the weights' stream: about what arrives while memory answers
 
 // A panel's chunk, ready to be multiplied.
 struct Stage {
@@ -98,9 +98,10 @@ QW_INLINE void spread(const uint8_t* codes, B (&v)[kBlockVectors]) {
     }
 }
 
-// What one table entry stands for, from 0 on.
+// What one table entry stands for, from 0 on; zeros without a table.
 B table_bytes(const qw_weight_type& type) {
-    uint8_t values[16];
+    uint8_t values[16] = {};
+    if (!type.has_table) return sixteen_bytes(values);
     const int32_t least = table_minimum(type);
     for (int i = 0; i < 16; ++i) values[i] = static_cast<uint8_t>(type.table[i] - least);
     return sixteen_bytes(values);
@@ -318,15 +319,14 @@ void multiply_tiles(const CodedInputs& inputs, const qw_weight_type& type, const
     }
 }
 
-// One panel's totals [tokens][16] for tokens [first, last), chunk by chunk.
-void sum_panel(const CodedJob& job, int64_t panel, int64_t first, int64_t last, float (*totals)[kLanes]) {
+// One panel's totals [tokens][16] for tokens [first, last), chunk by chunk. `view` has the type's table.
+void sum_panel(const CodedJob& job, int64_t panel, int64_t first, int64_t last, ChunkView view, Stage& stage,
+               float (*totals)[kLanes]) {
     const qw_weight& weight = *job.arguments->weight;
     const qw_weight_type& type = *weight.type;
     const bool single = job.inputs.tokens == 1;
     const MultiplyChunk multiply_single = choose_single(type);
     const Multipliers multiply = type.bits == 8 || type.has_table ? choose_staged<true>(type) : choose_staged<false>(type);
-    Stage stage;
-    ChunkView view = {nullptr, &stage, 0, table_bytes(type)};
     const uint8_t* chunk = panel_of(weight, panel);
     const int64_t blocks = num_blocks(type, weight.in);
     for (int64_t block = 0; block < blocks; block += kChunkBlocks) {
@@ -347,10 +347,12 @@ void sum_panel(const CodedJob& job, int64_t panel, int64_t first, int64_t last, 
 template <class Sum>
 void for_each_panel(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last, const Sum& sum) {
     alignas(64) float totals[kTokenBlock][kLanes];
+    Stage stage;
+    const ChunkView view = {nullptr, &stage, 0, table_bytes(*job.arguments->weight->type)};
     const float factor = factor_of(*job.arguments->weight);
     for (int64_t panel = begin; panel < end; ++panel) {
         for (int64_t row = 0; row < last - first; ++row) store(totals[row], zero());
-        sum(job, panel, first, last, totals);
+        sum(job, panel, first, last, view, stage, totals);
         for (int64_t row = 0; row < last - first; ++row) {
             if (job.arguments->type == QW_BF16) {
                 store_outputs<bf16>(*job.arguments, panel, first + row, factor, totals[row]);

@@ -24,6 +24,8 @@ QUANTIZATIONS = ("q8", "q6", "q5", "q4", "q3", "q2", "mxfp4")  # our own types, 
 OWN_VERSION = 1
 PLAIN_BITS = 16  # from here on, bits stand for plain numbers
 MAX_PATTERN = 1000  # characters; longer ones are no module's name
+# In one pattern: repetitions, places where there is a choice, and choices where there are more places.
+MAX_REPEATS, MAX_PLACES, MAX_CHOICES = 6, 3, 16
 FIELD = "quantization_config"
 SIDE_FILE = "hf_quant_config.json"  # where older versions of ModelOpt say what config.json does not
 
@@ -384,9 +386,17 @@ def _lists_of_lists(value: Any) -> bool:
 
 
 def _regex(fields: Fields, name: str, text: str) -> re.Pattern[str]:
+    """A pattern that someone else wrote, refused where matching it could take for ever."""
+    if len(text) > MAX_PATTERN:
+        raise fields.error(name[:80], f"is a pattern of {len(text)} characters; at most {MAX_PATTERN} are read")
+    plain = re.sub(r"\\.|\[[^\]]*\]", "x", text)  # escapes and classes are one character
+    repeats, places = len(re.findall(r"[*+{]", plain)), len(re.findall(r"\(|(?<!\()\?", plain))
+    many = places > MAX_PLACES and places + plain.count("|") > MAX_CHOICES
+    if re.search(r"\)[*+{]", plain) or repeats > MAX_REPEATS or many:
+        raise fields.error(
+            name[:80], f"holds the pattern {text[:80]!r}, which is too intricate to match in bounded time"
+        )
     try:
-        if len(text) > MAX_PATTERN:
-            raise fields.error(name[:80], f"is a pattern of {len(text)} characters; at most {MAX_PATTERN} are read")
         return re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
         raise fields.error(name[:80], f"holds {text[:80]!r}, which is no regular expression ({error})") from None
@@ -394,16 +404,26 @@ def _regex(fields: Fields, name: str, text: str) -> re.Pattern[str]:
 
 def _exact_or_regex(fields: Fields, name: str, text: str) -> re.Pattern[str]:
     """compressed-tensors: "re:..." is matched from the beginning of a name, anything else is a name."""
-    return _regex(fields, name, text[3:] if text.startswith("re:") else re.escape(text) + "$")
+    return _regex(fields, name, text[3:]) if text.startswith("re:") else _literal(fields, name, text)
 
 
 def _wildcard(fields: Fields, name: str, text: str) -> re.Pattern[str]:
     """ModelOpt: a name with wildcards; what lies inside a named module was kept too."""
-    return _regex(fields, name, rf"{fnmatch.translate(text)}|{fnmatch.translate(text + '.*')}")
+    _literal(fields, name, text)
+    return re.compile(rf"{fnmatch.translate(text)}|{fnmatch.translate(text + '.*')}")  # does not go back over a star
 
 
 def _part_or_ending(fields: Fields, name: str, text: str) -> re.Pattern[str]:
     """transformers: whole parts from the beginning of a name (maybe with wildcards), or its ending."""
-    del fields, name
-    start = ".*".join(re.escape(piece) for piece in text[:MAX_PATTERN].replace(".*", "*").split("*"))
-    return re.compile(rf"{start}(?=\.|$)|.*{re.escape(text[:MAX_PATTERN])}$")
+    pieces = text.replace(".*", "*").split("*")
+    if len(pieces) > MAX_REPEATS:
+        raise fields.error(name, f"holds {text[:80]!r}; at most {MAX_REPEATS - 1} wildcards are read")
+    ending = _literal(fields, name, text).pattern
+    return re.compile(rf"{'.*'.join(map(re.escape, pieces))}(?=\.|$)|.*{ending}")
+
+
+def _literal(fields: Fields, name: str, text: str) -> re.Pattern[str]:
+    """Exactly this name."""
+    if len(text) > MAX_PATTERN:
+        raise fields.error(name, f"holds a name of {len(text)} characters; at most {MAX_PATTERN} are read")
+    return re.compile(re.escape(text) + "$")

@@ -173,6 +173,15 @@ def test_every_form_of_compressed_tensors(layout: str, weights: dict[str, Any], 
     assert read(COMPRESSED | {"format": "mixed-precision", "config_groups": {"group_0": own}}).default == scheme
 
 
+def test_intricate_but_honest_patterns_are_read() -> None:
+    layers = "|".join(map(str, range(40)))
+    names = [rf"re:.*layers\.({layers})\.mlp\.experts\.\d+\.(gate|up)_proj$", "re:^(?!.*(mlp|self_attn)).*$"]
+    found = read(COMPRESSED | {"ignore": names})
+    assert found.scheme_of(f"{LAYER}.39.mlp.experts.17.up_proj") is None
+    assert found.scheme_of(f"{LAYER}.40.mlp.experts.17.up_proj") == found.default
+    assert found.scheme_of("lm_head") is None
+
+
 def test_modelopt() -> None:
     for fields in (MODELOPT, {name: value for name, value in MODELOPT.items() if name != "quant_method"}):
         found = read(fields)
@@ -242,6 +251,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (COMPRESSED | {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config.format is 'spars"),
     (COMPRESSED | {"ignore": ["re:*"]}, "ignore holds '*', which is no regular expression (nothing to repeat"),
     (COMPRESSED | {"ignore": ["re:" + "x" * 2000]}, "ignore is a pattern of 2000 characters; at most 1000 are read"),
+    (COMPRESSED | {"ignore": ["re:(a+)+$"]}, "ignore holds the pattern '(a+)+$', which is too intricate to"),
+    (COMPRESSED | {"ignore": ["re:" + ".*" * 20 + "x"]}, "which is too intricate to match in bounded time"),
+    (COMPRESSED | {"ignore": ["re:" + "(a|a)" * 20 + "x"]}, "which is too intricate to match in bounded time"),
+    (COMPRESSED | {"ignore": ["x" * 2000]}, "ignore holds a name of 2000 characters; at most 1000 are read"),
+    (AWQ | {"modules_to_not_convert": ["a*" * 9]}, "modules_to_not_convert holds 'a*a*a*a*a*a*a*a*a*'; at most 5 wild"),
     (group(num_bits=3), "config_groups.group_0.weights.num_bits is 3; packed whole numbers"),
     (group(group_size=48, num_bits=4), "makes int4 by group of 48 with zero points in the format 'pack-quantized'"),
     (group(strategy="tensor"), "weights.strategy makes int4 by tensor with zero points in the format 'pack-quantized'"),

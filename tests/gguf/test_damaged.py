@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import struct
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from qwench.errors import CheckpointError, ConfigError, QwenchError
+from qwench.fault import planned
 from qwench.files import open_files, read_config
 from qwench.gguf.file import GgufFile, open_gguf
 from qwench.gguf.header import MAX_STRING, TENSOR_TYPES
@@ -263,6 +265,15 @@ def test_a_file_that_shrinks_while_it_is_read(honest: Path, header_bytes: int, t
         list(parts)
 
 
+@pytest.mark.parametrize("name", ["read.header", "read.weights"])
+def test_a_disk_that_fails(name: str, honest: Path) -> None:
+    with planned() as plan:
+        plan.fail(name, OSError(errno.EIO, "Input/output error"))
+        assert refusal(honest).endswith("model.gguf cannot be read: Input/output error.")
+        plan.mend(name)
+        examine(honest)
+
+
 KEYS: dict[str, tuple[bytes | None, str]] = {
     "block_count": (scalar(U32, 0), "it must be a whole number from 1 to 4096"),
     "block_count-string": (scalar(STRING, "3"), "is '3'; it must be a whole number"),
@@ -357,7 +368,7 @@ def _behind(whole: bytes, position: int) -> int:
 # Tensors that do not fit the architecture.
 
 
-def planned(file: GgufFile) -> str:
+def unfit(file: GgufFile) -> str:
     """The sentence that refuses a file whose tensors are not those of its model."""
     with pytest.raises(CheckpointError) as caught:
         GgufSource(file, read_config(file), torch.float32)
@@ -370,7 +381,7 @@ def test_a_tensor_too_many(honest: Path) -> None:
     file = open_gguf(honest)
     more = file.tensors | {"blk.0.attn_q.bias": file.tensors["blk.0.attn_norm.weight"]}
     renamed = {name: replace(tensor, name=name) for name, tensor in more.items()}
-    assert "has no place for: blk.0.attn_q.bias [32]; take" in planned(replace(file, tensors=renamed))
+    assert "has no place for: blk.0.attn_q.bias [32]; take" in unfit(replace(file, tensors=renamed))
 
 
 @pytest.mark.parametrize(
@@ -379,16 +390,16 @@ def test_a_tensor_too_many(honest: Path) -> None:
 def test_a_tensor_too_few(name: str, honest: Path) -> None:
     file = open_gguf(honest)
     fewer = {stored: tensor for stored, tensor in file.tensors.items() if stored != name}
-    assert f"lacks {name}; take" in planned(replace(file, tensors=fewer))
+    assert f"lacks {name}; take" in unfit(replace(file, tensors=fewer))
 
 
 def test_two_tensors_for_one_parameter(honest: Path) -> None:
     file = open_gguf(honest)
     norm, gate = file.tensors["blk.0.post_attention_norm.weight"], file.tensors["blk.0.ffn_gate_exps.weight"]
     twice = replace(norm, name="blk.0.ffn_norm.weight")
-    assert "which are the same parameter" in planned(replace(file, tensors=file.tensors | {twice.name: twice}))
+    assert "which are the same parameter" in unfit(replace(file, tensors=file.tensors | {twice.name: twice}))
     fused = replace(gate, name="blk.0.ffn_gate_up_exps.weight", shape=(5, 24, 32))
-    assert "the same parameter twice" in planned(replace(file, tensors=file.tensors | {fused.name: fused}))
+    assert "the same parameter twice" in unfit(replace(file, tensors=file.tensors | {fused.name: fused}))
 
 
 @pytest.mark.parametrize("kind", ["IQ3_XXS", "IQ2_S", "IQ1_M", "TQ2_0", "NVFP4", "Q8_K", "I32"])
@@ -396,7 +407,7 @@ def test_a_type_that_is_not_computed(kind: str, honest: Path) -> None:
     file = open_gguf(honest)
     number = next(number for number, each in TENSOR_TYPES.items() if each.name == kind)
     changed = replace(file.tensors["blk.1.attn_q.weight"], type=TENSOR_TYPES[number])
-    message = planned(replace(file, tensors=file.tensors | {changed.name: changed}))
+    message = unfit(replace(file, tensors=file.tensors | {changed.name: changed}))
     assert f"tensor blk.1.attn_q.weight has the type {kind}, which is not supported; take another" in message
 
 

@@ -6,6 +6,7 @@ And the law that makes batching exact: a result depends neither on the number of
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import re
 import shutil
 from collections.abc import Iterator
@@ -185,6 +186,20 @@ def test_delta_net(
     assert torch.equal(again_states, found_states)
 
 
+@pytest.mark.parametrize("taps", [1, 2, 5])
+def test_delta_net_with_a_convolution_of_any_length(isa: str, dtype: torch.dtype, taps: int) -> None:
+    inputs, parameters, _, states = delta_case(dtype, (2, 4), (16, 40), 37)
+    channels = len(parameters.conv)
+    parameters = dataclasses.replace(parameters, conv=normal(channels, taps, seed=5, dtype=dtype))
+    conv_states, rows = normal(5, taps - 1, channels, seed=9, dtype=dtype), delta_rows((1, 36), [4, 0])
+    found_conv, found_states = conv_states.clone(), states.clone()
+    expected = delta_net(inputs, parameters, conv_states, states, rows)
+    found = NativeKernels(Native(isa, 1)).delta_net(inputs, parameters, found_conv, found_states, rows)
+    assert far(found, expected) < bound("delta_net", dtype)
+    assert torch.equal(found_conv, conv_states)
+    assert far(found_states, states) < bound("delta_state", dtype)
+
+
 @pytest.mark.parametrize("dim", [8, 20, 64, 256])
 @pytest.mark.parametrize("heads", [(4, 2), (6, 1), (16, 2)])
 @pytest.mark.parametrize(("lengths", "past"), [((1,), 0), ((1, 1, 1), 40), ((1, 1, 5), 7), ((1, 1), 1100)])
@@ -217,7 +232,7 @@ def test_paged_attention(
     assert torch.equal(found_keys.nan_to_num(), keys.nan_to_num())
     assert torch.equal(NativeKernels(Native(isa, 3)).paged_attention(query, key, value, keys, values, rows), found)
     if len(lengths) > 1:
-        alone = rows.between(0, 1)
+        alone = Rows(lengths[:1], contexts[:1], table[:1], page_size, new[:1], torch.zeros(0))
         assert torch.equal(
             NativeKernels(Native(isa, 1)).paged_attention(query[:1], key[:1], value[:1], keys, values, alone), found[:1]
         )

@@ -65,7 +65,6 @@ class Case:
     def __init__(self, combine: Combine, tables: list[torch.Tensor], isa: str, threads: int = 1) -> None:
         self.combine, self.tables = combine, tables
         self.kernels = NativeKernels(Native(isa, threads))
-        self.width = 0
 
     def describe(self, weights: list[Weight], head: Weight) -> Description:
         def description(ops: Operations[Value], cache: object) -> Value:
@@ -182,6 +181,17 @@ def test_what_does_not_exist_or_does_not_fit_is_named(isa: str) -> None:
         case.run(5, Inputs(inputs.token_ids[:5], inputs.rows, inputs.logit_tokens, inputs.cos, inputs.sin))
     with pytest.raises(ValueError, match="pointwise: width is 5 in x but 6 in y"):
         Case(lambda ops, x: ops.add(*x), [normal(6, 5), normal(6, 6)], isa).run(5, inputs)
+
+
+def test_a_step_too_large_for_memory_is_an_error_and_the_next_one_runs(isa: str) -> None:
+    case = Case(lambda ops, x: ops.add(*x), [normal(6, 5), normal(6, 5)], isa)
+    found, _ = case.run(5, step_of(6))
+    program = case.kernels._recorded[1]  # type: ignore[index]
+    small, program._structure.token_bytes = program._structure.token_bytes, 2**55
+    with pytest.raises(MemoryError, match="a step of 6 tokens does not fit into memory"):
+        program.run(step_of(6))
+    program._structure.token_bytes = small
+    assert torch.equal(program.run(step_of(6)), found)
 
 
 Lives = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 400), st.booleans()), max_size=12)

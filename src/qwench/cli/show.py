@@ -1,4 +1,4 @@
-"""``qwench show``: what a model's files hold, from their headers alone: types, sizes, and any receipt."""
+"""``qwench show``: what a model's files hold, by their headers alone: types, sizes, and a quantised one's receipt."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qwench.config import ModelConfig
     from qwench.files import ModelFiles
+    from qwench.gguf.file import GgufFile
 
 SUMMARY = "what a model's files hold: types, sizes, receipt"
 
@@ -81,9 +82,9 @@ def _section(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _of_gguf(files: Any) -> Iterable[Stored]:
+def _of_gguf(files: GgufFile) -> Iterable[Stored]:
     for tensor in files.tensors.values():
-        yield Stored(str(tensor.type.name), math.prod(tensor.shape), tensor.num_bytes)
+        yield Stored(tensor.type.name, math.prod(tensor.shape), tensor.num_bytes)
 
 
 def _of_folder(folder: Path, config: ModelConfig) -> Iterable[Stored]:
@@ -108,17 +109,17 @@ def render(document: dict[str, Any]) -> list[str]:
     """The document for people."""
     size, count = document["bytes"], document["parameters"]
     recipe = f", recipe {document['recipe']}" if document["recipe"] else ""
+    shape = f"{document['architecture']}, {document['layers']} layers, {count / 1e6:,.1f} million parameters stored"
     lines = [
         f"{document['path']}: {document['format']}{recipe}",
-        (
-            f"  {document['architecture']}, {document['layers']} layers, {count / 1e9:.3f} billion parameters stored, "
-            f"{size / 1e9:.3f} GB, {8 * size / max(count, 1):.2f} bits each"
-        ),
-        f"  {'type':10}{'tensors':>8}{'share':>8}{'bits':>8}{'GB':>9}",
+        f"  {shape}, {size / 1e6:,.1f} MB, {8 * size / max(count, 1):.2f} bits each",
+        f"  {'type':10}{'tensors':>8}{'share':>8}{'bits':>8}{'MB':>12}",
     ]
     for name, row in sorted(document["types"].items(), key=lambda each: -each[1]["parameters"]):
         share = row["parameters"] / max(count, 1)
-        lines.append(f"  {name:10}{row['tensors']:8}{share:8.1%}{row['bits_per_weight']:8.2f}{row['bytes'] / 1e9:9.3f}")
+        lines.append(
+            f"  {name:10}{row['tensors']:8}{share:8.1%}{row['bits_per_weight']:8.2f}{row['bytes'] / 1e6:12,.1f}"
+        )
     receipt = document["receipt"]
     if receipt:
         lines.append(

@@ -22,6 +22,7 @@ from qwench.model.parameters import declare
 from qwench.model.qwen import Qwen
 from qwench.ops.kernels import Kernels, make_kernels
 from qwench.ops.store import Kind, Plan
+from qwench.weights.gguf import GgufSource
 from qwench.weights.open import open_weights
 from qwench.weights.random import RandomSource
 from qwench.weights.recipe import kinds_for
@@ -43,7 +44,8 @@ def load_engine(
     dtype = DTYPES[resolve_dtype(config, model).value]
     source = open_weights(files, model, dtype, config.quantization)
     resolved = resolve_for(config, model, source.kinds)
-    resolved = replace(resolved, choices=resolved.choices + tuple(_unused(source.unused)))
+    told = (*_unused(source.unused), *_converted(source))
+    resolved = replace(resolved, choices=resolved.choices + told)
     return assemble(config, model, resolved, source, vocabulary, progress), resolved
 
 
@@ -59,6 +61,13 @@ def _unused(tensors: Sequence[UnusedTensor]) -> Iterator[Choice]:
     counts = Counter(tensor.reason for tensor in tensors)
     for reason, count in counts.items():
         yield Choice("not loaded", f"{count} tensors", reason)
+
+
+def _converted(source: WeightSource) -> Iterator[Choice]:
+    """One line for each reason why matrices are not kept in the types they are stored in."""
+    if isinstance(source, GgufSource):
+        for conversion in source.converted:
+            yield Choice("converted", f"{len(conversion.names)} tensors to {conversion.kept}", conversion.reason)
 
 
 def assemble(

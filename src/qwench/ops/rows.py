@@ -45,30 +45,12 @@ class Rows:
         """[R] ``contexts``."""
         return torch.tensor(self.contexts, dtype=torch.int64)
 
-    @cached_property
-    def parts(self) -> tuple[Rows, Rows]:
-        """The rows of one token, and the longer ones."""
-        return self.between(0, self.num_single), self.between(self.num_single, len(self.lengths))
-
     def spans(self, first: int = 0) -> Iterator[tuple[int, slice]]:
         """(row, its slice of the T tokens) from row ``first`` on."""
         start = sum(self.lengths[:first])
         for row in range(first, len(self.lengths)):
             yield row, slice(start, start + self.lengths[row])
             start += self.lengths[row]
-
-    def between(self, first: int, last: int) -> Rows:
-        """The rows [first, last), for tensors that hold their tokens only."""
-        rows = slice(first, last)
-        begin, end = sum(self.lengths[:first]), sum(self.lengths[:last])
-        return Rows(
-            self.lengths[rows],
-            self.contexts[rows],
-            self.page_table[rows],
-            self.page_size,
-            self.kv_slots[begin:end],
-            self.state_slots[rows],
-        )
 
     def context_slots(self, row: int) -> torch.Tensor:
         """[context] the cache slots of everything the row's last token may see, oldest first."""

@@ -21,19 +21,21 @@ def open_weights(
 ) -> WeightSource:
     """The weights in ``files``, rounded by the recipe ``quantization`` on their way if there is one.
 
-    A checkpoint that is packed in part keeps what is packed; only the rest is rounded. Raises CheckpointError naming
-    tensor, file and shapes, or a GGUF file that is quantised already.
+    What a checkpoint holds packed stays as it is, and the rest is rounded. Raises CheckpointError naming tensor, file
+    and shapes; files in which nothing is left to round; a quantised GGUF file, whose maker chose every type.
     """
     if quantization is None:
         return _source(files, config, dtype)
-    source = _source(files, config, torch.float32)
-    stored = sorted({kind.name for kind in source.kinds.values() if isinstance(kind, WeightType)})
-    if stored and isinstance(files, GgufFile):
+    source, kinds = _source(files, config, torch.float32), kinds_for(config, quantization, dtype)
+    stored = {name: kind.name for name, kind in source.kinds.items() if isinstance(kind, WeightType)}
+    left = any(isinstance(kind, WeightType) and name not in stored for name, kind in kinds.items())
+    if stored and (isinstance(files, GgufFile) or not left):
+        path = files.path if isinstance(files, GgufFile) else files
         raise CheckpointError(
-            f"{files.path} is quantised already ({', '.join(stored)}); leave quantization out, or take an "
-            f"unquantised file."
+            f"{path} is quantised already ({', '.join(sorted(set(stored.values())))}); leave quantization out, or take "
+            f"an unquantised one."
         )
-    return QuantisingSource(source, kinds_for(config, quantization, dtype))
+    return QuantisingSource(source, kinds)
 
 
 def _source(files: ModelFiles, config: ModelConfig, dtype: torch.dtype) -> WeightSource:

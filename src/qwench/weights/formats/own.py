@@ -62,7 +62,8 @@ def decode(tensors: Mapping[str, torch.Tensor], scheme: Scheme, out: int, width:
     if kind.table:
         if not bool((found["scales"] > 0).all()):
             raise Unreadable("_scales", "holds 0, which is no scale")
-        found["scales"] = torch.ldexp(torch.ones(()), found["scales"].int() - POWER).to(kind.scale_dtype)
+        exponents = found["scales"].int() - POWER
+        found["scales"] = torch.ldexp(torch.ones(exponents.shape), exponents).to(kind.scale_dtype)
     codes = unpack_bits(found["codes"], kind.bits)
     assert len(codes) == out, "layout was checked"
     return codes_of(kind, width, found | {"codes": codes})
