@@ -17,6 +17,10 @@ A message names the field or file, the reason and the fix. Bugs are asserts and 
 This file knows nothing of HTTP frameworks or argument parsers; they read ``status`` and ``exit_code``.
 """
 
+from collections.abc import Sequence
+
+LISTED = 5  # how many names a sentence lists before it only counts
+
 
 class QwenchError(Exception):
     """Base of all expected failures.
@@ -77,3 +81,9 @@ class OutputError(QwenchError):
 
 class OutOfMemory(QwenchError):
     status, exit_code = 503, 11
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are: what fits a sentence."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

@@ -16,7 +16,7 @@ from typing import Self
 import torch
 
 from qwench.config import ModelConfig
-from qwench.errors import CheckpointError
+from qwench.errors import CheckpointError, listed
 from qwench.fault import fault
 from qwench.gguf.file import GgufFile
 from qwench.gguf.header import REPAIR, StoredTensor
@@ -28,7 +28,6 @@ from qwench.weights.names import Place
 from qwench.weights.names_gguf import gguf_names, gguf_place, unused_gguf_reason
 from qwench.weights.source import Part, Progress, UnusedTensor, piece_rows
 
-LISTED = 5  # how many names a sentence lists before it only counts
 ADVICE = "take another quantisation of this model, such as Q4_K_M, Q8_0 or BF16"
 NORMS = ("mixer_norm", "mlp_norm", "final_norm", "query_norm", "key_norm")  # zero-centred in Qwen3.5
 MIXED = GGUF_TYPES["Q8_0"]  # what two parts of one matrix become where their types differ
@@ -95,7 +94,7 @@ class GgufSource:
                 _check(tensor, place, self._specs[place.name])
                 found[place] = tensor
         if extra:
-            names = _listed([f"{tensor.name} {list(tensor.shape)}" for tensor in extra])
+            names = listed([f"{tensor.name} {list(tensor.shape)}" for tensor in extra])
             raise self._error(f"holds what a model of this architecture has no place for: {names}")
         return self._complete(found)
 
@@ -111,7 +110,7 @@ class GgufSource:
             missing += [gguf_names(place) for place in wanted if place not in found]
             stored[name] = tuple(found[place] for place in wanted if place in found)
         if missing:
-            raise self._error(f"lacks {_listed(missing)}")
+            raise self._error(f"lacks {listed(missing)}")
         return stored
 
     def _error(self, problem: str) -> CheckpointError:
@@ -207,11 +206,6 @@ def _floats(raw: torch.Tensor, stored: StoredTensor) -> torch.Tensor:
     codes = gguf_blocks.allocate(GGUF_TYPES[name], len(raw), stored.shape[-1])
     gguf_blocks.decode(raw, codes)
     return dequantise(codes)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
 
 
 class _Reader:

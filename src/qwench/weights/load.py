@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from qwench.config import ModelConfig
-from qwench.errors import CheckpointError
+from qwench.errors import CheckpointError, listed
 from qwench.model.parameters import ParameterSpec, declare
 from qwench.ops.quantised import Codes
 from qwench.ops.store import Kind, Value
@@ -26,7 +26,6 @@ from qwench.weights.source import Part, Progress, UnusedTensor, piece_rows, plai
 
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 CHUNK = 8 * 2**20
-LISTED = 5  # how many names a sentence lists before it only counts
 LARGE = ("embedding", "head")
 MLX = "this is an MLX conversion, whose convolutions and norms are changed; take the original repository instead."
 
@@ -265,7 +264,7 @@ def _is_used_scale(stored: StoredTensor, checkpoint: StoredCheckpoint) -> bool:
 
 
 def _extra_sentence(extra: list[StoredTensor]) -> str:
-    names = _listed([f"{tensor.name} {list(tensor.shape)} in {tensor.file}" for tensor in extra])
+    names = listed([f"{tensor.name} {list(tensor.shape)} in {tensor.file}" for tensor in extra])
     return f"The checkpoint holds what this model has no place for: {names}; does config.json belong to these weights?"
 
 
@@ -292,7 +291,7 @@ def _check_missing(
             missing.append((whole, _expected_shape(whole, spec)))
     if missing:
         prefix = prefix_of(list(checkpoint.tensors))
-        names = _listed([f"{stored_name(place, prefix)} {list(shape)}" for place, shape in missing])
+        names = listed([f"{stored_name(place, prefix)} {list(shape)}" for place, shape in missing])
         raise CheckpointError(f"Missing in the *.safetensors files of {checkpoint.folder}: {names}.")
 
 
@@ -338,11 +337,6 @@ def _shape_sentence(stored: StoredTensor, expected: tuple[int, ...]) -> str:
         f"Tensor {stored.name} in {stored.file} has shape {list(stored.shape)}; {list(expected)} is expected from "
         f"config.json."
     )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
 
 
 class Reader:
