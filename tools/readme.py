@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import compare_transformers, suite
+from bench import suite
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -25,8 +25,7 @@ def section(readme: str, name: str) -> str:
 
 
 def comparison(path: Path) -> str:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    return suite.table(document) if "parts" in document else compare_transformers.table(document)
+    return suite.table(json.loads(path.read_text(encoding="utf-8")))
 
 
 def nano(path: Path) -> str:
