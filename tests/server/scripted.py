@@ -10,6 +10,7 @@ from pathlib import Path
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient, EngineStatus, Generation
 from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
+from qwench.engine.thinking import ThinkingRules
 from qwench.text.model import ModelText
 
 END = "<|im_end|>"
@@ -31,6 +32,8 @@ class ScriptedEngine(EngineClient):
         self.go = threading.Event()  # for scripts that wait
         self.alive: set[int] = set()
         self.submitted: list[SamplingParams] = []
+        self.rules: list[ThinkingRules | None] = []
+        self.told_to_answer: set[int] = set()
         self.prompts: list[str] = []
         self._numbers = count()
 
@@ -40,13 +43,16 @@ class ScriptedEngine(EngineClient):
     def close(self) -> None:
         self.become(EngineStatus("stopped", 1.0))
 
-    def submit(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
+    def submit(
+        self, prompt_token_ids: Sequence[int], sampling: SamplingParams, thinking: ThinkingRules | None = None
+    ) -> Generation:
         self._require_ready()
         prompt = self.text.tokenizer.decode(list(prompt_token_ids), skip_special_tokens=False)
         self.prompts.append(prompt)
         self.submitted.append(sampling)
+        self.rules.append(thinking)
         events = iter(self.script(prompt, sampling))
-        generation = Generation(next(self._numbers), len(prompt_token_ids), self.alive.discard)
+        generation = Generation(next(self._numbers), len(prompt_token_ids), self.alive.discard, self.told_to_answer.add)
         self.alive.add(generation.id)
         threading.Thread(target=self._deliver, args=(generation, events), daemon=True).start()
         return generation

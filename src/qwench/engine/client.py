@@ -12,13 +12,14 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from qwench.config import EngineConfig
 from qwench.engine.request import Request, SamplingParams, TokenEvent, Vocabulary
+from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
 from qwench.files import open_files, read_config
 from qwench.weights.locate import locate
@@ -63,10 +64,17 @@ class EngineStats:
 class Generation:
     """One running request. Iterate it, blocking or ``async``, once; leaving early aborts it."""
 
-    def __init__(self, request_id: int, prompt_len: int, on_abort: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        request_id: int,
+        prompt_len: int,
+        on_abort: Callable[[int], None],
+        on_end_thinking: Callable[[int], None],
+    ) -> None:
         self.id = request_id
         self.prompt_len = prompt_len
         self._on_abort = on_abort
+        self._on_end_thinking = on_end_thinking
         self._events: deque[TokenEvent] = deque()
         self._changed = threading.Condition()
         self._wake: Callable[[], None] | None = None
@@ -76,6 +84,11 @@ class Generation:
         """End the request and free what it holds. Safe to call from any thread, and again."""
         if not self._finished:
             self._on_abort(self.id)
+
+    def end_thinking(self) -> None:
+        """Have the model stop thinking and answer. Safe to call from any thread, and again."""
+        if not self._finished:
+            self._on_end_thinking(self.id)
 
     def deliver(self, event: TokenEvent) -> None:
         """Called by the engine's thread."""
@@ -177,13 +190,20 @@ class EngineClient:
         """One line per resolved setting with its reason; empty before the engine is ready."""
         return [str(choice) for choice in self._resolved.choices] if self._resolved else []
 
-    def submit(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
-        """Queue one sequence (``n`` is 1). Raises before anything runs: RequestError, ContextLengthExceeded with both
-        numbers, Overloaded when too many requests are unfinished, EngineUnavailable while there is no engine."""
+    def submit(
+        self, prompt_token_ids: Sequence[int], sampling: SamplingParams, thinking: ThinkingRules | None = None
+    ) -> Generation:
+        """Queue one sequence (``n`` is 1), whose answer is held to the rules of ``thinking``.
+
+        Raises before anything runs: RequestError, ContextLengthExceeded with both numbers, Overloaded when too many
+        requests are unfinished, EngineUnavailable while there is no engine.
+        """
         assert sampling.n == 1, "the faces submit each choice by itself"
         self.check(prompt_token_ids, sampling)
         max_total = self._max_total(len(prompt_token_ids), sampling)
         end_ids = frozenset() if sampling.ignore_eos else self.vocabulary.end_ids
+        if thinking is not None and sampling.ignore_eos:
+            thinking = replace(thinking, end_ids=frozenset(), begun=True)
         request = Request(
             id=next(self._ids),
             prompt_len=len(prompt_token_ids),
@@ -192,8 +212,9 @@ class EngineClient:
             stop_token_ids=end_ids | frozenset(sampling.stop_token_ids or ()),
             seed=0 if sampling.seed is None else sampling.seed,
             max_total=max_total,
+            thought=None if thinking is None else Thought(thinking, max_total - len(prompt_token_ids)),
         )
-        generation = Generation(request.id, request.prompt_len, self._abort)
+        generation = Generation(request.id, request.prompt_len, self._abort, self._end_thinking)
 
         def deliver(event: TokenEvent) -> None:
             if event.finish_reason is not None:
@@ -279,6 +300,9 @@ class EngineClient:
 
     def _abort(self, request_id: int) -> None:
         self._commands.put(lambda engine: engine.abort(request_id))
+
+    def _end_thinking(self, request_id: int) -> None:
+        self._commands.put(lambda engine: engine.end_thinking(request_id))
 
     def _run(self) -> None:
         """The engine's thread: load, then serve until closed or broken."""

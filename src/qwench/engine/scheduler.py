@@ -50,13 +50,15 @@ class Step:
 class RowResult:
     """What the runner found for one row: the drawn token if it samples, and log-probabilities where asked for.
 
-    ``error`` says why this row alone cannot go on.
+    ``error`` says why this row alone cannot go on. ``rank`` is that of the token that closes thinking, where the
+    request's thought asked for it and it is among the likeliest.
     """
 
     token_id: int | None = None
     logprob: TokenLogprob | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     error: str | None = None
+    rank: int | None = None
 
 
 class Scheduler:
@@ -82,6 +84,11 @@ class Scheduler:
             self.waiting.remove(request)
         self._release(request)
         request.status = Status.FINISHED
+
+    def end_thinking(self, request: Request) -> None:
+        """Have the request's thinking closed with its next token."""
+        if request.thought is not None:
+            request.thought.end()
 
     def is_idle(self) -> bool:
         return not self.running and not self.waiting
@@ -119,7 +126,6 @@ class Scheduler:
             request = row.request
             request.computed += row.count
             request.prompt_logprobs_told = max(request.prompt_logprobs_told, row.prompt_targets.stop)
-            logprobs = () if result.logprob is None else (result.logprob,)
             if result.error is not None:
                 self._finish(request)
                 yield request, TokenEvent(finish_reason="error", error=result.error)
@@ -128,9 +134,12 @@ class Scheduler:
                 if result.prompt_logprobs:
                     yield request, TokenEvent(prompt_logprobs=result.prompt_logprobs)
                 continue
-            token_id = result.token_id
-            stops = token_id in request.stop_token_ids and request.num_generated >= request.sampling.min_tokens
-            request.token_ids.append(token_id)
+            token_id, thought = result.token_id, request.thought
+            known = (token_id,) if thought is None else thought.take(token_id, result.rank)
+            drawn = known == (token_id,)  # else thinking was closed in its place
+            stops = drawn and not (thought and thought.is_open) and token_id in request.stop_token_ids
+            stops = stops and request.num_generated >= request.sampling.min_tokens
+            request.token_ids += known
             reason: FinishReason | None = None
             if stops:
                 reason = "stop"
@@ -141,11 +150,13 @@ class Scheduler:
             yield (
                 request,
                 TokenEvent(
-                    token_ids=() if stops else (token_id,),
-                    logprobs=logprobs,
+                    token_ids=() if stops else known,
+                    logprobs=() if result.logprob is None else (result.logprob,) if drawn else (None,) * len(known),
                     prompt_logprobs=result.prompt_logprobs,
                     finish_reason=reason,
                     stop_token_id=token_id if stops else None,
+                    closed_by=thought.closed_by if thought else None,
+                    repeats=thought is not None and thought.repeats,
                 ),
             )
 
