@@ -45,7 +45,7 @@ LAYERS = {
     "weights": Layer((*BASE, "device", "ops", "model.parameters", "weights"), TENSORS),
     "cache.storage": Layer((*BASE, "device", "ops", "cache"), TENSORS),
     "cache": Layer((*BASE, "cache")),
-    "engine.request": Layer(("errors",)),
+    "engine.request": Layer(("errors", "cache.prefix")),  # the latter for a type only
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request")),
     "engine.client": Layer((*BASE, "device", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
