@@ -67,7 +67,7 @@ class Demo:
         sampling = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
         content, kind, start = "", "", time.perf_counter()
         print(f"  {self.paint(DIM, 'nano  ')}  ", end="")
-        for event in self.client.submit(prompt.token_ids, sampling, prompt.rules):
+        for event in self.client.submit(prompt.token_ids, sampling, thinking=prompt.rules):
             pieces = stream.push(event.token_ids)
             if event.finish_reason is not None:
                 pieces += stream.finish()

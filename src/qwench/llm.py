@@ -386,7 +386,7 @@ class _Run:
     async def _choice(self, job: _Job, index: int) -> _Choice:
         choice = _Choice(job, index, self._tokenizer)
         async with self._room:
-            generation = self._client.submit(job.token_ids, job.sampling.for_choice(index), job.rules)
+            generation = self._client.submit(job.token_ids, job.sampling.for_choice(index), thinking=job.rules)
             try:
                 async for event in generation:
                     self._tokens += choice.take(event)

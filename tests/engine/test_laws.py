@@ -43,7 +43,7 @@ def make_request(number: int, prompt: list[int], max_tokens: int, **sampling: ob
 
 def submit(engine: Engine, prompt: list[int], max_tokens: int, number: int, **sampling: object) -> Listener:
     listener = Listener()
-    engine.add(make_request(number, prompt, max_tokens, **sampling), listener)
+    engine.add([make_request(number, prompt, max_tokens, **sampling)], [listener])
     return listener
 
 

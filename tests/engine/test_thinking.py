@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -147,6 +148,29 @@ def test_a_user_ends_it_at_once() -> None:
     assert (thought.closed_by, thought.tokens) == ("control", 5 + 6)
     thought.end()
     assert thought.take(40) == (40,)
+
+
+def test_a_copy_goes_on_alike_and_by_itself() -> None:
+    rules, rng = replace(RULES, budget=200), random.Random(4)
+    thought = Thought(rules, 2000)
+    for _ in range(150):
+        thought.take(30 + rng.randrange(4))
+    other = copy(thought)
+    other.go_on(2000, ())
+    tokens = [30 + rng.randrange(4) for _ in range(300)]
+    assert [thought.take(token) for token in tokens] == [other.take(token) for token in tokens]
+    assert thought.closed_by == other.closed_by == "budget"
+
+
+def test_what_is_put_behind_a_copy_counts_and_is_not_bounded() -> None:
+    thought = Thought(replace(RULES, budget=4), 2000)
+    thought.take(30)
+    longer, closed = copy(thought), copy(thought)
+    longer.go_on(2000, [30] * 40)
+    assert (longer.tokens, longer.closed_by) == (41, None)
+    assert longer.take(30) == RULES.sentence
+    closed.go_on(2000, RULES.bare)
+    assert (closed.is_open, closed.closed_by, thought.is_open) == (False, "model", True)
 
 
 def test_an_answer_cannot_end_before_it_said_something() -> None:

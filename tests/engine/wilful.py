@@ -37,17 +37,15 @@ class WilfulModel:
         self.groups = [sorted(group) for group in groups]
         self.wanted = cache(self._wanted)
         self.noise = cache(self._noise)
-        self.tastes: dict[int, int] = {}  # state slot -> taste
 
     def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
-        del cache
         tokens, positions = batch.token_ids.tolist(), batch.positions[0].tolist()
         rows: list[int] = [0] * len(tokens)
         for row, span in batch.rows.spans():
             slot = int(batch.rows.state_slots[row])
             if positions[span.start] == 0:
-                self.tastes[slot] = tokens[span.start]
-            rows[span.start : span.stop] = [self.tastes[slot]] * (span.stop - span.start)
+                cache.recurrent[0][slot] = tokens[span.start]
+            rows[span.start : span.stop] = [int(cache.recurrent[0][slot])] * (span.stop - span.start)
         places = batch.logit_tokens.tolist()
         return torch.stack([self.logits(rows[i], positions[i], tokens[i]) for i in places])
 
@@ -94,7 +92,7 @@ class Reader:
             max_total=2 + room,
             thought=Thought(rules, room),
         )
-        engine.add(request, self._take)
+        engine.add([request], [self._take])
 
     def _take(self, event: TokenEvent) -> None:
         self.last, self.reason = event, event.finish_reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,26 @@ def test_a_model_that_never_stops_thinking_answers_too(nano: LLM) -> None:
     ends = {end for budget in (1, 16, 64, 10_000) for end in hold(nano, budget, 12, budget, closes=False)}
     assert {"budget", "reserve"} <= ends
     assert "model" not in ends
+
+
+def test_a_thought_that_was_saved_goes_on_as_it_would_have(nano: LLM) -> None:
+    """Its budget is the one it had; tokens put behind it may close it."""
+    client = nano.client
+    prompt = nano.text.chat_prompt(sums(random.Random(5), 1)[0], thinking=read_thinking({"thinking_budget": 30}))
+    greedy = SamplingParams(temperature=0, max_tokens=300, logit_bias=never_closing(nano.text))
+    generation = client.submit(prompt.token_ids, greedy, thinking=prompt.rules)
+    events = iter(generation)
+    told = [next(events) for _ in range(20)]
+    saved = client.save(generation)
+    assert saved is not None
+    rest = replace(greedy, max_tokens=300 - (len(saved.token_ids) - len(prompt.token_ids)))
+    restored = list(client.restore(saved, rest))
+    whole = [token for event in (*told, *events) for token in event.token_ids]
+    assert [token for event in restored for token in event.token_ids] == whole[300 - (rest.max_tokens or 0) :]
+    assert restored[-1].closed_by in {"soft", "budget"}
+    (closed,) = client.fork(saved, [replace(rest, max_tokens=5)], prompt.rules.bare)
+    assert list(closed)[-1].closed_by == "model"
+    client.release(saved)
 
 
 @pytest.mark.slow

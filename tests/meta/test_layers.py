@@ -47,7 +47,7 @@ LAYERS = {
     "cache": Layer((*BASE, "cache")),
     "engine.loops": Layer(),
     "engine.thinking": Layer(("engine.loops",)),
-    "engine.request": Layer(("errors", "engine.thinking")),
+    "engine.request": Layer(("errors", "engine.thinking", "cache.prefix")),  # the last for a type only
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request")),
     "engine.client": Layer((*BASE, "device", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient, EngineStatus, Generation
@@ -43,14 +44,22 @@ class ScriptedEngine(EngineClient):
     def close(self) -> None:
         self.become(EngineStatus("stopped", 1.0))
 
-    def submit(
-        self, prompt_token_ids: Sequence[int], sampling: SamplingParams, thinking: ThinkingRules | None = None
-    ) -> Generation:
+    def submit_choices(
+        self,
+        prompt_token_ids: Sequence[int],
+        choices: Sequence[SamplingParams],
+        *,
+        thinking: ThinkingRules | None = None,
+        **more: Any,
+    ) -> list[Generation]:
+        self.rules += [thinking] * len(choices)
+        return [self._answer(prompt_token_ids, sampling) for sampling in choices]
+
+    def _answer(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
         self._require_ready()
         prompt = self.text.tokenizer.decode(list(prompt_token_ids), skip_special_tokens=False)
         self.prompts.append(prompt)
         self.submitted.append(sampling)
-        self.rules.append(thinking)
         events = iter(self.script(prompt, sampling))
         generation = Generation(next(self._numbers), len(prompt_token_ids), self.alive.discard, self.told_to_answer.add)
         self.alive.add(generation.id)

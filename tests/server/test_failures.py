@@ -110,10 +110,10 @@ def test_headers_come_before_the_prompt_is_read_and_silence_is_filled(scripted: 
 
 def test_a_full_queue_is_429_with_retry_after_and_nothing_left_running(scripted: Start) -> None:
     class Full(ScriptedEngine):
-        def submit(self, prompt_token_ids: Any, sampling: SamplingParams, thinking: Any = None) -> Generation:
+        def submit_choices(self, prompt_token_ids: Any, choices: Any, **more: Any) -> list[Generation]:
             if self.alive:
                 raise Overloaded("the queue is full; try again later.")
-            return super().submit(prompt_token_ids, sampling, thinking)
+            return super().submit_choices(prompt_token_ids, choices, **more)
 
     engine, http = scripted(lambda folder: Full(folder, lambda _prompt, _sampling: [threading.Event()]))
     answer = http.post(CHAT, json=BODY | {"n": 2})
@@ -158,7 +158,7 @@ def test_an_engine_that_stops_is_a_503(scripted: Start) -> None:
 
 def test_a_bug_is_a_plain_500_with_its_request_id(scripted: Start, caplog: pytest.LogCaptureFixture) -> None:
     class Buggy(ScriptedEngine):
-        def submit(self, prompt_token_ids: Any, sampling: SamplingParams, thinking: Any = None) -> Generation:
+        def submit_choices(self, prompt_token_ids: Any, choices: Any, **more: Any) -> list[Generation]:
             raise ZeroDivisionError(SECRET)
 
     _, http = scripted(lambda folder: Buggy(folder, lambda _prompt, _sampling: []))

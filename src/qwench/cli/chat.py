@@ -228,7 +228,7 @@ class Chat:
 
         stream = AnswerStream(self.text.tokenizer, thinking_open=prompt.thinking_open)
         start = self.clock()
-        for event in self.client.submit(prompt.token_ids, reply.sampling, prompt.rules):
+        for event in self.client.submit(prompt.token_ids, reply.sampling, thinking=prompt.rules):
             if event.finish_reason == "error":
                 raise EngineUnavailable(f"the engine failed on this answer: {event.error or 'no reason given'}.")
             reply.seconds = self.clock() - start

@@ -6,6 +6,7 @@ One token at a time, at a cost that does not grow with the length. Knows no mode
 from __future__ import annotations
 
 from collections import deque
+from copy import copy
 
 PHRASE = 8  # tokens; shorter ones recur in any text
 LEAST = 96  # tokens that must equal those one period before; rules and tables repeat too, but not for so long
@@ -26,6 +27,11 @@ class LoopDetector:
         self._matched = 0  # the latest tokens that equal those one period before
         self._stale: deque[bool] = deque(maxlen=WINDOW)
         self._num_stale = 0
+
+    def __copy__(self) -> LoopDetector:
+        other = LoopDetector()
+        vars(other).update({name: copy(value) for name, value in vars(self).items()})
+        return other
 
     def push(self, token: int) -> None:
         tokens, place = self._tokens, len(self._tokens)

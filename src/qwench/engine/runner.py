@@ -10,7 +10,7 @@ from qwench.cache.storage import Storage
 from qwench.engine.batching import build_batch
 from qwench.engine.request import TokenLogprob
 from qwench.engine.sampling import rank_among, sample, token_logprobs
-from qwench.engine.scheduler import RowResult, Step, StepRow
+from qwench.engine.scheduler import Copies, RowResult, Step, StepRow
 from qwench.engine.thinking import TOP_RANK
 from qwench.fault import fault
 from qwench.model.batch import Batch, CacheTensors
@@ -47,6 +47,7 @@ class Runner:
     def run(self, step: Step) -> list[RowResult]:
         """Compute every row of the step; rows that sample get a token, or an error if their logits are no numbers."""
         fault("memory.step")
+        self.copy(step.copies)
         self.storage.reset(step.fresh_slots)
         logits = self.model.forward(build_batch(step, self.page_size, self.device), self.storage)
         logits = logits[:, : self.usable_tokens]
@@ -67,6 +68,11 @@ class Runner:
                 logits = logits[last_logits]
             self._sample(logits, step, sampling_rows, results)
         return results
+
+    def copy(self, copies: Copies) -> None:
+        """What is kept of a sequence, and what a sequence begins with: pages and states change places."""
+        self.storage.copy_states(copies.states)
+        self.storage.copy_pages(copies.pages)
 
     def _sample(self, logits: torch.Tensor, step: Step, indices: list[int], results: list[RowResult]) -> None:
         """Draw a token for each of the rows ``indices`` from logits [len(indices), V] and write it to ``results``."""

@@ -13,6 +13,8 @@ that would end it are banned, as are blank ones after a few and on the last toke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -75,16 +77,19 @@ class Thought:
         self.rules = rules
         self.tokens = 0
         self.closed_by: Closing | None = None
-        self._room = room
         self._spent = 0
         self._blanks = 0
         self._said = rules.begun
         self._asked = False
         self._loops = LoopDetector()
         self._state = _State.THINKING if rules.open else _State.MAY_OPEN if rules.may_open else _State.ANSWER
+        self._set_room(room)
+
+    def _set_room(self, room: int) -> None:
+        self._room = room
         spare = room - min(MOST_RESERVED, max(1, room // RESERVE_SHARE))
         # Where the sentence would take more than the thinking before it, the tag alone has to do.
-        self._cut = rules.sentence if spare >= 2 * len(rules.sentence) else rules.bare
+        self._cut = self.rules.sentence if spare >= 2 * len(self.rules.sentence) else self.rules.bare
         self._latest = max(0, spare - len(self._cut))
         self._last_window = min(64, self._latest // 8)
 
@@ -111,6 +116,18 @@ class Thought:
         tags = {rules.close_id} if opens else {rules.open_id, rules.close_id}
         banned = rules.end_ids | {tag for tag in tags if tag is not None}
         return banned | rules.blank_ids if self._blanks >= MAX_BLANKS or left <= 1 else banned
+
+    def __copy__(self) -> Thought:
+        """Another that goes on from here by itself."""
+        other = Thought(self.rules, self._room)
+        vars(other).update({**vars(self), "_loops": copy(self._loops)})
+        return other
+
+    def go_on(self, room: int, more: Sequence[int]) -> None:
+        """From here with ``room`` for all tokens since the beginning; ``more`` come first, and nothing bounds them."""
+        self._set_room(room)
+        for token in more:
+            self._think(token) if self.is_open else self._answer(token)
 
     def end(self) -> None:
         """Close the thinking with the next token, because a user asked for it."""

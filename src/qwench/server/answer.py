@@ -162,7 +162,7 @@ class Answer:
         try:
             for prompt in prepared.prompts:
                 for number in range(sampling.n):
-                    generation = client.submit(prompt.token_ids, sampling.for_choice(number), prepared.rules)
+                    generation = client.submit(prompt.token_ids, sampling.for_choice(number), thinking=prepared.rules)
                     self.choices.append(Choice(len(self.choices), prompt, text, prepared, generation))
         except QwenchError:
             self.abort()
