@@ -59,6 +59,7 @@ def test_every_answer_says_something_and_keeps_its_budget(first: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("first", range(1000, 7000, 500))
 def test_thousands_of_answers_say_something(first: int) -> None:
     hold(range(first, first + 500))

@@ -76,6 +76,7 @@ def test_no_answer_of_two_tokens_or_more_is_empty_streaming_or_not(http: httpx.C
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_no_answer_is_empty_in_thousands_of_requests(http: httpx.Client, text: ModelText) -> None:
     for seed in range(1000, 3000):
         body = {"model": NAME, "messages": HELLO, **random_fields(random.Random(seed), text)}
