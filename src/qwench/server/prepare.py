@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qwench.engine.request import SamplingParams
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import ModelNotFound, RequestError
 from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
+from qwench.text.marks import Layout, layout, with_orders
 from qwench.text.model import ChatPrompt, ModelText
 from qwench.text.thinking import ThinkingPlan, read_thinking
 
@@ -41,9 +43,10 @@ SAMPLING_FIELDS = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its ids, and its text when the request wants it echoed."""
+    """One prompt: its ids, where its messages begin, and its text when the request wants it echoed."""
 
     token_ids: tuple[int, ...]
+    layout: Layout
     echo: str | None = None
 
 
@@ -77,15 +80,25 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
     request = shape(ChatRequest, fields)
     check_model(request.model, names)
     plan = read_thinking(request.thinking_fields)
-    prompt = text.chat_prompt(
-        request.messages, tools=chosen_tools(request), thinking=plan, variables=request.chat_template_kwargs
+    render = partial(
+        text.chat_prompt,
+        tools=chosen_tools(request),
+        thinking=plan,
+        variables=request.chat_template_kwargs,
+    )
+    prompt = render(request.messages)
+    found, unkept = with_orders(
+        layout(prompt.token_ids, text.tokenizer),
+        prompt.token_ids,
+        request.messages,
+        lambda messages: render(messages, add_generation_prompt=False).token_ids,
     )
     own = {
         "max_tokens": _max_tokens(request),
         "logprobs": _chat_logprobs(request),
     }
     return Prepared(
-        prompts=(Prompt(tuple(prompt.token_ids)),),
+        prompts=(Prompt(tuple(prompt.token_ids), found),),
         sampling=text.sampling(prompt.thinks, _asked(request, own)),
         thinking_open=prompt.thinking_open,
         split_thinking=True,
@@ -94,7 +107,7 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
         rules=prompt.rules,
         thinking=_echo(plan, prompt),
         show_reasoning=plan.show,
-        warnings=(*warnings, *plan.warnings, *prompt.warnings, *_crowded(plan, own["max_tokens"])),
+        warnings=(*warnings, *plan.warnings, *prompt.warnings, *unkept, *_crowded(plan, own["max_tokens"])),
     )
 
 
@@ -224,6 +237,7 @@ def _completion_prompt(item: str | list[int], text: ModelText, echo: bool) -> Pr
     ids = tuple(text.tokenizer.encode(item) if isinstance(item, str) else item)
     if not ids:
         raise RequestError("prompt is empty; send some text or at least one token id.", param="prompt")
+    found = layout(ids, text.tokenizer)
     if not echo:
-        return Prompt(ids)
-    return Prompt(ids, item if isinstance(item, str) else text.tokenizer.decode(ids, skip_special_tokens=False))
+        return Prompt(ids, found)
+    return Prompt(ids, found, item if isinstance(item, str) else text.tokenizer.decode(ids, skip_special_tokens=False))
