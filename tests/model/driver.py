@@ -16,7 +16,7 @@ from qwench.files import open_files, read_config
 from qwench.ops.kernels import Kernels, TorchKernels
 from qwench.weights.open import open_weights
 
-PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
+PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 64, 100, 20
 
 
 class Driver:

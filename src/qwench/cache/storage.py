@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from qwench.config import ModelConfig
+from qwench.ops.attention import kept_width
 
 
 @dataclass(frozen=True)
@@ -19,19 +20,21 @@ class CacheSpec:
 
     num_attention_layers: int
     num_kv_heads: int
-    head_dim: int
+    head_dim: int  # elements kept of a head
     num_delta_layers: int
     conv_shape: tuple[int, int]  # [K-1, C]
     state_shape: tuple[int, int, int]  # [Hv, dk, dv]
     dtype: torch.dtype
+    coded: bool = False  # keys and values in 8 bits
 
     @classmethod
-    def of(cls, config: ModelConfig, dtype: torch.dtype) -> CacheSpec:
-        delta = config.delta
+    def of(cls, config: ModelConfig, dtype: torch.dtype, kv_cache_dtype: str = "auto") -> CacheSpec:
+        delta, coded = config.delta, kv_cache_dtype == "int8"
         return cls(
             num_attention_layers=config.layer_types.count("full_attention"),
             num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
+            head_dim=kept_width(config.head_dim, torch.int8 if coded else dtype),
+            coded=coded,
             num_delta_layers=config.layer_types.count("linear_attention"),
             conv_shape=(delta.conv_kernel - 1, delta.conv_dim) if delta else (0, 0),
             state_shape=(delta.num_value_heads, delta.key_head_dim, delta.value_head_dim) if delta else (0, 0, 0),
@@ -41,7 +44,11 @@ class CacheSpec:
     @property
     def token_bytes(self) -> int:
         """Keys and values of one token in all attention layers."""
-        return 2 * self.num_attention_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+        return 2 * self.num_attention_layers * self.num_kv_heads * self.head_dim * self.kv_dtype.itemsize
+
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        return torch.int8 if self.coded else self.dtype
 
     @property
     def sequence_bytes(self) -> int:
@@ -52,15 +59,17 @@ class CacheSpec:
 
 
 class Storage:
-    """keys[l], values[l] [pages * page_size, K, D]; conv[l] [slots, K-1, C]; recurrent[l] [slots, Hv, dk, dv] fp32."""
+    """keys[l], values[l] [pages * page_size, K, kept D], a page's inside as the kernels lay it out;
+    conv[l] [slots, K-1, C]; recurrent[l] [slots, Hv, dk, dv] fp32."""
 
     def __init__(self, spec: CacheSpec, *, num_pages: int, page_size: int, num_slots: int, device: str) -> None:
         def empty(count: int, shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
             return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)]
 
+        self.spec = spec
         tokens = (num_pages * page_size, spec.num_kv_heads, spec.head_dim)
-        self.keys = empty(spec.num_attention_layers, tokens, spec.dtype)
-        self.values = empty(spec.num_attention_layers, tokens, spec.dtype)
+        self.keys = empty(spec.num_attention_layers, tokens, spec.kv_dtype)
+        self.values = empty(spec.num_attention_layers, tokens, spec.kv_dtype)
         self.conv = empty(spec.num_delta_layers, (num_slots, *spec.conv_shape), spec.dtype)
         self.recurrent = empty(spec.num_delta_layers, (num_slots, *spec.state_shape), torch.float32)
 

@@ -83,7 +83,7 @@ def assemble(
     Call it on the thread that will step the engine: torch keeps the number of threads per calling thread.
     """
     torch.set_num_threads(resolved.threads)
-    spec = CacheSpec.of(model, resolved.dtype)
+    spec = CacheSpec.of(model, resolved.dtype, config.kv_cache_dtype)
     with memory_for("cache", "lower max_model_len or max_num_seqs, or give less with memory"):
         storage = Storage(
             spec,

@@ -17,11 +17,13 @@ from typing import Protocol
 
 import torch
 
+from qwench.config import CACHE_TILE
 from qwench.fault import fault
+from qwench.ops.attention import kept_width
 from qwench.ops.quantised import Codes, WeightType
 from qwench.ops.rows import Rows
 
-INTERFACE = 2  # QW_INTERFACE of the header these declarations were written from
+INTERFACE = 3  # QW_INTERFACE of the header these declarations were written from
 TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}  # QW_F32, QW_BF16
 SCALE_TYPES: Mapping[torch.dtype, int] = {torch.bfloat16: 1, torch.float16: 2}  # QW_BF16, QW_F16
 CODES = 3  # QW_CODES
@@ -164,6 +166,7 @@ class AttentionArguments(ctypes.Structure):
         ("page_size", c_int64),
         ("num_pages", c_int64),
         ("type", c_int32),
+        ("coded", c_int32),
         ("scale", c_float),
         ("starts", c_void_p),
         ("contexts", c_void_p),
@@ -483,16 +486,17 @@ class Native:
     ) -> torch.Tensor:
         """Stores the step's keys and values and attends: ``step`` are query [T, H, D], key and value [T, K, D].
 
-        keys and values are the cache [tokens, K, D]; the result is [T, H, D].
+        keys and values are the cache [tokens, K, kept_width(D)]; the result is [T, H, D].
         """
         query, key, value = (_dense_heads(part) for part in step)
         _check_attention(query, key, value, keys, values, rows)
-        code = type_of("attention", query=query, key=key, value=value, keys=keys, values=values)
+        coded = keys.dtype == torch.int8
+        code = type_of("attention", query=query, key=key, value=value, **({} if coded else {"keys": keys}))
         tokens, heads, width = query.shape
         table, slots = rows.page_table.to(torch.int64).contiguous(), rows.kv_slots.to(torch.int64).contiguous()
         output = torch.empty(query.shape, dtype=query.dtype)
         arguments = AttentionArguments(
-            len(rows.lengths), heads, keys.shape[1], width, rows.page_size, len(keys) // rows.page_size, code,
+            len(rows.lengths), heads, keys.shape[1], width, rows.page_size, len(keys) // rows.page_size, code, coded,
             width**-0.5, rows.starts.data_ptr(), rows.context_lengths.data_ptr(), table.data_ptr(), table.shape[1],
             slots.data_ptr(), query.data_ptr(), query.stride(0), key.data_ptr(), key.stride(0), value.data_ptr(),
             value.stride(0), keys.data_ptr(), values.data_ptr(), output.data_ptr(), heads * width,
@@ -553,7 +557,9 @@ def _check_attention(
     """Every dimension that two tensors share. Raises ValueError naming the one that differs."""
     same = functools.partial(require_equal, "attention")
     parts = {"query": query, "key": key, "value": value, "keys": keys, "values": values}
-    same("head_dim", **{name: part.shape[2] for name, part in parts.items()})
+    same("head_dim", query=query.shape[2], key=key.shape[2], value=value.shape[2])
+    same("width of a kept head", key=kept_width(key.shape[2], keys.dtype), keys=keys.shape[2], values=values.shape[2])
+    same("type of what is kept", keys=keys.dtype.itemsize, values=values.dtype.itemsize)
     same("kv_heads", **{name: part.shape[1] for name, part in parts.items() if name != "query"})
     same("cached tokens", keys=len(keys), values=len(values))
     lengths = {"lengths": sum(rows.lengths), "kv_slots": len(rows.kv_slots)}
@@ -563,6 +569,7 @@ def _check_attention(
     assert keys.is_contiguous()
     assert values.is_contiguous()
     assert query.shape[2] <= ATTENTION_WIDTH, f"attention: heads are at most {ATTENTION_WIDTH} wide"
+    assert rows.page_size % CACHE_TILE == 0, f"attention: pages are whole tiles of {CACHE_TILE} tokens"
 
 
 def _dense_heads(x: torch.Tensor) -> torch.Tensor:
