@@ -29,6 +29,7 @@ class Driver:
         kernels: Kernels | None = None,
         dtype: torch.dtype = torch.float32,
         quantization: str | None = None,
+        kv_cache_dtype: str = "auto",
     ) -> None:
         self.device = device
         files = open_files(path)
@@ -36,7 +37,7 @@ class Driver:
         source = open_weights(files, self.config, dtype, quantization)
         self.model = build_model(self.config, source, kernels or TorchKernels(), device=device)
         self.storage = Storage(
-            CacheSpec.of(self.config, dtype),
+            CacheSpec.of(self.config, dtype, kv_cache_dtype),
             num_pages=NUM_PAGES,
             page_size=PAGE_SIZE,
             num_slots=NUM_SLOTS,
