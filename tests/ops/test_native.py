@@ -19,12 +19,12 @@ from qwench.config import CACHE_TILE
 from qwench.ops import choosing, instructions, program
 from qwench.ops import native as binding
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters, delta_net
-from qwench.ops.kernels import NativeKernels
 from qwench.ops.linear import Dense, Packed, embed, expert_mlp, linear
 from qwench.ops.native import Arena, Native
 from qwench.ops.norm import rms_norm
 from qwench.ops.quantised import SUPER_BLOCK
 from qwench.ops.rows import Rows
+from tests.ops.calls import NativeCalls
 from tests.ops.stored import stored
 from tests.tolerances import tolerance
 
@@ -57,7 +57,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 
 def packed(isa: str, weight: torch.Tensor, threads: int = 1) -> Packed:
-    found = stored(NativeKernels(Native(isa, threads)), {"weight": weight})["weight"]
+    found = stored(NativeCalls(Native(isa, threads)), {"weight": weight})["weight"]
     assert isinstance(found, Packed)
     return found
 
@@ -130,7 +130,7 @@ def test_experts(isa: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("zero_centred", [True, False])
 @pytest.mark.parametrize("width", [1, 15, 16, 100, 256])
 def test_rms_norm(isa: str, dtype: torch.dtype, zero_centred: bool, width: int) -> None:
-    kernels = NativeKernels(Native(isa, 2))
+    kernels = NativeCalls(Native(isa, 2))
     both, weight = normal(5, 3, 2 * width, dtype=dtype), normal(width, seed=1, dtype=dtype)
     for x in (both[..., :width], both[..., width:].contiguous()):
         expected = rms_norm(x, weight, 1e-6, zero_centred=zero_centred)
@@ -176,12 +176,12 @@ def test_delta_net(
     rows = delta_rows(lengths, [4, 0, 3][: len(lengths)])
     found_conv, found_states = conv_states.clone(), states.clone()
     expected = delta_net(inputs, parameters, conv_states, states, rows)
-    found = NativeKernels(Native(isa, 1)).delta_net(inputs, parameters, found_conv, found_states, rows)
+    found = NativeCalls(Native(isa, 1)).delta_net(inputs, parameters, found_conv, found_states, rows)
     assert far(found, expected) < bound("delta_net", dtype)
     assert torch.equal(found_conv, conv_states)
     assert far(found_states, states) < bound("delta_state", dtype)
     again_conv, again_states = (part.clone() for part in delta_case(dtype, heads, dims, sum(lengths))[2:])
-    again = NativeKernels(Native(isa, 3)).delta_net(inputs, parameters, again_conv, again_states, rows)
+    again = NativeCalls(Native(isa, 3)).delta_net(inputs, parameters, again_conv, again_states, rows)
     assert torch.equal(again, found)
     assert torch.equal(again_states, found_states)
 
@@ -194,7 +194,7 @@ def test_delta_net_with_a_convolution_of_any_length(isa: str, dtype: torch.dtype
     conv_states, rows = normal(5, taps - 1, channels, seed=9, dtype=dtype), delta_rows((1, 36), [4, 0])
     found_conv, found_states = conv_states.clone(), states.clone()
     expected = delta_net(inputs, parameters, conv_states, states, rows)
-    found = NativeKernels(Native(isa, 1)).delta_net(inputs, parameters, found_conv, found_states, rows)
+    found = NativeCalls(Native(isa, 1)).delta_net(inputs, parameters, found_conv, found_states, rows)
     assert far(found, expected) < bound("delta_net", dtype)
     assert torch.equal(found_conv, conv_states)
     assert far(found_states, states) < bound("delta_state", dtype)
@@ -205,7 +205,7 @@ def test_any_cut_of_a_sequence_gives_the_same_bits(isa: str, dtype: torch.dtype,
     length = sum(cuts)
     inputs, parameters, conv_states, states = delta_case(dtype, (2, 4), (16, 24), length)
     whole_conv, whole_states = conv_states.clone(), states.clone()
-    kernels = NativeKernels(Native(isa, 2))
+    kernels = NativeCalls(Native(isa, 2))
     whole = kernels.delta_net(inputs, parameters, whole_conv, whole_states, delta_rows((length,), [1]))
     parts, first = [], 0
     for count in cuts:
@@ -227,7 +227,7 @@ def test_a_mismatch_names_the_dimension_and_both_sizes() -> None:
     with pytest.raises(ValueError, match=r"linear: types are x torch.float64"):
         linear(normal(2, 6).double(), matrix)
     inputs, parameters, conv_states, states = delta_case(torch.float32, (2, 2), (8, 8), 1)
-    kernels, rows = NativeKernels(Native("scalar", 1)), delta_rows((1,), [0])
+    kernels, rows = NativeCalls(Native("scalar", 1)), delta_rows((1,), [0])
     with pytest.raises(
         ValueError, match="channels is 48 in heads but 48 in mixed but 48 in conv but 47 in conv_states"
     ):

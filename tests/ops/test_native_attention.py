@@ -15,6 +15,7 @@ from qwench.config import CACHE_TILE
 from qwench.ops.attention import paged_attention
 from qwench.ops.native import Native
 from qwench.ops.rows import Rows
+from tests.ops.calls import NativeCalls
 from tests.ops.kept import empty, keys_of, reference_of, values_of
 from tests.ops.test_native import DTYPES, bound, far, normal, sets
 
@@ -83,7 +84,7 @@ def attend(
     query, key, value = given.query[tokens], given.key[tokens], given.value[tokens]
     if native is None:
         return paged_attention(query, key, value, *cache, rows)
-    return native.attention((query, key, value), *cache, rows)
+    return NativeCalls(native).paged_attention(query, key, value, *cache, rows)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
@@ -143,9 +144,9 @@ def test_tokens_that_lie_apart_and_no_tokens_at_all(isa: str) -> None:
     wide = torch.cat((given.query.flatten(1), given.key.flatten(1), given.value.flatten(1)), dim=1)
     query, key, value = (part.unflatten(1, (-1, 8)) for part in torch.split(wide, [32, 16, 16], dim=1))
     expected = attend(native, given, given.whole(), given.cache())
-    assert torch.equal(native.attention((query, key, value), *given.cache(), rows), expected)
+    assert torch.equal(NativeCalls(native).paged_attention(query, key, value, *given.cache(), rows), expected)
     interleaved = torch.stack((given.query, given.query), dim=3).flatten(2)[..., ::2]
-    assert torch.equal(native.attention((interleaved, key, value), *given.cache(), rows), expected)
+    assert torch.equal(NativeCalls(native).paged_attention(interleaved, key, value, *given.cache(), rows), expected)
     none = given.rows({})
     assert attend(native, given, (none[0], none[1].long()), given.cache()).shape == (0, 4, 8)
 
@@ -187,6 +188,6 @@ def test_what_is_out_of_range_is_refused_before_anything_is_written() -> None:
     for context in (8, 0, CACHE_TILE + 1):
         refuse(contexts=(context,))
     with pytest.raises(ValueError, match="attention: width of a kept head is 32 in key but 7 in keys"):
-        native.attention((given.query, given.key, given.value), cache[0][..., :7], cache[1], good)
+        NativeCalls(native).paged_attention(given.query, given.key, given.value, cache[0][..., :7], cache[1], good)
     with pytest.raises(ValueError, match="attention: tokens is 8 in query"):
-        native.attention((given.query[:8], given.key, given.value), *cache, good)
+        NativeCalls(native).paged_attention(given.query[:8], given.key, given.value, *cache, good)

@@ -132,7 +132,7 @@ def _measure_prefill(subject: Subject, row: Row, seed: int) -> float:
     """From the first step of a prompt to its first token."""
     request = _request(subject, row.prefill, 1, seed)
     told: list[str | None] = []
-    subject.engine.add(request, lambda event: told.append(event.error))
+    subject.engine.add([request], [lambda event: told.append(event.error)])
     start = time.perf_counter()
     while not told:
         subject.engine.step()
@@ -149,7 +149,7 @@ def _measure_decode(subject: Subject, row: Row, seed: int) -> float:
     told: list[str | None] = []
     for index in range(row.batch):
         request = _request(subject, row.depth + 1, WARM_STEPS + row.decode, seed * row.batch + index)
-        engine.add(request, lambda event: told.append(event.error))
+        engine.add([request], [lambda event: told.append(event.error)])
         scheduler.waiting.remove(request)
         pages = scheduler.pages.allocate(-(-(row.depth + 1) // scheduler.page_size))
         slots = scheduler.slots.allocate(1)
@@ -201,6 +201,7 @@ def plain_config(choice: Choice) -> EngineConfig:
         dtype=choice.dtype,
         quantization=choice.quantization,
         kv_cache_dtype=choice.kv_cache_dtype,
+        prefix_cache=False,
     )
 
 
