@@ -21,6 +21,8 @@ from qwench.quantisation import QUANTIZATIONS, SIDE_FILE, StoredQuantisation, re
 
 LayerType = Literal["full_attention", "linear_attention"]
 DTYPES = ("float32", "bfloat16", "float16")
+KV_CACHE_DTYPES = ("auto", "int8")
+CACHE_TILE = 64  # tokens that the native kernels keep side by side: pages are whole tiles
 MAX_LAYERS = 4096
 
 
@@ -217,12 +219,13 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     quantization: str | None = None
+    kv_cache_dtype: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int | None = None
     memory: int | None = None
     seed: int = 0
     max_step_tokens: int = 512
-    page_size: int = 16
+    page_size: int = CACHE_TILE
     offline: bool = False
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
@@ -239,6 +242,16 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and (not is_whole(value) or value < 1):
                 raise UsageError(f"{name} is {value!r}; give a whole number of at least 1.", param=name)
+        if self.page_size % CACHE_TILE:
+            raise UsageError(
+                f"page_size is {self.page_size}; give a multiple of {CACHE_TILE}: so many tokens are read together.",
+                param="page_size",
+            )
+        if self.kv_cache_dtype not in KV_CACHE_DTYPES:
+            raise UsageError(
+                f"kv_cache_dtype is {self.kv_cache_dtype!r}; use {' or '.join(KV_CACHE_DTYPES)}.",
+                param="kv_cache_dtype",
+            )
         if self.tensor_parallel_size > 1:
             raise UsageError(
                 f"tensor_parallel_size is {self.tensor_parallel_size}; several devices are not available yet, use 1.",

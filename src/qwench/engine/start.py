@@ -84,7 +84,7 @@ def assemble(
     Call it on the thread that will step the engine: torch keeps the number of threads per calling thread.
     """
     torch.set_num_threads(resolved.threads)
-    spec = CacheSpec.of(model, resolved.dtype)
+    spec = CacheSpec.of(model, resolved.dtype, config.kv_cache_dtype)
     page_bytes = max(1, spec.token_bytes * config.page_size)
     policy = PrefixPolicy(resolved.num_snapshots, state_pages=spec.sequence_bytes / page_bytes)
     num_slots = resolved.max_num_seqs + (policy.limit if policy.state_pages else 0)
