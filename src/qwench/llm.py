@@ -43,6 +43,8 @@ OPTIONS = (
     "page_size",
     "offline",
     "prefix_cache",
+    "cache_dir",
+    "cache_dir_size",
     "trust_remote_code",
 )
 
@@ -102,8 +104,9 @@ class _Job:
 class LLM:
     """A model in this process. ``memory`` (for cached keys, values and states) takes bytes or text such as "2GiB".
 
-    Further options: tensor_parallel_size, gpu_memory_utilization, max_step_tokens, page_size, offline, prefix_cache;
-    and trust_remote_code, which may only be False. Raises QwenchError with one sentence if the model cannot be run.
+    Further options: tensor_parallel_size, gpu_memory_utilization, max_step_tokens, page_size, offline, prefix_cache,
+    cache_dir, cache_dir_size; and trust_remote_code, which may only be False. Raises QwenchError with one sentence if
+    the model cannot be run.
     Use it as a context manager, or call ``close``.
     """
 
