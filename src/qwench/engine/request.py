@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
+from qwench.engine.thinking import Closing, Thought
 from qwench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ class Request:
     stop_token_ids: frozenset[int]
     seed: int
     max_total: int  # prompt and answer together never exceed this
+    thought: Thought | None = None
     computed: int = 0
     prompt_logprobs_told: int = (
         0  # prompt tokens whose log-probability was delivered, counted with the first (it has none)
@@ -214,11 +216,13 @@ class Saved:
     """A sequence as it was at some moment: continued from here, it goes on as the original did.
 
     ``snapshot`` is None where there was no room for one; then continuing means computing ``token_ids`` again.
+    ``thought`` is how far its thinking was.
     """
 
     prompt_len: int
     token_ids: tuple[int, ...]
     snapshot: Snapshot | None
+    thought: Thought | None = None
 
 
 @dataclass(frozen=True)
@@ -227,16 +231,20 @@ class TokenEvent:
 
     ``stop_token_id`` is the id that ended the answer (it is not among ``token_ids``). ``error`` is the failure behind
     finish_reason "error". ``prompt_logprobs`` comes in pieces, one entry per prompt token from the second on.
+    ``logprobs``, where asked for, has one entry per token, None for those that were not drawn but written by us.
+    ``closed_by`` tells how thinking ended, from then on; ``repeats`` that the answer goes in circles.
     ``reuse`` comes with the first event.
     """
 
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] = ()
+    logprobs: tuple[TokenLogprob | None, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
     reuse: Reuse | None = None
     error: str | None = None
+    closed_by: Closing | None = None
+    repeats: bool = False
 
     @property
     def cached_tokens(self) -> int:
