@@ -230,6 +230,8 @@ class EngineConfig:
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
     prefix_cache: bool = True
+    cache_dir: str | None = None
+    cache_dir_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):
@@ -238,7 +240,8 @@ class EngineConfig:
             near = get_close_matches(str(self.quantization).lower(), QUANTIZATIONS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"use {', '.join(QUANTIZATIONS)}, or leave it out."
             raise UsageError(f"quantization is {self.quantization!r}; {hint}", param="quantization")
-        for name in ("max_model_len", "max_num_seqs", "memory", "max_step_tokens", "page_size", "tensor_parallel_size"):
+        whole = ("max_model_len", "max_num_seqs", "memory", "max_step_tokens", "page_size", "tensor_parallel_size")
+        for name in (*whole, "cache_dir_size"):
             value = getattr(self, name)
             if value is not None and (not is_whole(value) or value < 1):
                 raise UsageError(f"{name} is {value!r}; give a whole number of at least 1.", param=name)
@@ -252,6 +255,8 @@ class EngineConfig:
                 f"kv_cache_dtype is {self.kv_cache_dtype!r}; use {' or '.join(KV_CACHE_DTYPES)}.",
                 param="kv_cache_dtype",
             )
+        if self.cache_dir is not None and not self.prefix_cache:
+            raise UsageError("cache_dir is set but prefix_cache is off; give one of them.", param="cache_dir")
         if self.tensor_parallel_size > 1:
             raise UsageError(
                 f"tensor_parallel_size is {self.tensor_parallel_size}; several devices are not available yet, use 1.",

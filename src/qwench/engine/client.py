@@ -58,6 +58,9 @@ class EngineStats:
     preemptions: int
     prompt_tokens: int
     cached_tokens: int
+    disk_tokens: int
+    disk_entries: int
+    disk_bytes: int
     snapshots: int
     snapshots_total: int
     evictions: int
@@ -336,6 +339,8 @@ class EngineClient:
             snapshots=len(scheduler.cache),
             snapshots_total=scheduler.cache.policy.limit,
             evictions=scheduler.cache.evictions,
+            disk_entries=len(engine.shelf.disk) if engine.shelf else 0,
+            disk_bytes=engine.shelf.disk.held if engine.shelf else 0,
             **vars(counters),
         )
 
@@ -416,6 +421,7 @@ class EngineClient:
             self._status = EngineStatus(state, loaded=1.0, message=reason)
         self._obey_rest(self._engine)
         self._engine.fail_all(reason)
+        self._engine.close()
 
     def _serve(self, engine: Engine) -> bool:
         """Commands and steps in turn. True once it was closed, False if the engine is broken."""

@@ -157,12 +157,14 @@ class Marks:
 class Reuse:
     """What was known of a prompt when it began: ``cached`` tokens were not computed again, ``matched`` were stored.
 
-    ``differs``: something else is stored behind those, so that the next token is where two sequences part.
+    ``differs``: something else is stored behind those, so that the next token is where two sequences part. ``tier`` is
+    where the reused part was: in the engine's memory, or on disk since another run.
     """
 
     cached: int
     matched: int
     differs: bool
+    tier: Literal["live", "disk"] = "live"
 
 
 class Status(Enum):
@@ -197,6 +199,7 @@ class Request:
     anchor: Snapshot | None = None  # the deepest snapshot of this sequence, pinned
     reuse: Reuse | None = None  # known from the first admission on
     reuse_told: bool = False
+    sought: bool = False  # on disk
 
     @property
     def num_generated(self) -> int:

@@ -114,6 +114,7 @@ class Scheduler:
         self.running: list[Request] = []  # in order of arrival
         self.num_preemptions = 0
         self._copies = Copies()  # to be made before anything else is computed
+        self._kept: list[tuple[Snapshot, list[int]]] = []
         self._forks: dict[Request, Fork] = {}  # by who computes for the others
 
     def add(self, requests: Sequence[Request]) -> None:
@@ -228,6 +229,34 @@ class Scheduler:
         due, self._copies = self._copies, Copies()
         return due
 
+    def kept(self) -> list[tuple[Snapshot, list[int]]]:
+        """Snapshots that should survive this process, with their tokens; asking takes them over."""
+        kept, self._kept = self._kept, []
+        return kept
+
+    def next_up(self) -> Request | None:
+        """The request that is admitted next, if there is room for one more."""
+        return self.waiting[0] if self.waiting and len(self.running) < self.max_running else None
+
+    def adopt(self, request: Request, position: int) -> tuple[Snapshot, int] | None:
+        """A snapshot after ``position`` tokens of a waiting request, and how many of its pages are filled already; the
+        caller fills the others and the state. None where there is no room."""
+        token_ids = request.token_ids[:position]
+        found = self.cache.find(token_ids, position)
+        whole = found.position // self.page_size
+        shared = found.snapshot.pages[:whole] if found.snapshot else []
+        needed = self._pages_for(position) - whole
+        if not self._can_be_had(needed, found.snapshot):
+            return None
+        self.pages.share(shared)  # they stay, whatever makes room
+        own = self.cache.take_pages(needed, background=request.background, pinned=False)
+        pages = shared + (own or [])
+        adopted = None
+        if own is not None:
+            adopted, _ = self.cache.keep(token_ids, pages, background=request.background, instead=None, must=True)
+        self.pages.release(pages)
+        return (adopted, whole) if adopted else None
+
     def save(self, request: Request) -> Saved:
         """The sequence as it is between two steps, pinned until ``release``. Its copy is due like any other."""
         if request.status is Status.RUNNING and request.computed:
@@ -268,13 +297,16 @@ class Scheduler:
         preempting."""
         if len(self.running) >= self.max_running:
             return False
-        found = self.cache.find(request.token_ids, self._reusable(request))
+        found = self.cache.find(request.token_ids, self.reusable(request))
         # Alone with the cache it begins anew: what is found may hold the one page that is missing.
         if not self._begin(request, found) and (self.running or not self._begin(request, Found())):
             return False
         if request.reuse is None:
             cached, matched = (min(count, request.prompt_len) for count in (request.computed, found.matched))
-            request.reuse = Reuse(cached, matched, found.differs)
+            tier = request.anchor.tier if request.anchor else "live"
+            request.reuse = Reuse(cached, matched, found.differs, tier)
+        if request.anchor is not None:
+            request.anchor.tier = "live"
         junction = min(found.matched, len(request.token_ids) - 1)
         if junction - request.computed >= self.cache.policy.near and junction not in request.cuts:
             insort(request.cuts, junction)  # here it leaves what is stored; whoever leaves it here again will gain
@@ -318,7 +350,7 @@ class Scheduler:
         held = set(snapshot.pages if snapshot else ())
         return needed <= self.pages.size - len(held.union(*(request.pages for request in self.running)))
 
-    def _reusable(self, request: Request) -> int:
+    def reusable(self, request: Request) -> int:
         """How many known tokens may be left out: never the last, and none that a log-probability is owed for."""
         if request.sampling.prompt_logprobs is None or request.prompt_logprobs_told >= request.prompt_len:
             return len(request.token_ids) - 1
@@ -349,6 +381,8 @@ class Scheduler:
         fork = self._forks.get(request)
         if request.computed in request.cuts:
             self._keep(request, must=fork is not None and request.computed == fork.at)
+            if request.computed == request.cuts[-1] or request.computed in request.marks.orders:
+                self._note(request)
         if fork is not None and request.computed >= fork.at:
             self._release_choices(request)
 
@@ -365,6 +399,11 @@ class Scheduler:
         self._let_go(request)
         request.anchor = snapshot
         snapshot.pins += 1
+
+    def _note(self, request: Request) -> None:
+        snapshot = request.anchor
+        if snapshot is not None and snapshot.position == request.computed and not request.background:
+            self._kept.append((snapshot, request.token_ids[: request.computed]))
 
     def _lead(self, requests: list[Request]) -> None:
         """The first of ``requests`` computes their prompt and cuts before its last token; the others wait for that."""
@@ -399,6 +438,7 @@ class Scheduler:
         kept = request.anchor.position if request.anchor else 0
         if sound and request.computed - kept >= self.cache.policy.near:
             self._keep(request)
+            self._note(request)
         self.running.remove(request)
         self._release_choices(request)
         self._release(request)
