@@ -46,7 +46,8 @@ LAYERS = {
     "cache.storage": Layer((*BASE, "device", "ops", "cache"), TENSORS),
     "cache": Layer((*BASE, "cache")),
     "engine.request": Layer(("errors", "cache.prefix")),  # the latter for a type only
-    "engine.scheduler": Layer(("errors", "config", "cache", "engine.request")),
+    "engine.turns": Layer(("engine.request",)),
+    "engine.scheduler": Layer(("errors", "config", "cache", "engine.request", "engine.turns")),
     "engine.client": Layer((*BASE, "device", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
     "text": Layer((*BASE, "text", "engine.request"), ("tokenizers", "jinja2")),
