@@ -19,11 +19,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from qwench.config import EngineConfig
-from qwench.engine.client import EngineClient
+from qwench.engine.client import EngineClient, Generation
 from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
 from qwench.errors import EngineUnavailable, RequestError, UsageError
 from qwench.progress import Progress
 from qwench.text.chat import prompt_opens_thinking
+from qwench.text.marks import layout
 from qwench.text.model import ModelText
 from qwench.text.stream import AnswerStream
 from qwench.text.tokenizer import Tokenizer
@@ -41,6 +42,7 @@ OPTIONS = (
     "max_step_tokens",
     "page_size",
     "offline",
+    "prefix_cache",
     "trust_remote_code",
 )
 
@@ -100,8 +102,8 @@ class _Job:
 class LLM:
     """A model in this process. ``memory`` (for cached keys, values and states) takes bytes or text such as "2GiB".
 
-    Further options: tensor_parallel_size, gpu_memory_utilization, max_step_tokens, page_size, offline; and
-    trust_remote_code, which may only be False. Raises QwenchError with one sentence if the model cannot be run.
+    Further options: tensor_parallel_size, gpu_memory_utilization, max_step_tokens, page_size, offline, prefix_cache;
+    and trust_remote_code, which may only be False. Raises QwenchError with one sentence if the model cannot be run.
     Use it as a context manager, or call ``close``.
     """
 
@@ -344,6 +346,7 @@ class _Run:
         self._done = 0
         self._tokens = 0
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._turn = asyncio.Lock()  # two jobs that each hold half of the room would wait for ever
 
     async def all(self, jobs: Sequence[_Job]) -> list[RequestOutput]:
         try:
@@ -354,8 +357,13 @@ class _Run:
         return [task.result() for task in tasks]
 
     async def _job(self, job: _Job) -> RequestOutput:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._choice(job, index)) for index in range(job.sampling.n)]
+        generations = await self._submit(job)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._choice(job, index, each)) for index, each in enumerate(generations)]
+        finally:
+            for generation in generations:  # also of tasks that never came to run
+                generation.abort()
         choices = [task.result() for task in tasks]
         logprobs: list[dict[int, Logprob] | None] | None = None
         if job.sampling.prompt_logprobs is not None:
@@ -369,18 +377,26 @@ class _Run:
             num_cached_tokens=choices[0].cached_tokens,
         )
 
-    async def _choice(self, job: _Job, index: int) -> _Choice:
+    async def _submit(self, job: _Job) -> list[Generation]:
+        """All answers of a job at once, so that they share its prompt."""
+        async with self._turn:
+            for _ in range(job.sampling.n):
+                await self._room.acquire()
+        each = [job.sampling.for_choice(index) for index in range(job.sampling.n)]
+        marks = layout(job.token_ids, self._tokenizer).marks
+        return self._client.submit_choices(job.token_ids, each, marks=marks)
+
+    async def _choice(self, job: _Job, index: int, generation: Generation) -> _Choice:
         choice = _Choice(job, index, self._tokenizer)
-        async with self._room:
-            generation = self._client.submit(job.token_ids, job.sampling.for_choice(index))
-            try:
-                async for event in generation:
-                    self._tokens += choice.take(event)
-                    self._bar.update(self._done, self._speed())
-                    if choice.finished:
-                        break
-            finally:
-                generation.abort()
+        try:
+            async for event in generation:
+                self._tokens += choice.take(event)
+                self._bar.update(self._done, self._speed())
+                if choice.finished:
+                    generation.abort()
+                    break
+        finally:
+            self._room.release()
         self._done += 1
         self._bar.update(self._done, self._speed())
         return choice

@@ -110,6 +110,7 @@ class Reply:
     content: str = ""
     tokens: int = 0
     reasoning_tokens: int = 0
+    cached_tokens: int = 0
     finish_reason: str | None = None
     first_seconds: float = 0.0
     seconds: float = 0.0
@@ -141,6 +142,7 @@ class Reply:
             "sampling": {name: getattr(self.sampling, name) for name in sampled},
             "usage": {
                 "prompt_tokens": self.prompt_tokens,
+                "cached_tokens": self.cached_tokens,
                 "completion_tokens": self.tokens,
                 "reasoning_tokens": self.reasoning_tokens,
             },
@@ -151,9 +153,10 @@ class Reply:
 
     def statistics(self) -> str:
         thought = f", {self.reasoning_tokens} of them thinking" if self.reasoning_tokens else ""
+        reused = f"; {self.cached_tokens} of {self.prompt_tokens} read before" if self.cached_tokens else ""
         return (
             f"{self.tokens} tokens{thought}; {self.speed:.1f} tokens/s, first after {self.first_seconds:.2f} s, "
-            f"{self.seconds:.2f} s in all"
+            f"{self.seconds:.2f} s in all{reused}"
         )
 
     def complaint(self) -> str | None:
@@ -201,14 +204,17 @@ class Chat:
         return reply
 
     def _stream(self, prompt: ChatPrompt, reply: Reply, show: bool) -> None:
+        from qwench.text.marks import layout
         from qwench.text.stream import AnswerStream
 
         stream = AnswerStream(self.text.tokenizer, thinking_open=prompt.thinking_open)
         start = self.clock()
-        for event in self.client.submit(prompt.token_ids, reply.sampling):
+        marks = layout(prompt.token_ids, self.text.tokenizer).marks
+        for event in self.client.submit(prompt.token_ids, reply.sampling, marks=marks):
             if event.finish_reason == "error":
                 raise EngineUnavailable(f"the engine failed on this answer: {event.error or 'no reason given'}.")
             reply.seconds = self.clock() - start
+            reply.cached_tokens += event.cached_tokens
             if event.token_ids and not reply.tokens:
                 reply.first_seconds = reply.seconds
             pieces = stream.push(event.token_ids)

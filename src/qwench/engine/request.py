@@ -154,13 +154,14 @@ class Marks:
 
 @dataclass(frozen=True)
 class Reuse:
-    """What was known of a sequence when it began: ``cached`` tokens were not computed again, ``matched`` were stored.
+    """What was known of a prompt when it began: ``cached`` tokens were not computed again, ``matched`` were stored.
 
-    ``matched`` is where the sequence differs from all that is stored, or all of it.
+    ``differs``: something else is stored behind those, so that the next token is where two sequences part.
     """
 
     cached: int
     matched: int
+    differs: bool
 
 
 class Status(Enum):

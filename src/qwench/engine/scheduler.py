@@ -286,10 +286,11 @@ class Scheduler:
             return False
         found = self.cache.find(request.token_ids, self._reusable(request))
         # Alone with the cache it begins anew: what is found may hold the one page that is missing.
-        if not self._begin(request, found) and (self.running or not self._begin(request, Found(found.matched))):
+        if not self._begin(request, found) and (self.running or not self._begin(request, Found())):
             return False
         if request.reuse is None:
-            request.reuse = Reuse(min(request.computed, request.prompt_len), min(found.matched, request.prompt_len))
+            cached, matched = (min(count, request.prompt_len) for count in (request.computed, found.matched))
+            request.reuse = Reuse(cached, matched, found.differs)
         junction = min(found.matched, len(request.token_ids) - 1)
         if junction - request.computed >= self.cache.policy.near and junction not in request.cuts:
             insort(request.cuts, junction)  # here it leaves what is stored; whoever leaves it here again will gain

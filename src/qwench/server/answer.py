@@ -139,6 +139,7 @@ class Answer:
     ) -> None:
         self.prepared = prepared
         self.choices: list[Choice] = []
+        self.reuse: list[str] = []  # one sentence for each prompt, once it is known
         self._clock = clock
         self._started = clock()
         self._first_token: float | None = None
@@ -147,8 +148,8 @@ class Answer:
         sampling = prepared.sampling
         try:
             for prompt in prepared.prompts:
-                for number in range(sampling.n):
-                    generation = client.submit(prompt.token_ids, sampling.for_choice(number))
+                each = [sampling.for_choice(number) for number in range(sampling.n)]
+                for generation in client.submit_choices(prompt.token_ids, each, marks=prompt.layout.marks):
                     self.choices.append(Choice(len(self.choices), prompt, text, prepared, generation))
         except QwenchError:
             self.abort()
@@ -190,6 +191,9 @@ class Answer:
             if event.token_ids:
                 self._last_token = self._clock()
                 self._first_token = self._first_token or self._last_token
+            if event.reuse is not None and choice.index % self.prepared.sampling.n == 0:
+                self.reuse.append(choice.prompt.layout.told(event.reuse))
+                logger.info("%s", self.reuse[-1])
             if event.finish_reason == "error" and self._client.status().state != "ready":
                 break
             for delta in choice.take(event):

@@ -38,6 +38,7 @@ from qwench.server.errors import (
     on_http_error,
     on_qwench_error,
 )
+from qwench.server.metrics import metrics_routes
 from qwench.server.prepare import Prepared, prepare_chat, prepare_completion
 from qwench.server.service import ServerSettings, Service
 from qwench.server.sse import ClientGone, EventStream, unless_gone
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 Prepare = Callable[[Mapping[str, object], ModelText, Sequence[str]], Prepared]
 MakeFormat = Callable[[Head, Answer, Tokenizer], Format]
 WARNINGS_HEADER = "x-qwench-warnings"
+REUSE_HEADER = "x-qwench-cache"  # of a whole answer; a stream tells the same in a comment
 MAX_WARNINGS = 2000  # characters; proxies refuse long headers
 KEYLESS = frozenset({"/health"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -113,7 +115,7 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
     """The whole server. ``client`` may still be loading: requests that need it get 503 until it is ready."""
     service = Service(client, text, settings)
     app = FastAPI(title="Qwench", version=__version__, openapi_url=None, redirect_slashes=False)
-    routers = [answer_routes(service), model_routes(service), token_routes(service)]
+    routers = [answer_routes(service), model_routes(service), token_routes(service), metrics_routes(service)]
     listed = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     for router in (*routers, docs_routes(service, listed)):
         app.include_router(router)
@@ -153,7 +155,8 @@ async def generate(
     if prepared.stream:
         return EventStream(answer, form, service.settings.keepalive, headers)
     try:
-        return json_response(await unless_gone(request.receive, whole(answer, form)), headers=headers)
+        body = await unless_gone(request.receive, whole(answer, form))
+        return json_response(body, headers={**headers, REUSE_HEADER: "; ".join(answer.reuse)[:MAX_WARNINGS]})
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED)
     finally:

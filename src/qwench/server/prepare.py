@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qwench.engine.request import SamplingParams
 from qwench.errors import ModelNotFound, RequestError
 from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
+from qwench.text.marks import Layout, layout, with_orders
 from qwench.text.model import ModelText
 
 MAX_STOP_STRINGS = 32
@@ -39,9 +41,10 @@ SAMPLING_FIELDS = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its ids, and its text when the request wants it echoed."""
+    """One prompt: its ids, where its messages begin, and its text when the request wants it echoed."""
 
     token_ids: tuple[int, ...]
+    layout: Layout
     echo: str | None = None
 
 
@@ -71,24 +74,31 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
     request = shape(ChatRequest, fields)
     check_model(request.model, names)
     thinking, warning = _thinking(request)
-    prompt = text.chat_prompt(
-        request.messages,
+    render = partial(
+        text.chat_prompt,
         tools=chosen_tools(request),
         enable_thinking=thinking,
         variables=request.chat_template_kwargs,
+    )
+    prompt = render(request.messages)
+    found, unkept = with_orders(
+        layout(prompt.token_ids, text.tokenizer),
+        prompt.token_ids,
+        request.messages,
+        lambda messages: render(messages, add_generation_prompt=False).token_ids,
     )
     own = {
         "max_tokens": _max_tokens(request),
         "logprobs": _chat_logprobs(request),
     }
     return Prepared(
-        prompts=(Prompt(tuple(prompt.token_ids)),),
+        prompts=(Prompt(tuple(prompt.token_ids), found),),
         sampling=text.sampling(prompt.thinks, _asked(request, own)),
         thinking_open=prompt.thinking_open,
         split_thinking=True,
         stream=bool(request.stream),
         include_usage=_include_usage(request),
-        warnings=(*warnings, *warning),
+        warnings=(*warnings, *warning, *unkept),
     )
 
 
@@ -211,6 +221,7 @@ def _completion_prompt(item: str | list[int], text: ModelText, echo: bool) -> Pr
     ids = tuple(text.tokenizer.encode(item) if isinstance(item, str) else item)
     if not ids:
         raise RequestError("prompt is empty; send some text or at least one token id.", param="prompt")
+    found = layout(ids, text.tokenizer)
     if not echo:
-        return Prompt(ids)
-    return Prompt(ids, item if isinstance(item, str) else text.tokenizer.decode(ids, skip_special_tokens=False))
+        return Prompt(ids, found)
+    return Prompt(ids, found, item if isinstance(item, str) else text.tokenizer.decode(ids, skip_special_tokens=False))
