@@ -68,11 +68,9 @@ class EngineStats:
 class Generation:
     """One running request. Iterate it, blocking or ``async``, once; leaving early aborts it."""
 
-    def __init__(
-        self, request_id: int, prompt_len: int, on_abort: Callable[[int], None], request: Request | None = None
-    ) -> None:
-        self.id = request_id
-        self.prompt_len = prompt_len
+    def __init__(self, request: Request, on_abort: Callable[[int], None]) -> None:
+        self.id = request.id
+        self.prompt_len = request.prompt_len
         self._on_abort = on_abort
         self._request = request
         self._events: deque[TokenEvent] = deque()
@@ -83,7 +81,7 @@ class Generation:
     @property
     def prompt_done(self) -> int:
         """Prompt tokens that are computed or were known, as of the last step; for any thread, without waiting."""
-        return min(self._request.computed, self.prompt_len) if self._request is not None else 0
+        return self.prompt_len if self._finished else min(self._request.computed, self.prompt_len)
 
     def abort(self) -> None:
         """End the request and free what it holds. Safe to call from any thread, and again."""
@@ -199,8 +197,9 @@ class EngineClient:
         background: bool = False,
         owner: str = "",
     ) -> Generation:
-        """Queue one sequence (``n`` is 1) for ``owner``, such as an API key. Raises before anything runs: RequestError, ContextLengthExceeded with both
-        numbers, Overloaded when too many requests are unfinished, EngineUnavailable while there is no engine."""
+        """Queue one sequence (``n`` is 1) for ``owner``, such as an API key. Raises before anything runs: RequestError,
+        ContextLengthExceeded with both numbers, Overloaded when too many requests are unfinished, EngineUnavailable
+        while there is no engine."""
         asked = self.submit_choices(prompt_token_ids, [sampling], marks=marks, background=background, owner=owner)
         return asked[0]
 
@@ -276,7 +275,7 @@ class EngineClient:
 
     def _queue(self, requests: Sequence[Request]) -> list[Generation]:
         """Hand requests with the same tokens to the engine, all or none."""
-        generations = [Generation(each.id, each.prompt_len, self._abort, each) for each in requests]
+        generations = [Generation(each, self._abort) for each in requests]
         owner = requests[0].owner
 
         def listener(generation: Generation) -> Callable[[TokenEvent], None]:

@@ -157,11 +157,12 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """The next step; empty only if there is nothing to do."""
-        rows: list[StepRow] = []
-        for request in list(self.running):
+        rows = [
+            StepRow(request, request.computed, 1)
+            for request in list(self.running)
             # An older row's growth may have preempted this one.
-            if request.status is Status.RUNNING and request.missing == 1 and self._grow(request):
-                rows.append(StepRow(request, request.computed, 1))
+            if request.status is Status.RUNNING and request.missing == 1 and self._grow(request)
+        ]
         rows = [row for row in rows if row.request.status is Status.RUNNING]
         fresh = self._read(rows)
         rows.sort(key=lambda row: row.count > 1)  # stable

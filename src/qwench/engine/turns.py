@@ -80,7 +80,7 @@ class Pace:
 
 
 class Turns:
-    """Shares out the reading of each step: ``begin``, then for each of ``next`` what it ``may_read`` and has ``read``."""
+    """Shares out the reading of each step: ``begin``, then for each ``next`` what it ``may_read`` and has ``read``."""
 
     def __init__(self) -> None:
         self.pace = Pace()
