@@ -23,6 +23,17 @@ LayerType = Literal["full_attention", "linear_attention"]
 DTYPES = ("float32", "bfloat16", "float16")
 KV_CACHE_DTYPES = ("auto", "int8")
 CACHE_TILE = 64  # tokens that the native kernels keep side by side: pages are whole tiles
+ON_DISCONNECT = ("stop", "finish")
+WHOLE_SETTINGS = (
+    "max_model_len",
+    "max_num_seqs",
+    "memory",
+    "max_step_tokens",
+    "page_size",
+    "cache_dir_size",
+    "tensor_parallel_size",
+    "max_queue",
+)
 MAX_LAYERS = 4096
 
 
@@ -213,7 +224,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What the operator chose. ``memory`` is in bytes, for KV pages and states; None and "auto" are resolved later."""
+    """What the operator chose. ``memory`` is in bytes, for KV pages and states; None and "auto" are resolved later.
+
+    At most ``max_queue`` requests are unfinished at a time. ``on_disconnect``: whether a prompt whose client has left
+    ends with the step that reads it ("stop"), or is read to its end in the background, for the next try ("finish").
+    """
 
     model: str = "nano"
     device: str = "auto"
@@ -232,6 +247,8 @@ class EngineConfig:
     prefix_cache: bool = True
     cache_dir: str | None = None
     cache_dir_size: int | None = None
+    max_queue: int = 1024
+    on_disconnect: str = "stop"
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):
@@ -240,8 +257,11 @@ class EngineConfig:
             near = get_close_matches(str(self.quantization).lower(), QUANTIZATIONS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"use {', '.join(QUANTIZATIONS)}, or leave it out."
             raise UsageError(f"quantization is {self.quantization!r}; {hint}", param="quantization")
-        whole = ("max_model_len", "max_num_seqs", "memory", "max_step_tokens", "page_size", "tensor_parallel_size")
-        for name in (*whole, "cache_dir_size"):
+        if self.on_disconnect not in ON_DISCONNECT:
+            raise UsageError(
+                f"on_disconnect is {self.on_disconnect!r}; use {' or '.join(ON_DISCONNECT)}.", param="on_disconnect"
+            )
+        for name in WHOLE_SETTINGS:
             value = getattr(self, name)
             if value is not None and (not is_whole(value) or value < 1):
                 raise UsageError(f"{name} is {value!r}; give a whole number of at least 1.", param=name)

@@ -49,7 +49,8 @@ LAYERS = {
     "engine.loops": Layer(),
     "engine.thinking": Layer(("engine.loops",)),
     "engine.request": Layer(("errors", "engine.thinking", "cache.prefix")),  # the last for a type only
-    "engine.scheduler": Layer(("errors", "config", "cache", "engine.request")),
+    "engine.turns": Layer(("engine.request",)),
+    "engine.scheduler": Layer(("errors", "config", "cache", "engine.request", "engine.turns")),
     "engine.client": Layer((*BASE, "device", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
     "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2")),

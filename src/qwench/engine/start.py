@@ -124,6 +124,7 @@ def assemble(
         page_size=config.page_size,
         max_step_tokens=config.max_step_tokens,
         policy=policy,
+        finish_abandoned=config.on_disconnect == "finish",
     )
     kernels = make_kernels(resolved.isa, resolved.threads)
     with memory_for("weights", "take a smaller model, a smaller dtype or a quantization"):
