@@ -44,7 +44,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	@if command -v cmake >/dev/null && command -v c++ >/dev/null; then \
-	  cmake -S csrc -B build/check -DQWENCH_WERROR=ON >/dev/null && cmake --build build/check --parallel; \
+	  cmake -S csrc -B build/check -DQWENCH_WERROR=ON >/dev/null && cmake --build build/check --parallel $(shell getconf _NPROCESSORS_ONLN); \
 	else echo "no cmake or no C++ compiler: the native library is not checked for warnings"; fi
 	$(TEST)
 

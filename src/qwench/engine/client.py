@@ -9,16 +9,19 @@ import asyncio
 import logging
 import random
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextvars import copy_context
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from qwench.config import EngineConfig
-from qwench.engine.request import Request, SamplingParams, TokenEvent, Vocabulary
+from qwench.engine.request import Marks, Request, SamplingParams, Saved, TokenEvent, Vocabulary
+from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
 from qwench.files import open_files, read_config
 from qwench.weights.locate import locate
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from qwench.engine.core import Engine
     from qwench.engine.resolve import Resolved
 
-MAX_UNFINISHED = 1024
+OWNER_SHARE = 3  # an API key may have this many requests for each place that is still free: others always find some
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,13 @@ class EngineStats:
     steps: int
     preemptions: int
     prompt_tokens: int
+    cached_tokens: int
+    disk_tokens: int
+    disk_entries: int
+    disk_bytes: int
+    snapshots: int
+    snapshots_total: int
+    evictions: int
     generated_tokens: int
     finished: int
     aborted: int
@@ -63,19 +73,33 @@ class EngineStats:
 class Generation:
     """One running request. Iterate it, blocking or ``async``, once; leaving early aborts it."""
 
-    def __init__(self, request_id: int, prompt_len: int, on_abort: Callable[[int], None]) -> None:
-        self.id = request_id
-        self.prompt_len = prompt_len
+    def __init__(
+        self, request: Request, on_abort: Callable[[int], None], on_end_thinking: Callable[[int], None]
+    ) -> None:
+        self.id = request.id
+        self.prompt_len = request.prompt_len
         self._on_abort = on_abort
+        self._on_end_thinking = on_end_thinking
+        self._request = request
         self._events: deque[TokenEvent] = deque()
         self._changed = threading.Condition()
         self._wake: Callable[[], None] | None = None
         self._finished = False
 
+    @property
+    def prompt_done(self) -> int:
+        """Prompt tokens that are computed or were known, as of the last step; for any thread, without waiting."""
+        return self.prompt_len if self._finished else min(self._request.computed, self.prompt_len)
+
     def abort(self) -> None:
         """End the request and free what it holds. Safe to call from any thread, and again."""
         if not self._finished:
             self._on_abort(self.id)
+
+    def end_thinking(self) -> None:
+        """Have the model stop thinking and answer. Safe to call from any thread, and again."""
+        if not self._finished:
+            self._on_end_thinking(self.id)
 
     def deliver(self, event: TokenEvent) -> None:
         """Called by the engine's thread."""
@@ -136,7 +160,7 @@ class EngineClient:
         self._seeds = random.Random(config.seed)
         self._commands: SimpleQueue[Callable[[Engine], None] | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._unfinished = 0
+        self._unfinished = Counter[str]()  # by owner
         self._status = EngineStatus("loading")
         self._settled = threading.Event()  # loaded or failed
         self._closing = threading.Event()
@@ -177,45 +201,130 @@ class EngineClient:
         """One line per resolved setting with its reason; empty before the engine is ready."""
         return [str(choice) for choice in self._resolved.choices] if self._resolved else []
 
-    def submit(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
-        """Queue one sequence (``n`` is 1). Raises before anything runs: RequestError, ContextLengthExceeded with both
-        numbers, Overloaded when too many requests are unfinished, EngineUnavailable while there is no engine."""
-        assert sampling.n == 1, "the faces submit each choice by itself"
-        self.check(prompt_token_ids, sampling)
-        max_total = self._max_total(len(prompt_token_ids), sampling)
-        end_ids = frozenset() if sampling.ignore_eos else self.vocabulary.end_ids
-        request = Request(
-            id=next(self._ids),
-            prompt_len=len(prompt_token_ids),
-            token_ids=list(prompt_token_ids),
-            sampling=sampling,
-            stop_token_ids=end_ids | frozenset(sampling.stop_token_ids or ()),
-            seed=0 if sampling.seed is None else sampling.seed,
-            max_total=max_total,
+    def submit(
+        self,
+        prompt_token_ids: Sequence[int],
+        sampling: SamplingParams,
+        *,
+        thinking: ThinkingRules | None = None,
+        marks: Marks = Marks(),  # noqa: B008 - it is frozen
+        background: bool = False,
+        owner: str = "",
+    ) -> Generation:
+        """Queue one sequence (``n`` is 1) for ``owner``, such as an API key, and hold its answer to the rules of
+        ``thinking``.
+
+        Raises before anything runs: RequestError, ContextLengthExceeded with both numbers, Overloaded when too many
+        requests are unfinished, EngineUnavailable while there is no engine.
+        """
+        asked = self.submit_choices(
+            prompt_token_ids, [sampling], thinking=thinking, marks=marks, background=background, owner=owner
         )
-        generation = Generation(request.id, request.prompt_len, self._abort)
+        return asked[0]
 
-        def deliver(event: TokenEvent) -> None:
-            if event.finish_reason is not None:
-                with self._lock:
-                    self._unfinished -= 1
-            generation.deliver(event)
+    def submit_choices(
+        self,
+        prompt_token_ids: Sequence[int],
+        choices: Sequence[SamplingParams],
+        *,
+        thinking: ThinkingRules | None = None,
+        marks: Marks = Marks(),  # noqa: B008 - it is frozen
+        background: bool = False,
+        owner: str = "",
+    ) -> list[Generation]:
+        """Queue several answers to one prompt, which is computed once and shared. Raises as ``submit``."""
+        requests = []
+        for sampling in choices:
+            self.check(prompt_token_ids, sampling)
+            request = self._request(len(prompt_token_ids), prompt_token_ids, sampling)
+            request.marks, request.background, request.owner = marks, background, owner
+            if thinking is not None:
+                rules = replace(thinking, end_ids=frozenset(), begun=True) if sampling.ignore_eos else thinking
+                request.thought = Thought(rules, request.max_total - request.prompt_len)
+            requests.append(request)
+        return self._queue(requests)
 
-        with self._lock:  # the engine stops under the same lock: nothing is queued behind its back
+    def save(self, generation: Generation) -> Saved | None:
+        """The running sequence as it is at this moment, to continue from as often as wanted; None if it is over.
+
+        What is kept for it stays until ``release``.
+        """
+        found: Future[Saved | None] = Future()
+
+        def save(engine: Engine) -> None:
+            found.set_result(engine.save(generation.id))
+
+        with self._lock:
             self._require_ready()
-            if self._unfinished >= MAX_UNFINISHED:
-                raise Overloaded(f"{MAX_UNFINISHED} requests are unfinished already; try again later.")
-            self._unfinished += 1
-            if sampling.seed is None:
-                request.seed = self._seeds.getrandbits(64)
-            self._commands.put(lambda engine: engine.add(request, deliver))
-        return generation
+            self._commands.put(save)
+        return found.result()
+
+    def release(self, saved: Saved) -> None:
+        """Nothing will be continued from ``saved`` any more."""
+        self._commands.put(lambda engine: engine.release(saved))
+
+    def restore(self, saved: Saved, sampling: SamplingParams, more: Sequence[int] = ()) -> Generation:
+        """Continue ``saved``: with the same parameters and seed as the original would, bit for bit.
+
+        ``max_tokens`` counts from here; ``more`` are tokens put before them. Raises as ``submit``.
+        """
+        return self.fork(saved, [sampling], more)[0]
+
+    def fork(self, saved: Saved, choices: Sequence[SamplingParams], more: Sequence[int] = ()) -> list[Generation]:
+        """Continue ``saved`` several times over, each on its own; they share what was computed. Raises like submit."""
+        token_ids = (*saved.token_ids, *more)
+        for sampling in choices:
+            self.check(token_ids, sampling)
+        requests = [self._request(saved.prompt_len, token_ids, sampling) for sampling in choices]
+        for request in requests:
+            request.thought = copy(saved.thought)
+            if request.thought is not None:
+                request.thought.go_on(request.max_total - request.prompt_len, more)
+        return self._queue(requests)
 
     def check(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> None:
         """Raise what ``submit`` would raise for this prompt, and run nothing."""
         self._require_ready()
         self._check_ids(prompt_token_ids, sampling)
         self._max_total(len(prompt_token_ids), sampling)
+
+    def _request(self, prompt_len: int, token_ids: Sequence[int], sampling: SamplingParams) -> Request:
+        assert sampling.n == 1, "the faces submit each choice by itself"
+        end_ids = frozenset() if sampling.ignore_eos else self.vocabulary.end_ids
+        return Request(
+            id=next(self._ids),
+            prompt_len=prompt_len,
+            token_ids=list(token_ids),
+            sampling=sampling,
+            stop_token_ids=end_ids | frozenset(sampling.stop_token_ids or ()),
+            seed=0 if sampling.seed is None else sampling.seed,
+            max_total=self._max_total(len(token_ids), sampling),
+        )
+
+    def _queue(self, requests: Sequence[Request]) -> list[Generation]:
+        """Hand requests with the same tokens to the engine, all or none."""
+        generations = [Generation(each, self._abort, self._end_thinking) for each in requests]
+        owner = requests[0].owner
+
+        def listener(generation: Generation) -> Callable[[TokenEvent], None]:
+            def deliver(event: TokenEvent) -> None:
+                if event.finish_reason is not None:
+                    with self._lock:
+                        self._unfinished[owner] -= 1
+                generation.deliver(event)
+
+            return deliver
+
+        listeners = [listener(generation) for generation in generations]
+        with self._lock:  # the engine stops under the same lock: nothing is queued behind its back
+            self._require_ready()
+            self._check_room(owner, len(requests))
+            self._unfinished[owner] += len(requests)
+            for request in requests:
+                if request.sampling.seed is None:
+                    request.seed = self._seeds.getrandbits(64)
+            self._commands.put(lambda engine: engine.add(requests, listeners))
+        return generations
 
     def stats(self) -> EngineStats:
         engine = self._engine
@@ -230,6 +339,11 @@ class EngineClient:
             slots_used=scheduler.slots.num_used,
             slots_total=scheduler.slots.size,
             preemptions=scheduler.num_preemptions,
+            snapshots=len(scheduler.cache),
+            snapshots_total=scheduler.cache.policy.limit,
+            evictions=scheduler.cache.evictions,
+            disk_entries=len(engine.shelf.disk) if engine.shelf else 0,
+            disk_bytes=engine.shelf.disk.held if engine.shelf else 0,
             **vars(counters),
         )
 
@@ -245,6 +359,19 @@ class EngineClient:
         if status.state != "ready":
             detail = f": {status.message}" if status.message else ""
             raise EngineUnavailable(f"the engine is {status.state}{detail}; try again when it is ready.")
+
+    def _check_room(self, owner: str, count: int) -> None:
+        """Raise Overloaded where ``count`` more requests of ``owner`` are too many."""
+        limit, unfinished, own = self.config.max_queue, self._unfinished.total(), self._unfinished[owner]
+        free = limit - unfinished - count
+        if free >= 0 and (not owner or own + count <= OWNER_SHARE * (free + 1)):
+            return
+        reason = f"{unfinished} requests are unfinished, and the server takes {limit}"
+        if free >= 0:
+            reason = f"this key has {own} unfinished requests, and the rest of the server's {limit} are for others"
+        each = self._engine.scheduler.turns.pace.seconds_per_answer if self._engine is not None else 0.0
+        # When half of them are done there is room again, also for the others that are told so now.
+        raise Overloaded(f"{reason}; try again later.", retry_after=each * unfinished / 2)
 
     def _check_ids(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> None:
         if not prompt_token_ids:
@@ -280,6 +407,9 @@ class EngineClient:
     def _abort(self, request_id: int) -> None:
         self._commands.put(lambda engine: engine.abort(request_id))
 
+    def _end_thinking(self, request_id: int) -> None:
+        self._commands.put(lambda engine: engine.end_thinking(request_id))
+
     def _run(self) -> None:
         """The engine's thread: load, then serve until closed or broken."""
         try:
@@ -307,6 +437,7 @@ class EngineClient:
             self._status = EngineStatus(state, loaded=1.0, message=reason)
         self._obey_rest(self._engine)
         self._engine.fail_all(reason)
+        self._engine.close()
 
     def _serve(self, engine: Engine) -> bool:
         """Commands and steps in turn. True once it was closed, False if the engine is broken."""

@@ -33,12 +33,15 @@ from qwench.server.completions import CompletionFormat
 from qwench.server.errors import (
     InternalError,
     InvalidApiKey,
+    NoSuchResponse,
     error_response,
     json_response,
     on_http_error,
     on_qwench_error,
 )
+from qwench.server.metrics import metrics_routes
 from qwench.server.prepare import Prepared, prepare_chat, prepare_completion
+from qwench.server.schemas import ControlRequest, shape, show
 from qwench.server.service import ServerSettings, Service
 from qwench.server.sse import ClientGone, EventStream, unless_gone
 from qwench.text.model import ModelText
@@ -52,7 +55,9 @@ logger = logging.getLogger(__name__)
 Prepare = Callable[[Mapping[str, object], ModelText, Sequence[str]], Prepared]
 MakeFormat = Callable[[Head, Answer, Tokenizer], Format]
 WARNINGS_HEADER = "x-qwench-warnings"
+REUSE_HEADER = "x-qwench-cache"  # of a whole answer; a stream tells the same in a comment
 MAX_WARNINGS = 2000  # characters; proxies refuse long headers
+OWNER = "qwench.owner"  # in the scope of a request: whose key it came with
 KEYLESS = frozenset({"/health"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_CLOSED = 499  # nobody reads it; the status nginx's logs made known
@@ -61,9 +66,9 @@ CLIENT_CLOSED = 499  # nobody reads it; the status nginx's logs made known
 class Gate:
     """Around every request: gives it an id, checks the key, and turns a bug into a plain 500."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, api_keys: Sequence[str]) -> None:
         self._app = app
-        self._key = None if api_key is None else _digest(api_key)
+        self._keys = [_digest(key) for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -83,7 +88,8 @@ class Gate:
             await send(message)
 
         try:
-            if not self._admits(scope["path"], headers.get("authorization", "")):
+            scope[OWNER] = self._owner(headers.get("authorization", ""))
+            if self._keys and not scope[OWNER] and scope["path"] not in KEYLESS:
                 reason = "The API key is missing or wrong; send it as `Authorization: Bearer KEY`."
                 refusal = error_response(InvalidApiKey(reason), {"www-authenticate": "Bearer"})
                 await refusal(scope, receive, send_marked)
@@ -98,28 +104,28 @@ class Gate:
             reason = f"The server failed on request {request_id}; its log says why."
             await error_response(InternalError(reason))(scope, receive, send_marked)
 
-    def _admits(self, path: str, authorization: str) -> bool:
-        if self._key is None or path in KEYLESS:
-            return True
+    def _owner(self, authorization: str) -> str:
+        """The digest of the key that was sent, if it is one of ours; else nothing."""
         scheme, _, key = authorization.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(_digest(key.strip()), self._key)
+        sent = _digest(key.strip()) if scheme.lower() == "bearer" else ""
+        return "".join(key for key in self._keys if hmac.compare_digest(sent, key))
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -> FastAPI:
     """The whole server. ``client`` may still be loading: requests that need it get 503 until it is ready."""
     service = Service(client, text, settings)
     app = FastAPI(title="Qwench", version=__version__, openapi_url=None, redirect_slashes=False)
-    routers = [answer_routes(service), model_routes(service), token_routes(service)]
+    routers = [answer_routes(service), model_routes(service), token_routes(service), metrics_routes(service)]
     listed = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     for router in (*routers, docs_routes(service, listed)):
         app.include_router(router)
     app.add_exception_handler(QwenchError, on_qwench_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_middleware(Gate, api_key=settings.api_key)
+    app.add_middleware(Gate, api_keys=settings.api_keys)
     return app
 
 
@@ -131,6 +137,15 @@ def answer_routes(service: Service) -> APIRouter:
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
         return await generate(service, request, prepare_chat, ChatFormat, "chatcmpl")
+
+    @router.post("/v1/chat/completions/control", openapi_extra=body_of("ControlRequest"))
+    async def control(request: Request) -> Response:
+        """End the thinking of a running response: its id, and the action reasoning_end."""
+        asked = shape(ControlRequest, parse(await read_body(request, service.settings.max_body_bytes)))
+        answer = service.answers.get(asked.id)
+        if answer is None or not answer.end_thinking():
+            raise NoSuchResponse(f"No response {show(asked.id)} is running; send the id of one that is.", param="id")
+        return json_response({"id": asked.id, "action": asked.action, "success": True})
 
     @router.post("/v1/completions", openapi_extra=body_of("CompletionRequest"))
     async def completions(request: Request) -> Response:
@@ -147,13 +162,16 @@ async def generate(
     raw = await read_body(request, service.settings.max_body_bytes)
     # Rendering and tokenising a long conversation takes a while; other streams go on meanwhile.
     prepared = await asyncio.to_thread(lambda: prepare(parse(raw), service.text, service.settings.names))
-    answer = Answer(service.client, service.text, prepared)
-    form = make_format(service.head(prefix), answer, service.text.tokenizer)
+    answer = Answer(service.client, service.text, prepared, request.scope[OWNER])
+    head = service.head(prefix)
+    service.answers[head.id] = answer
+    form = make_format(head, answer, service.text.tokenizer)
     headers = _warning_header(prepared.warnings)
     if prepared.stream:
         return EventStream(answer, form, service.settings.keepalive, headers)
     try:
-        return json_response(await unless_gone(request.receive, whole(answer, form)), headers=headers)
+        body = await unless_gone(request.receive, whole(answer, form))
+        return json_response(body, headers={**headers, REUSE_HEADER: "; ".join(answer.reuse)[:MAX_WARNINGS]})
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED)
     finally:

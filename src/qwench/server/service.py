@@ -7,9 +7,10 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from qwench import __version__
-from qwench.server.answer import Head
+from qwench.server.answer import Answer, Head
 from qwench.text.model import ModelText
 
 if TYPE_CHECKING:
@@ -20,10 +21,13 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream."""
+    """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream.
+
+    Without ``api_keys`` everybody is let in; with several, the engine's time is shared equally among them.
+    """
 
     names: tuple[str, ...]
-    api_key: str | None = None
+    api_keys: tuple[str, ...] = ()
     max_body_bytes: int = 32 * MEBIBYTE
     keepalive: float = 10.0
 
@@ -36,6 +40,7 @@ class Service:
     text: ModelText
     settings: ServerSettings
     started: float = field(default_factory=time.time)  # seconds since 1970
+    answers: WeakValueDictionary[str, Answer] = field(default_factory=WeakValueDictionary)  # by the response's id
 
     @property
     def name(self) -> str:
