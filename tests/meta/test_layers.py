@@ -47,7 +47,7 @@ LAYERS = {
     "cache": Layer((*BASE, "cache")),
     "engine.request": Layer(("errors",)),
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request")),
-    "engine.client": Layer((*BASE, "device", "model", "weights", "cache", "engine")),
+    "engine.client": Layer((*BASE, "device", "ops.loading", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
     "text": Layer((*BASE, "text", "engine.request"), ("tokenizers", "jinja2")),
     "plan": Layer((*BASE, "plan")),

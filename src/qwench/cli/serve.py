@@ -39,16 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM, which is a success. Raises what keeps the model from loading."""
     from qwench.engine.client import EngineClient
-    from qwench.server.app import build_app
-    from qwench.server.run import serve
-    from qwench.server.service import ServerSettings
-    from qwench.text.model import ModelText
 
     key = args.api_key if args.api_key is not None else os.environ.get(KEY_VARIABLE)
     check_exposure(args.host, key, allowed=args.allow_no_key)
     config = engine_config(args)
     with bind(args.host, args.port) as listener:
         client = EngineClient(config)
+        client.prepare()  # the imports below take as long as reading a small model
+
+        from qwench.server.app import build_app
+        from qwench.server.run import serve
+        from qwench.server.service import ServerSettings
+        from qwench.text.model import ModelText
+
         text = ModelText(client.files, client.model)
         names = served_names(args.model, args.served_name)
         app = build_app(client, text, ServerSettings(names=names, api_key=key))

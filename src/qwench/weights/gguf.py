@@ -7,7 +7,7 @@ order, which stays as it is: ``value_heads_tiled`` of the configuration tells th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -16,19 +16,19 @@ from typing import Self
 import torch
 
 from qwench.config import ModelConfig
-from qwench.errors import CheckpointError, listed
+from qwench.errors import CheckpointError
 from qwench.fault import fault
 from qwench.gguf.file import GgufFile
 from qwench.gguf.header import REPAIR, StoredTensor
-from qwench.model.parameters import ParameterSpec, declare
-from qwench.ops.quantised import GGUF_TYPES, WeightType, dequantise
+from qwench.model.parameters import ParameterSpec
+from qwench.ops.loading import MatrixInFile
+from qwench.ops.quantised import allocate, dequantise
 from qwench.ops.store import Kind, Value
+from qwench.ops.weight_types import GGUF_TYPES, WeightType
 from qwench.weights.formats import gguf_blocks
-from qwench.weights.names import Place
-from qwench.weights.names_gguf import gguf_names, gguf_place, unused_gguf_reason
+from qwench.weights.gguf_match import GgufTensors, stored_matrices
 from qwench.weights.source import Part, Progress, UnusedTensor, piece_rows
 
-ADVICE = "take another quantisation of this model, such as Q4_K_M, Q8_0 or BF16"
 NORMS = ("mixer_norm", "mlp_norm", "final_norm", "query_norm", "key_norm")  # zero-centred in Qwen3.5
 MIXED = GGUF_TYPES["Q8_0"]  # what two parts of one matrix become where their types differ
 
@@ -46,10 +46,10 @@ class GgufSource:
     """A WeightSource. ``dtype`` is the type of unquantised weights; ``converted`` says what changes its type."""
 
     def __init__(self, file: GgufFile, config: ModelConfig, dtype: torch.dtype) -> None:
-        self._file, self._config, self._dtype = file, config, dtype
-        self._specs = declare(config)
-        self.unused: list[UnusedTensor] = []
-        self._stored = self._matched()
+        self._config, self._dtype = config, dtype
+        self._tensors = GgufTensors(file, config)
+        self._specs, self._stored = self._tensors.specs, self._tensors.stored
+        self.unused = [UnusedTensor(tensor.name, tensor.shape, reason) for tensor, reason in self._tensors.unused]
         self.kinds: Mapping[str, Kind] = {name: self._kind(name) for name in self._specs}
 
     @property
@@ -62,11 +62,14 @@ class GgufSource:
         ]
         return [Conversion(tuple(mixed), MIXED.name, "gate and up of one expert differ in type")] if mixed else []
 
-    def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, Value]]:
-        total = sum(tensor.num_bytes for stored in self._stored.values() for tensor in stored)
+    def stored(self) -> Sequence[MatrixInFile]:
+        return stored_matrices(self._tensors, str(self._dtype).removeprefix("torch."))
+
+    def parts(self, progress: Progress | None = None, without: Container[str] = ()) -> Iterator[tuple[Part, Value]]:
+        chosen = {name: stored for name, stored in self._stored.items() if name not in without}
+        total = sum(tensor.num_bytes for stored in chosen.values() for tensor in stored)
         with _Reader(total, progress) as reader:
-            order = sorted(self._stored, key=lambda name: (self._stored[name][0].file, self._stored[name][0].begin))
-            for name in order:
+            for name in sorted(chosen, key=lambda name: (chosen[name][0].file, chosen[name][0].begin)):
                 spec, stored = self._specs[name], self._stored[name]
                 if spec.kind == "experts":
                     yield from self._experts(name, spec, stored, reader)
@@ -75,56 +78,14 @@ class GgufSource:
                 else:
                     yield from self._matrix(name, spec, stored[0], reader)
 
-    def _matched(self) -> dict[str, tuple[StoredTensor, ...]]:
-        """Each parameter's tensors, in the order of its rows; raises if file and declaration differ in anything."""
-        found: dict[Place, StoredTensor] = {}
-        extra: list[StoredTensor] = []
-        layers = self._config.num_layers
-        predictors = range(layers, layers + self._config.num_mtp_layers)
-        for tensor in self._file.tensors.values():
-            place = gguf_place(tensor.name)
-            reason = unused_gguf_reason(tensor.name, predictors)
-            if reason is not None:
-                self.unused.append(UnusedTensor(tensor.name, tensor.shape, reason))
-            elif place is None or place.name not in self._specs:
-                extra.append(tensor)
-            elif place in found:
-                raise self._error(f"holds {found[place].name} and {tensor.name}, which are the same parameter")
-            else:
-                _check(tensor, place, self._specs[place.name])
-                found[place] = tensor
-        if extra:
-            names = listed([f"{tensor.name} {list(tensor.shape)}" for tensor in extra])
-            raise self._error(f"holds what a model of this architecture has no place for: {names}")
-        return self._complete(found)
-
-    def _complete(self, found: Mapping[Place, StoredTensor]) -> dict[str, tuple[StoredTensor, ...]]:
-        stored: dict[str, tuple[StoredTensor, ...]] = {}
-        missing: list[str] = []
-        for name in self._specs:
-            whole, halves = Place(name), [Place(name, part="gate"), Place(name, part="up")]
-            present = [place for place in halves if place in found]
-            if whole in found and present:
-                raise self._error(f"holds {found[whole].name} and {found[present[0]].name}, the same parameter twice")
-            wanted = halves if present else [whole]
-            missing += [gguf_names(place) for place in wanted if place not in found]
-            stored[name] = tuple(found[place] for place in wanted if place in found)
-        if missing:
-            raise self._error(f"lacks {listed(missing)}")
-        return stored
-
-    def _error(self, problem: str) -> CheckpointError:
-        return CheckpointError(f"{self._file.path} {problem}; take another conversion of this model.")
-
     def _kind(self, name: str) -> Kind:
         """The type a parameter has in memory."""
         spec, stored = self._specs[name], self._stored[name]
         if spec.kind == "float32":
             return torch.float32
-        types = {tensor.type.name for tensor in stored}
-        if spec.kind == "vector" or types <= gguf_blocks.FLOATS.keys():
+        if spec.kind == "vector" or all(tensor.type.name in gguf_blocks.FLOATS for tensor in stored):
             return self._dtype
-        return GGUF_TYPES[types.pop()] if len(types) == 1 else MIXED
+        return self._tensors.weight_type(name) or MIXED
 
     def _vector(self, name: str, spec: ParameterSpec, stored: StoredTensor, reader: _Reader) -> torch.Tensor:
         """A small parameter, with what the converter did to it undone in fp32."""
@@ -166,35 +127,13 @@ class GgufSource:
             yield Part(name, expert), target
 
 
-def _check(tensor: StoredTensor, place: Place, spec: ParameterSpec) -> None:
-    """Shape and type, before anything is read."""
-    expected = spec.shape
-    if place.part is not None:  # gates, or up-projections, of all experts
-        experts, out, width = spec.shape
-        expected = (experts, out // 2, width)
-    possible = [expected]
-    if place.name.endswith(".shared_gate"):  # converters differ in which axes of one they keep
-        possible.append(expected[1:])
-    if place.name.endswith(".conv"):
-        possible.append((expected[0], 1, expected[1]))
-    if tensor.shape not in possible:
-        raise CheckpointError(
-            f"{tensor.file}: tensor {tensor.name} has shape {list(tensor.shape)}; {list(expected)} is expected from "
-            f"the metadata."
-        )
-    if tensor.type.name not in gguf_blocks.FLOATS and tensor.type.name not in GGUF_TYPES:
-        raise CheckpointError(
-            f"{tensor.file}: tensor {tensor.name} has the type {tensor.type.name}, which is not supported; {ADVICE}."
-        )
-
-
 def _row_bytes(tensor: StoredTensor) -> int:
     return tensor.shape[-1] // tensor.type.block * tensor.type.num_bytes
 
 
 def _target(kind: Kind, out: int, width: int) -> Value:
     if isinstance(kind, WeightType):
-        return gguf_blocks.allocate(kind, out, width)
+        return allocate(kind, out, width)
     return torch.empty(out, width, dtype=kind)
 
 
@@ -203,7 +142,7 @@ def _floats(raw: torch.Tensor, stored: StoredTensor) -> torch.Tensor:
     name = stored.type.name
     if name in gguf_blocks.FLOATS:
         return raw.view(gguf_blocks.FLOATS[name]).to(torch.float32, copy=True)
-    codes = gguf_blocks.allocate(GGUF_TYPES[name], len(raw), stored.shape[-1])
+    codes = allocate(GGUF_TYPES[name], len(raw), stored.shape[-1])
     gguf_blocks.decode(raw, codes)
     return dequantise(codes)
 
