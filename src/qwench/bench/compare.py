@@ -227,4 +227,5 @@ def _measurement(told: dict[str, Any]) -> Measurement:
 def _start(threads: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "qwench.bench.side"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -6,6 +6,7 @@ Importing this file loads no torch; ``start`` does, on the engine's own thread. 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import threading
@@ -329,8 +330,11 @@ class EngineClient:
         return False
 
     def _load(self) -> None:
-        from qwench.engine.start import load_engine
-
+        gc.disable()  # importing torch makes a million objects and no garbage: looking for some takes a tenth of it
+        try:
+            from qwench.engine.start import load_engine
+        finally:
+            gc.enable()
         try:
             self._engine, self._resolved = load_engine(
                 self.config, self.model, self.files, self.vocabulary, self._told, self._begun

@@ -294,9 +294,11 @@ class Loading:
             self._state.stop = 0
             self._start(context, close=False)
             try:
-                while self._thread is not None and self._thread.is_alive():
-                    self._thread.join(LOOK_SECONDS)
+                running = self._thread
+                while running is not None:
+                    running.join(LOOK_SECONDS)
                     told(self.bytes_read)
+                    running = running if running.is_alive() else None
             finally:
                 self.close()
         if self._failure:
