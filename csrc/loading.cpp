@@ -144,9 +144,10 @@ class Piece {
     }
 
     int32_t round(Buffers& made) {
-        const int64_t depth = num_blocks(type_, rows_.in) * kBlock, scales = depth / kBlock;
-        const int64_t size = type_.nested ? 1 : 2, supers = type_.nested ? scales / kChunkBlocks * 2 : 0;
-        const int64_t each[kArrays] = {depth, scales * size, type_.nested ? scales : 0, supers, supers};
+        const int64_t depth = num_blocks(type_, rows_.in) * kBlock, scales = depth / type_.block;
+        const int64_t supers = type_.nested ? depth / QW_SUPER_BLOCK * 2 : 0;
+        const bool min = type_.has_min;
+        const int64_t each[kArrays] = {depth, type_.nested ? scales : 2 * scales, min ? scales : 0, supers, min ? supers : 0};
         int64_t sizes[kArrays];
         for (int i = 0; i < kArrays; ++i) sizes[i] = each[i] * count_;
         uint8_t* a[kArrays];

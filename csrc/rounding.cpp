@@ -8,9 +8,11 @@
 namespace qwench {
 
 bool is_roundable(const qw_weight_type& type) {
-    if (!is_known(type) || type.element != QW_CODES || type.block != kBlock) return false;
-    if (type.nested) return type.has_min && !type.has_table && type.bits < 8 && type.zero == 0 && type.scale_type == QW_F16;
-    return !type.has_min && (type.has_table ? type.scale_type == QW_BF16 : type.scale_type == QW_F16 && 2 * type.zero == 1 << type.bits);
+    if (!is_known(type) || type.element != QW_CODES || type.has_table != (type.scale_type == QW_BF16)) return false;
+    const bool is_signed = 2 * type.zero == 1 << type.bits;
+    if (!type.nested) return !type.has_min && type.block == kBlock && (type.has_table || is_signed);
+    if (type.has_min) return !type.has_table && type.block == kBlock && type.bits < 8 && type.zero == 0;
+    return !type.has_table && type.block == kBlock / 2 && is_signed;
 }
 
 }  // namespace qwench

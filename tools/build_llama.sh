@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds llama.cpp's benchmark programs for this machine into build/llama.cpp/bin, from the source that the PyPI package
+# Builds llama.cpp's programs for this machine (benchmarks, server, quantiser) into build/llama.cpp/bin, from the source that the PyPI package
 # llama-cpp-python carries. `make llama.cpp` runs it; needs a C++ compiler, CMake and a package index, and some minutes.
 set -eu
 
@@ -21,6 +21,6 @@ if [ ! -d "$BUILD/source" ]; then
     "$BUILD/source/ggml/src/ggml-cpu/amx/mmq.cpp"
 fi
 cmake -S "$BUILD/source" -B "$BUILD" -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
-  -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF
-cmake --build "$BUILD" --parallel --target llama-bench llama-batched-bench
+  -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=ON
+cmake --build "$BUILD" --parallel "$(getconf _NPROCESSORS_ONLN)" --target llama-bench llama-batched-bench llama-server llama-quantize
 echo "built: $BUILD/bin/llama-bench"

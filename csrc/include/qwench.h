@@ -92,7 +92,7 @@ typedef struct {
 QW_API int32_t qw_pack_codes(qw_context* context, const qw_codes* codes, void* packed);
 
 typedef struct {
-    const qw_weight_type* type; /* without nested: no min, and a zero or the table; nested: a min. block is 32 */
+    const qw_weight_type* type; /* one of our own: ops/weight_types.py */
     int64_t out, in;
     int32_t element;    /* of source: QW_F32, QW_BF16 or QW_F16 */
     const void* source; /* [out, in] */

@@ -6,12 +6,16 @@
 namespace qwench {
 namespace {
 
-constexpr int kCodes = 32;          // of a block
-constexpr int kSuperBlocks = 8;     // blocks of a super-block
+constexpr int kCodes = 32;       // of a block, or of two where a block has half as many
+constexpr int kHalf = kCodes / 2;
+constexpr int kSuperBlocks = 8;  // of 32 codes in a super-block
 constexpr float kLargestHalf = 65504.0f;
 constexpr uint16_t kNoHalf = 0x7e00;  // not a number: what broken weights get for a scale
 constexpr float kLeastInverted = 1.1754943508222875e-38f;
 constexpr double kSteps[] = {-0.6, -0.2, 0.2, 0.6, 1.0};
+constexpr double kCuts[][2] = {{-0.1, -0.1}, {0.2, 0.2}, {0.5, 0.5}, {-0.1, 0.5}, {0.5, -0.1}};
+
+using Numbers = const float (*)[kLanes];  // of sixteen outputs, depth by depth
 
 // A block of sixteen outputs, and what was found for it.
 struct Block {
@@ -46,13 +50,13 @@ struct CodeSums {
     V values, products, squares;
 };
 
-// CodeSums over the codes `value(number)`.
-template <class Value>
-QW_INLINE CodeSums sums_of(const Block& block, Value value) {
+// Sums over the codes `value(number)`.
+template <int kCount, class Value>
+QW_INLINE CodeSums sums_of(Numbers numbers, Value value) {
     V values[4], products[4], squares[4];
-    for (int i = 0; i < kCodes; i += 4) {
+    for (int i = 0; i < kCount; i += 4) {
         for (int c = 0; c < 4; ++c) {
-            const V number = load(block.numbers[i + c]), code = value(number);
+            const V number = load(numbers[i + c]), code = value(number);
             const V product = mul(code, number), square = mul(code, code);
             values[c] = i == 0 ? code : add(values[c], code);
             products[c] = i == 0 ? product : add(products[c], product);
@@ -67,10 +71,11 @@ struct Range {
     V low, high, broken;  // not a number in `broken` where a number is none or infinite
 };
 
-QW_INLINE Range range_of(const Block& block) {
-    Range range = {load(block.numbers[0]), load(block.numbers[0]), zero()};
-    for (int i = 0; i < kCodes; ++i) {
-        const V number = load(block.numbers[i]);
+template <int kCount>
+QW_INLINE Range range_of(Numbers numbers) {
+    Range range = {load(numbers[0]), load(numbers[0]), zero()};
+    for (int i = 0; i < kCount; ++i) {
+        const V number = load(numbers[i]);
         range.low = least(range.low, number);
         range.high = most(range.high, number);
         range.broken = add(range.broken, mul(number, zero()));
@@ -78,44 +83,55 @@ QW_INLINE Range range_of(const Block& block) {
     return range;
 }
 
-// The sum of squared errors where codes and numbers differ by `error(code, number)`.
-template <class Codes, class Error>
-QW_INLINE V squared(const Block& block, Codes codes, Error error) {
-    return chained<kCodes>([&](int i) {
-        const V off = error(codes(i), load(block.numbers[i]));
-        return mul(off, off);
-    });
+// The number farthest from zero.
+QW_INLINE V largest_of(const Range& range) {
+    return choose_greater(range.high, sub(zero(), range.low), range.high, range.low);
 }
 
-// One scale a block, codes on both sides of zero. `scales` are sixteen halves.
-void round_signed(Block& block, int32_t zero_code, uint16_t* scales) {
-    const float middle = static_cast<float>(zero_code);
-    const Range range = range_of(block);
-    const V largest = choose_greater(range.high, sub(zero(), range.low), range.high, range.low);
-    const auto coded = [&](V inverted) {
-        return [&block, inverted, middle](int i) {
-            return within(add(whole(mul(load(block.numbers[i]), inverted)), all(middle)), 0.0f, 2.0f * middle - 1.0f);
-        };
-    };
-    const auto error_under = [&](V scale, V inverted) {
-        return squared(block, coded(inverted), [&](V code, V number) {
-            return sub(mul(sub(code, all(middle)), scale), number);
-        });
-    };
-    uint16_t plain_halves[kLanes], found_halves[kLanes];
-    const V plain = as_half(div(largest, all(-middle)), plain_halves), plain_inverse = inverse(plain);
-    V best = plain, best_gain = all(-1.0f);
+QW_INLINE V signed_code(V number, V inverted, float middle) {
+    return within(add(whole(mul(number, inverted)), all(middle)), 0.0f, 2.0f * middle - 1.0f);
+}
+
+// The best scale found for codes on both sides of zero, at first `best`.
+template <int kCount>
+QW_INLINE V best_scale(Numbers numbers, V largest, float middle, V best) {
+    V best_gain = all(-1.0f);
     for (const double step : kSteps) {
-        const V inverted = mul(inverse(largest), all(static_cast<float>(-(zero_code + step))));
-        const CodeSums sums = sums_of(block, [&](V number) { return within(whole(mul(number, inverted)), -middle, middle - 1.0f); });
+        const V inverted = mul(inverse(largest), all(static_cast<float>(-(middle + step))));
+        const auto code = [&](V number) { return within(whole(mul(number, inverted)), -middle, middle - 1.0f); };
+        const CodeSums sums = sums_of<kCount>(numbers, code);
         const V scale = mul(sums.products, inverse(sums.squares)), gain = mul(sums.products, scale);
         best = choose_greater(gain, best_gain, scale, best);
         best_gain = choose_greater(gain, best_gain, gain, best_gain);
     }
-    const V found = as_half(best, found_halves), found_inverse = inverse(found);
-    const V wins = choose_greater(error_under(plain, plain_inverse), error_under(found, found_inverse), all(1.0f), zero());
-    const auto plainly = coded(plain_inverse), finely = coded(found_inverse);
-    for (int i = 0; i < kCodes; ++i) store(block.codes[i], choose_greater(wins, zero(), finely(i), plainly(i)));
+    return best;
+}
+
+template <int kCount>
+QW_INLINE V signed_error(Numbers numbers, V scale, float middle) {
+    const V inverted = inverse(scale);
+    return chained<kCount>([&](int i) {
+        const V number = load(numbers[i]);
+        const V off = sub(mul(sub(signed_code(number, inverted, middle), all(middle)), scale), number);
+        return mul(off, off);
+    });
+}
+
+template <int kCount>
+QW_INLINE void put_signed(Numbers numbers, V scale, float middle, float (*codes)[kLanes]) {
+    const V inverted = inverse(scale);
+    for (int i = 0; i < kCount; ++i) store(codes[i], signed_code(load(numbers[i]), inverted, middle));
+}
+
+// One scale a block, codes on both sides of zero. `scales` are sixteen halves.
+void round_signed(Block& block, float middle, uint16_t* scales) {
+    const Range range = range_of<kCodes>(block.numbers);
+    uint16_t plain_halves[kLanes], found_halves[kLanes];
+    const V largest = largest_of(range), plain = as_half(div(largest, all(-middle)), plain_halves);
+    const V found = as_half(best_scale<kCodes>(block.numbers, largest, middle, plain), found_halves);
+    const V plain_error = signed_error<kCodes>(block.numbers, plain, middle);
+    const V wins = choose_greater(plain_error, signed_error<kCodes>(block.numbers, found, middle), all(1.0f), zero());
+    put_signed<kCodes>(block.numbers, choose_greater(wins, zero(), found, plain), middle, block.codes);
     float won[kLanes], broken[kLanes];
     store(won, wins);
     store(broken, range.broken);
@@ -138,7 +154,7 @@ QW_INLINE float four_bit(float size) {
 // Four-bit floats under a power of two. `scales` are sixteen BF16.
 void round_table(Block& block, bf16* scales) {
     float sizes[kCodes][kLanes], values[kCodes][kLanes], largest[kLanes], broken[kLanes];
-    store(broken, range_of(block).broken);
+    store(broken, range_of<kCodes>(block.numbers).broken);
     V most_of = zero();
     for (int i = 0; i < kCodes; ++i) {
         store(sizes[i], absolute(load(block.numbers[i])));
@@ -178,21 +194,56 @@ void round_table(Block& block, bf16* scales) {
     store(scales, add(best, load(broken)));
 }
 
-// Scales and mins of a super-block: whole numbers under a half each. `parts` are the numbers, `wholes` what they stand for.
+// Scales or mins of a super-block: whole numbers under a half. `parts` are the numbers, `wholes` what they stand for.
 struct Nested {
-    float parts[kSuperBlocks][kLanes], wholes[kSuperBlocks][kLanes];
+    float parts[2 * kSuperBlocks][kLanes], wholes[2 * kSuperBlocks][kLanes];
     uint16_t super[kLanes];
 };
 
-void nest(const V (&values)[kSuperBlocks], float low, float high, Nested& to) {
+template <int kCount>
+void nest(const V (&values)[kCount], float top, Nested& to) {
     V largest = absolute(values[0]);
     for (const V& each : values) largest = most(largest, absolute(each));
-    const V super = as_half(div(largest, all(high)), to.super), inverted = inverse(super);
-    for (int b = 0; b < kSuperBlocks; ++b) {
-        const V part = within(whole(mul(values[b], inverted)), low, high);
+    const V super = as_half(div(largest, all(top)), to.super), inverted = inverse(super);
+    for (int b = 0; b < kCount; ++b) {
+        const V part = within(whole(mul(values[b], inverted)), -top, top);
         store(to.parts[b], part);
         store(to.wholes[b], mul(part, super));
     }
+}
+
+struct Super {
+    Nested scales, mins;
+};
+
+// A scale for each half of a block, nested. `found` where `wins` is above 0, else `plain`. Codes stay in the blocks.
+void round_nested_signed(Block* blocks, float middle, Super& plain, Super& found, float* wins, float* broken) {
+    constexpr int kParts = 2 * kSuperBlocks;
+    V largest[kParts], scales[kParts], plain_errors[kParts], errors[kParts], bad = zero();
+    const auto numbers = [&](int p) -> Numbers { return blocks[p / 2].numbers + p % 2 * kHalf; };
+    for (int p = 0; p < kParts; ++p) {
+        const Range range = range_of<kHalf>(numbers(p));
+        bad = add(bad, range.broken);
+        largest[p] = largest_of(range);
+        scales[p] = div(largest[p], all(-middle));
+    }
+    nest(scales, 127.0f, plain.scales);
+    for (int p = 0; p < kParts; ++p) {
+        scales[p] = best_scale<kHalf>(numbers(p), largest[p], middle, load(plain.scales.wholes[p]));
+    }
+    nest(scales, 127.0f, found.scales);
+    for (int p = 0; p < kParts; ++p) {
+        plain_errors[p] = signed_error<kHalf>(numbers(p), load(plain.scales.wholes[p]), middle);
+        errors[p] = signed_error<kHalf>(numbers(p), load(found.scales.wholes[p]), middle);
+    }
+    const V plain_error = chained<kParts>([&](int p) { return plain_errors[p]; });
+    const V better = choose_greater(plain_error, chained<kParts>([&](int p) { return errors[p]; }), all(1.0f), zero());
+    for (int p = 0; p < kParts; ++p) {
+        const V scale = choose_greater(better, zero(), load(found.scales.wholes[p]), load(plain.scales.wholes[p]));
+        put_signed<kHalf>(numbers(p), scale, middle, blocks[p / 2].codes + p % 2 * kHalf);
+    }
+    store(wins, better);
+    store(broken, bad);
 }
 
 QW_INLINE V line_code(V number, V shift, V inverted, float top) {
@@ -202,9 +253,9 @@ QW_INLINE V line_code(V number, V shift, V inverted, float top) {
 // Scale and min of one block, not rounded: the best of several first guesses, refined once.
 void best_line(const Block& block, const Range& range, float top, V& scale, V& shift) {
     const V total = chained<kCodes>([&](int i) { return load(block.numbers[i]); });
-    const V width = sub(range.high, range.low), low = range.low, count = all(kCodes);
-    scale = div(width, all(top));
-    shift = sub(zero(), low);
+    const V level = div(sub(range.high, range.low), all(top)), lowest = sub(zero(), range.low), count = all(kCodes);
+    scale = level;
+    shift = lowest;
     V best = all(-INFINITY);
     const auto consider = [&](const CodeSums& sums) {
         const V spread = sub(mul(count, sums.squares), mul(sums.values, sums.values));
@@ -218,17 +269,14 @@ void best_line(const Block& block, const Range& range, float top, V& scale, V& s
         shift = choose_greater(gain, best, offset, shift);
         best = choose_greater(gain, best, gain, best);
     };
-    for (const double step : kSteps) {
-        const V inverted = mul(inverse(width), all(static_cast<float>(top + step)));
-        consider(sums_of(block, [&](V number) { return within(whole(mul(sub(number, low), inverted)), 0.0f, top); }));
+    for (const auto& cut : kCuts) {
+        const V inverted = inverse(mul(level, all(static_cast<float>((top - (cut[0] + cut[1])) / top))));
+        const V from = sub(lowest, mul(level, all(static_cast<float>(cut[0]))));
+        consider(sums_of<kCodes>(block.numbers, [&](V number) { return line_code(number, from, inverted, top); }));
     }
     const V inverted = inverse(scale), last = shift;
-    consider(sums_of(block, [&](V number) { return line_code(number, last, inverted, top); }));
+    consider(sums_of<kCodes>(block.numbers, [&](V number) { return line_code(number, last, inverted, top); }));
 }
-
-struct Super {
-    Nested scales, mins;
-};
 
 QW_INLINE V line_error(const Block& block, V scale, V shift, float top) {
     const V inverted = inverse(scale);
@@ -252,23 +300,23 @@ void round_affine(Block* blocks, float top, Super& plain, Super& found, float* w
     V scales[kSuperBlocks], shifts[kSuperBlocks], bad = zero();
     Range ranges[kSuperBlocks];
     for (int b = 0; b < kSuperBlocks; ++b) {
-        ranges[b] = range_of(blocks[b]);
+        ranges[b] = range_of<kCodes>(blocks[b].numbers);
         ranges[b].low = least(ranges[b].low, zero());
         bad = add(bad, ranges[b].broken);
         scales[b] = div(sub(ranges[b].high, ranges[b].low), all(top));
         shifts[b] = sub(zero(), ranges[b].low);
     }
-    nest(scales, -127.0f, 127.0f, plain.scales);
-    nest(shifts, 0.0f, 255.0f, plain.mins);
+    nest(scales, 127.0f, plain.scales);
+    nest(shifts, 255.0f, plain.mins);
     for (int b = 0; b < kSuperBlocks; ++b) best_line(blocks[b], ranges[b], top, scales[b], shifts[b]);
-    nest(scales, -127.0f, 127.0f, found.scales);
+    nest(scales, 127.0f, found.scales);
     for (int b = 0; b < kSuperBlocks; ++b) {
         const V scale = load(found.scales.wholes[b]), inverted = inverse(scale), shift = shifts[b];
         const V values = chained<kCodes>([&](int i) { return line_code(load(blocks[b].numbers[i]), shift, inverted, top); });
         const V total = chained<kCodes>([&](int i) { return load(blocks[b].numbers[i]); });
         shifts[b] = most(div(sub(mul(scale, values), total), all(kCodes)), zero());
     }
-    nest(shifts, 0.0f, 255.0f, found.mins);
+    nest(shifts, 255.0f, found.mins);
     const V better = choose_greater(super_error(blocks, plain, top), super_error(blocks, found, top), all(1.0f), zero());
     for (int b = 0; b < kSuperBlocks; ++b) {
         const V scale = choose_greater(better, zero(), load(found.scales.wholes[b]), load(plain.scales.wholes[b]));
@@ -327,20 +375,25 @@ void round_super(const qw_round_arguments& a, int64_t first, int64_t count, int6
     Block blocks[kSuperBlocks];
     Super plain, found;
     float wins[kLanes], broken[kLanes];
-    const int64_t all_blocks = supers * kSuperBlocks, depth = all_blocks * kCodes;
+    const int64_t each = kSuperBlocks * parts_of(*a.type), depth = supers * kSuperBlocks * kCodes;
     for (int b = 0; b < kSuperBlocks; ++b) gather_numbers(a, first, count, (super * kSuperBlocks + b) * kCodes, blocks[b]);
-    round_affine(blocks, static_cast<float>((1 << a.type->bits) - 1), plain, found, wins, broken);
+    if (a.type->has_min) {
+        round_affine(blocks, static_cast<float>((1 << a.type->bits) - 1), plain, found, wins, broken);
+    } else {
+        round_nested_signed(blocks, static_cast<float>(a.type->zero), plain, found, wins, broken);
+    }
     for (int b = 0; b < kSuperBlocks; ++b) {
         put_codes(blocks[b], count, depth, row_of<uint8_t>(a.codes, first, depth, (super * kSuperBlocks + b) * kCodes));
     }
     for (int64_t o = 0; o < count; ++o) {
         const Super& won = wins[o] > 0.0f ? found : plain;
-        for (int b = 0; b < kSuperBlocks; ++b) {
-            const int64_t at = super * kSuperBlocks + b;
-            *row_of<int8_t>(a.scales, first + o, all_blocks, at) = static_cast<int8_t>(won.scales.parts[b][o]);
-            *row_of<uint8_t>(a.mins, first + o, all_blocks, at) = static_cast<uint8_t>(won.mins.parts[b][o]);
+        for (int64_t p = 0; p < each; ++p) {
+            const int64_t columns = supers * each, at = super * each + p;
+            *row_of<int8_t>(a.scales, first + o, columns, at) = static_cast<int8_t>(won.scales.parts[p][o]);
+            if (a.type->has_min) *row_of<uint8_t>(a.mins, first + o, columns, at) = static_cast<uint8_t>(won.mins.parts[p][o]);
         }
         *row_of<uint16_t>(a.super_scales, first + o, supers, super) = broken[o] != 0.0f ? kNoHalf : won.scales.super[o];
+        if (!a.type->has_min) continue;
         *row_of<uint16_t>(a.super_mins, first + o, supers, super) = broken[o] != 0.0f ? kNoHalf : won.mins.super[o];
     }
 }
@@ -359,7 +412,7 @@ void round_rows(const qw_round_arguments& a, int64_t first, int64_t count) {
         if (a.type->has_table) {
             round_table(block, powers);
         } else {
-            round_signed(block, a.type->zero, scales);
+            round_signed(block, static_cast<float>(a.type->zero), scales);
         }
         put_codes(block, count, depth, row_of<uint8_t>(a.codes, first, depth, b * kCodes));
         for (int64_t o = 0; o < count; ++o) {

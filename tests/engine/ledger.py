@@ -7,10 +7,12 @@ the same hash over a plain list: the answer of an undisturbed sequence.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from qwench.cache.pool import Pool
+from qwench.cache.prefix import PrefixPolicy
 from qwench.cache.storage import CacheSpec, Storage
 from qwench.engine.core import Engine
 from qwench.engine.runner import Runner
@@ -31,18 +33,18 @@ LEDGER_SPEC = CacheSpec(
 )
 
 
-def ledger_next(tokens: Sequence[int]) -> int:
+def ledger_next(tokens: Sequence[int], *, stateful: bool = True) -> int:
     """The token that follows ``tokens``."""
     state = 0
-    for token in tokens:
+    for token in tokens if stateful else ():
         state = advance(state, token)
     return mix(tokens, list(range(len(tokens))), state, tokens[-1])
 
 
-def ledger_answer(prompt: Sequence[int], length: int) -> list[int]:
+def ledger_answer(prompt: Sequence[int], length: int, *, stateful: bool = True) -> list[int]:
     tokens = list(prompt)
     for _ in range(length):
-        tokens.append(ledger_next(tokens))
+        tokens.append(ledger_next(tokens, stateful=stateful))
     return tokens[len(prompt) :]
 
 
@@ -57,8 +59,15 @@ def mix(tokens: Sequence[int], positions: Sequence[int], state: int, last: int) 
     return digest % VOCABULARY
 
 
+def read(tokens: torch.Tensor, places: Sequence[int]) -> list[int]:
+    return tokens[places].flatten().int().tolist()
+
+
 class LedgerModel:
-    """Writes each token and position into its page slot, folds it into its state, and answers from both."""
+    """Writes each token and position into its page slot, folds it into its state, and answers from both.
+
+    Over a storage without states it is a model of attention alone.
+    """
 
     def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
         tokens, positions = batch.token_ids.tolist(), batch.positions[0].tolist()
@@ -71,25 +80,34 @@ class LedgerModel:
             for offset, place in enumerate(range(span.start, span.stop)):
                 cache.keys[0][kv_slots[place]] = tokens[place]
                 cache.values[0][kv_slots[place]] = positions[place]
-                state = advance(int(cache.recurrent[0][slot]), tokens[place])
-                cache.recurrent[0][slot] = state
-                cache.conv[0][slot] = tokens[place]
+                state, last = 0, tokens[place]
+                if cache.recurrent:
+                    cache.recurrent[0][slot] = advance(int(cache.recurrent[0][slot]), tokens[place])
+                    cache.conv[0][slot] = tokens[place]
+                    state, last = int(cache.recurrent[0][slot]), int(cache.conv[0][slot])
                 seen = context[: first + offset + 1]
-                answers.append(
-                    mix(
-                        [int(cache.keys[0][s]) for s in seen],
-                        [int(cache.values[0][s]) for s in seen],
-                        int(cache.recurrent[0][slot]),
-                        int(cache.conv[0][slot]),
-                    )
-                )
+                answers.append(mix(read(cache.keys[0], seen), read(cache.values[0], seen), state, last))
         wanted = torch.tensor([answers[index] for index in batch.logit_tokens.tolist()], dtype=torch.int64)
         return torch.nn.functional.one_hot(wanted, VOCABULARY).float()
 
 
-def ledger_engine(*, num_pages: int, page_size: int = 4, num_slots: int = 4, max_step_tokens: int = 16) -> Engine:
-    storage = Storage(LEDGER_SPEC, num_pages=num_pages, page_size=page_size, num_slots=num_slots, device="cpu")
+def ledger_engine(
+    *,
+    num_pages: int,
+    page_size: int = 4,
+    num_slots: int = 4,
+    max_step_tokens: int = 16,
+    snapshots: int = 0,
+    state_pages: float = 2,
+    near: int = 2,
+) -> Engine:
+    policy = PrefixPolicy(limit=snapshots, state_pages=state_pages, near=near)
+    num_slots += snapshots if state_pages else 0
+    spec = LEDGER_SPEC if state_pages else replace(LEDGER_SPEC, num_delta_layers=0)
+    storage = Storage(spec, num_pages=num_pages, page_size=page_size, num_slots=num_slots, device="cpu")
     for tensor in (*storage.keys, *storage.values, *storage.conv, *storage.recurrent):
         tensor.fill_(12345)  # what a former owner may have left behind must never be read
-    scheduler = Scheduler(Pool(num_pages), Pool(num_slots), page_size=page_size, max_step_tokens=max_step_tokens)
+    scheduler = Scheduler(
+        Pool(num_pages), Pool(num_slots), page_size=page_size, max_step_tokens=max_step_tokens, policy=policy
+    )
     return Engine(scheduler, Runner(LedgerModel(), storage, page_size=page_size, usable_tokens=VOCABULARY))

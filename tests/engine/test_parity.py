@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
-from qwench.engine.request import SamplingParams, Vocabulary
+from qwench.engine.request import Marks, SamplingParams, Vocabulary
 from tests.oracle import KINDS, VOCABULARY, make_checkpoint
 
 ALWAYS = ("wrapper_dense", "moe", "qwen3", "qwen3_moe_mixed")
@@ -86,6 +87,68 @@ def test_chunks_and_preemption_change_nothing(checkpoint: tuple[Any, Path], clie
     assert found == expected
 
 
+def told(client: EngineClient, ids: list[int], length: int, marks: Marks = Marks()) -> tuple[list[Any], int]:  # noqa: B008
+    """Every token of the answer with its log-probabilities, and how much of the prompt was reused."""
+    sampling = SamplingParams(temperature=0, max_tokens=length, logprobs=3)
+    events = list(client.submit(ids, sampling, marks=marks))
+    return [entry for event in events for entry in event.logprobs], sum(event.cached_tokens for event in events)
+
+
+def test_what_is_reused_changes_no_bit(checkpoint: tuple[Any, Path], client: EngineClient) -> None:
+    """A conversation of three turns, a branch of its first, and it once more, beside an engine that keeps nothing."""
+    cold = start(checkpoint[1], prefix_cache=False)
+    first = prompt(150, seed=31)
+    second = [*first, *(entry.token_id for entry in told(cold, first, 70)[0]), *prompt(90, seed=32)]
+    third = [*second, *prompt(75, seed=33)]
+    for ids, ends, least in (
+        (first, (70, 145), 0),
+        (second, (70, 145, 225), 145),
+        (third, (70, 145, 225), 225),
+        ([*first[:147], 5, 6, 7], (70, 145), 145),
+        (third, (), 225),
+    ):
+        found, cached = told(client, ids, 70, Marks(ends))
+        expected, none = told(cold, ids, 70)
+        assert found == expected
+        assert cached >= least
+        assert none == 0
+    cold.close()
+
+
+def test_saved_restored_and_forked_sequences_go_on_bit_for_bit(client: EngineClient) -> None:
+    ids = prompt(90, seed=41)
+    sampling = SamplingParams(temperature=1.0, seed=5, max_tokens=60, logprobs=2, presence_penalty=1.0)
+    whole = [entry for event in client.submit(ids, sampling) for entry in event.logprobs]
+    generation = client.submit(ids, sampling)
+    events = iter(generation)
+    while not next(events).token_ids:
+        pass
+    saved = client.save(generation)
+    assert saved is not None
+    generation.abort()
+    done = len(saved.token_ids) - len(ids)
+    rest = replace(sampling, max_tokens=60 - done)
+    for _ in range(2):
+        restored = [entry for event in client.restore(saved, rest) for entry in event.logprobs]
+        assert restored == whole[done:]
+    forks = client.fork(saved, [replace(rest, seed=seed) for seed in range(4, 7)])
+    found = [[entry for event in fork for entry in event.logprobs] for fork in forks]
+    assert found[1] == whole[done:]
+    assert len({tuple(entry.token_id for entry in each if entry) for each in found}) == 3
+    client.release(saved)
+
+
+def test_choices_of_one_prompt_equal_each_alone_and_read_it_once(client: EngineClient) -> None:
+    ids = prompt(140, seed=51)
+    choices = [SamplingParams(temperature=1.0, seed=seed, max_tokens=8, logprobs=0) for seed in range(5)]
+    before = client.stats().prompt_tokens
+    together = [list(each) for each in client.submit_choices(ids, choices)]
+    assert client.stats().prompt_tokens - before <= len(ids) + 4
+    alone = [list(client.submit(ids, params)) for params in choices]
+    tokens = [[event.logprobs for event in events if event.token_ids] for events in (*together, *alone)]
+    assert tokens[:5] == tokens[5:]
+
+
 def _bytes_for(client: EngineClient, *, pages: int, slots: int) -> int:
     from qwench.cache.storage import CacheSpec
 
@@ -118,4 +181,4 @@ def test_padding_rows_of_the_vocabulary_are_never_drawn(checkpoint: tuple[Any, P
     client.close()
     assert {token for event in drawn for token in event.token_ids} == set(range(7))
     told = [entry for event in drawn for entry in event.logprobs]
-    assert all({token for token, _ in entry.top} == set(range(7)) for entry in told)
+    assert all({token for token, _ in entry.top} == set(range(7)) for entry in told if entry)

@@ -54,7 +54,7 @@ def test_too_large_weights_come_with_the_quantization_that_fits(monkeypatch: pyt
     assert shape is not None
     for free, advice in (
         (40 * 2**30, "quantization q8 needs 26.64 GiB."),
-        (20 * 2**30, "quantization q4 needs 15.60 GiB."),
+        (20 * 2**30, "quantization q4 needs 15.66 GiB."),
         (5 * 2**30, "take a smaller model."),
     ):
         monkeypatch.setattr(resolving, "available_memory", lambda free=free: free)

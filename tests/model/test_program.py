@@ -7,21 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwench.ops.eager import Eager
 from qwench.ops.kernels import NativeKernels, native_usable
 from qwench.ops.native import Native
-from qwench.ops.operations import Description, Inputs
 from tests.model.driver import Driver
+from tests.ops.calls import OneByOne
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LENGTHS = (1, 70, 3, 1, 33, 17)
-
-
-class OneByOne(NativeKernels):
-    """The native kernels, called as the description comes to them; what they lack is torch's."""
-
-    def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
-        return describe(Eager(self, inputs), cache)
 
 
 @pytest.fixture(params=["dense", "moe"])

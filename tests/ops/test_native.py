@@ -19,13 +19,13 @@ from qwench.ops import choosing, instructions, loading, program
 from qwench.ops import native as binding
 from qwench.ops.attention import paged_attention
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters, delta_net
-from qwench.ops.kernels import NativeKernels
 from qwench.ops.linear import Dense, Packed, embed, expert_mlp, linear
 from qwench.ops.loading import Arena
 from qwench.ops.native import Native
 from qwench.ops.norm import rms_norm
 from qwench.ops.rows import Rows
 from qwench.ops.weight_types import SUPER_BLOCK
+from tests.ops.calls import NativeCalls
 from tests.ops.stored import stored
 from tests.tolerances import tolerance
 
@@ -58,7 +58,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 
 def packed(isa: str, weight: torch.Tensor, threads: int = 1) -> Packed:
-    found = stored(NativeKernels(Native(isa, threads)), {"weight": weight})["weight"]
+    found = stored(NativeCalls(Native(isa, threads)), {"weight": weight})["weight"]
     assert isinstance(found, Packed)
     return found
 
@@ -131,7 +131,7 @@ def test_experts(isa: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("zero_centred", [True, False])
 @pytest.mark.parametrize("width", [1, 15, 16, 100, 256])
 def test_rms_norm(isa: str, dtype: torch.dtype, zero_centred: bool, width: int) -> None:
-    kernels = NativeKernels(Native(isa, 2))
+    kernels = NativeCalls(Native(isa, 2))
     both, weight = normal(5, 3, 2 * width, dtype=dtype), normal(width, seed=1, dtype=dtype)
     for x in (both[..., :width], both[..., width:].contiguous()):
         expected = rms_norm(x, weight, 1e-6, zero_centred=zero_centred)
@@ -177,12 +177,12 @@ def test_delta_net(
     rows = delta_rows(lengths, [4, 0, 3][: len(lengths)])
     found_conv, found_states = conv_states.clone(), states.clone()
     expected = delta_net(inputs, parameters, conv_states, states, rows)
-    found = NativeKernels(Native(isa, 1)).delta_net(inputs, parameters, found_conv, found_states, rows)
+    found = NativeCalls(Native(isa, 1)).delta_net(inputs, parameters, found_conv, found_states, rows)
     assert far(found, expected) < bound("delta_net", dtype)
     assert torch.equal(found_conv, conv_states)
     assert far(found_states, states) < bound("delta_state", dtype)
     again_conv, again_states = (part.clone() for part in delta_case(dtype, heads, dims, sum(lengths))[2:])
-    again = NativeKernels(Native(isa, 3)).delta_net(inputs, parameters, again_conv, again_states, rows)
+    again = NativeCalls(Native(isa, 3)).delta_net(inputs, parameters, again_conv, again_states, rows)
     assert torch.equal(again, found)
     assert torch.equal(again_states, found_states)
 
@@ -195,7 +195,7 @@ def test_delta_net_with_a_convolution_of_any_length(isa: str, dtype: torch.dtype
     conv_states, rows = normal(5, taps - 1, channels, seed=9, dtype=dtype), delta_rows((1, 36), [4, 0])
     found_conv, found_states = conv_states.clone(), states.clone()
     expected = delta_net(inputs, parameters, conv_states, states, rows)
-    found = NativeKernels(Native(isa, 1)).delta_net(inputs, parameters, found_conv, found_states, rows)
+    found = NativeCalls(Native(isa, 1)).delta_net(inputs, parameters, found_conv, found_states, rows)
     assert far(found, expected) < bound("delta_net", dtype)
     assert torch.equal(found_conv, conv_states)
     assert far(found_states, states) < bound("delta_state", dtype)
@@ -228,14 +228,14 @@ def test_paged_attention(
     )
     found_keys, found_values = keys.clone(), values.clone()
     expected = paged_attention(query, key, value, keys, values, rows)
-    found = NativeKernels(Native(isa, 1)).paged_attention(query, key, value, found_keys, found_values, rows)
+    found = NativeCalls(Native(isa, 1)).paged_attention(query, key, value, found_keys, found_values, rows)
     assert far(found, expected) < bound("attention", dtype)
     assert torch.equal(found_keys.nan_to_num(), keys.nan_to_num())
-    assert torch.equal(NativeKernels(Native(isa, 3)).paged_attention(query, key, value, keys, values, rows), found)
+    assert torch.equal(NativeCalls(Native(isa, 3)).paged_attention(query, key, value, keys, values, rows), found)
     if len(lengths) > 1:
         alone = Rows(lengths[:1], contexts[:1], table[:1], page_size, new[:1], torch.zeros(0))
         assert torch.equal(
-            NativeKernels(Native(isa, 1)).paged_attention(query[:1], key[:1], value[:1], keys, values, alone), found[:1]
+            NativeCalls(Native(isa, 1)).paged_attention(query[:1], key[:1], value[:1], keys, values, alone), found[:1]
         )
 
 
@@ -244,7 +244,7 @@ def test_any_cut_of_a_sequence_gives_the_same_bits(isa: str, dtype: torch.dtype,
     length = sum(cuts)
     inputs, parameters, conv_states, states = delta_case(dtype, (2, 4), (16, 24), length)
     whole_conv, whole_states = conv_states.clone(), states.clone()
-    kernels = NativeKernels(Native(isa, 2))
+    kernels = NativeCalls(Native(isa, 2))
     whole = kernels.delta_net(inputs, parameters, whole_conv, whole_states, delta_rows((length,), [1]))
     parts, first = [], 0
     for count in cuts:
@@ -266,7 +266,7 @@ def test_a_mismatch_names_the_dimension_and_both_sizes() -> None:
     with pytest.raises(ValueError, match=r"linear: types are x torch.float64"):
         linear(normal(2, 6).double(), matrix)
     inputs, parameters, conv_states, states = delta_case(torch.float32, (2, 2), (8, 8), 1)
-    kernels, rows = NativeKernels(Native("scalar", 1)), delta_rows((1,), [0])
+    kernels, rows = NativeCalls(Native("scalar", 1)), delta_rows((1,), [0])
     with pytest.raises(
         ValueError, match="channels is 48 in heads but 48 in mixed but 48 in conv but 47 in conv_states"
     ):

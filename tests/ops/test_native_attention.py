@@ -14,6 +14,7 @@ import torch
 from qwench.ops.attention import paged_attention
 from qwench.ops.native import Native
 from qwench.ops.rows import Rows
+from tests.ops.calls import NativeCalls
 from tests.ops.test_native import DTYPES, bound, far, normal, sets
 
 if sets()[0].startswith("no native"):
@@ -75,7 +76,7 @@ def attend(
     query, key, value = given.query[tokens], given.key[tokens], given.value[tokens]
     if native is None:
         return paged_attention(query, key, value, *cache, rows)
-    return native.attention((query, key, value), *cache, rows)
+    return NativeCalls(native).paged_attention(query, key, value, *cache, rows)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -136,9 +137,9 @@ def test_tokens_that_lie_apart_and_no_tokens_at_all(isa: str) -> None:
     wide = torch.cat((given.query.flatten(1), given.key.flatten(1), given.value.flatten(1)), dim=1)
     query, key, value = (part.unflatten(1, (-1, 8)) for part in torch.split(wide, [32, 16, 16], dim=1))
     expected = attend(native, given, given.whole(), given.cache())
-    assert torch.equal(native.attention((query, key, value), *given.cache(), rows), expected)
+    assert torch.equal(NativeCalls(native).paged_attention(query, key, value, *given.cache(), rows), expected)
     interleaved = torch.stack((given.query, given.query), dim=3).flatten(2)[..., ::2]
-    assert torch.equal(native.attention((interleaved, key, value), *given.cache(), rows), expected)
+    assert torch.equal(NativeCalls(native).paged_attention(interleaved, key, value, *given.cache(), rows), expected)
     none = given.rows({})
     assert attend(native, given, (none[0], none[1].long()), given.cache()).shape == (0, 4, 8)
 
@@ -178,6 +179,6 @@ def test_what_is_out_of_range_is_refused_before_anything_is_written() -> None:
     for context in (8, 0, 17):
         refuse(contexts=(context,))
     with pytest.raises(ValueError, match="attention: head_dim is 8 in query but 8 in key but 8 in value but 7 in keys"):
-        native.attention((given.query, given.key, given.value), cache[0][..., :7], cache[1], good)
+        NativeCalls(native).paged_attention(given.query, given.key, given.value, cache[0][..., :7], cache[1], good)
     with pytest.raises(ValueError, match="attention: tokens is 8 in query"):
-        native.attention((given.query[:8], given.key, given.value), *cache, good)
+        NativeCalls(native).paged_attention(given.query[:8], given.key, given.value, *cache, good)

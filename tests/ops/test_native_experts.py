@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qwench.ops.kernels import NativeKernels, TorchKernels
 from qwench.ops.linear import Dense, Packed, expert_mlp, linear, route
 from qwench.ops.loading import Arena
 from qwench.ops.native import Native
 from qwench.ops.weight_types import OWN_TYPES
+from tests.ops.calls import NativeCalls
 from tests.ops.stored import stored
 from tests.ops.test_native import DTYPES, bound, far, normal, sets
 from tests.ops.test_quantised_linear import random_codes
@@ -23,7 +23,7 @@ def matrices(experts: int, hidden: int, width: int, dtype: torch.dtype) -> tuple
     return gate_up, normal(experts, hidden, width, seed=3, dtype=dtype) / width**0.5
 
 
-def packed(kernels: NativeKernels, gate_up: torch.Tensor, down: torch.Tensor) -> tuple[Packed, Packed]:
+def packed(kernels: NativeCalls, gate_up: torch.Tensor, down: torch.Tensor) -> tuple[Packed, Packed]:
     found = stored(kernels, {"gate_up": gate_up, "down": down})
     one, two = found["gate_up"], found["down"]
     assert isinstance(one, Packed)
@@ -40,12 +40,12 @@ def test_experts_equal_the_reference(
     isa: str, dtype: torch.dtype, experts: int, chosen: int, hidden: int, width: int, tokens: int
 ) -> None:
     gate_up, down = matrices(experts, hidden, width, dtype)
-    kernels = NativeKernels(Native(isa, 1))
+    kernels = NativeCalls(Native(isa, 1))
     ours = packed(kernels, gate_up, down)
     x = normal(tokens, hidden, dtype=dtype)
     logits = normal(tokens, experts, seed=1, dtype=dtype)  # of 8 bits in BF16: some are equal
     for normalise in (True, False):
-        expected = TorchKernels().experts(x, logits, Dense(gate_up), Dense(down), chosen, normalise=normalise)
+        expected = expert_mlp(x, *route(logits, chosen, normalise=normalise), Dense(gate_up), Dense(down))
         found = kernels.experts(x, logits, *ours, chosen, normalise=normalise)
         assert found.dtype == dtype
         assert far(found, expected) < bound("experts", dtype)
@@ -55,7 +55,7 @@ def test_experts_equal_the_reference(
 @pytest.mark.parametrize("isa", sets())
 def test_neither_company_nor_threads_change_a_bit(isa: str, dtype: torch.dtype) -> None:
     gate_up, down = matrices(10, 48, 20, dtype)
-    one, three = NativeKernels(Native(isa, 1)), NativeKernels(Native(isa, 3))
+    one, three = NativeCalls(Native(isa, 1)), NativeCalls(Native(isa, 3))
     x, logits = normal(70, 48, dtype=dtype), normal(70, 10, seed=1, dtype=dtype)
     ours = packed(one, gate_up, down)
     together = one.experts(x, logits, *ours, 3, normalise=True)
@@ -82,7 +82,7 @@ def test_quantised_experts_equal_one_linear_layer_after_the_other(isa: str, kind
     x, logits = normal(9, 256), normal(9, 5, seed=1)
     weights, experts = route(logits, 2, normalise=True)
     expected = expert_mlp(x, weights, experts, gate_up, down)  # by native linear layers
-    found = NativeKernels(native).experts(x, logits, gate_up, down, 2, normalise=True)
+    found = NativeCalls(native).experts(x, logits, gate_up, down, 2, normalise=True)
     assert linear(x, gate_up.expert(0)).shape == (9, 128)
     assert far(found, expected) < bound("experts", torch.float32)
 
@@ -91,12 +91,12 @@ def test_quantised_experts_equal_one_linear_layer_after_the_other(isa: str, kind
 def test_of_equal_experts_the_lower_numbers_are_chosen(isa: str) -> None:
     """All down projections differ, so another choice gives another result."""
     gate_up, down = matrices(9, 16, 16, torch.float32)
-    kernels = NativeKernels(Native(isa, 1))
+    kernels = NativeCalls(Native(isa, 1))
     logits = torch.tensor([[0.0] * 9, [1.0, 2.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 0.0]])
-    _, chosen = route(logits, 3, normalise=True)
+    weights, chosen = route(logits, 3, normalise=True)
     assert [sorted(row) for row in chosen.tolist()] == [[0, 1, 2], [0, 1, 4]]
     x = normal(2, 16)
-    expected = TorchKernels().experts(x, logits, Dense(gate_up), Dense(down), 3, normalise=True)
+    expected = expert_mlp(x, weights, chosen, Dense(gate_up), Dense(down))
     found = kernels.experts(x, logits, *packed(kernels, gate_up, down), 3, normalise=True)
     assert far(found, expected) < bound("experts", torch.float32)
 
@@ -104,7 +104,7 @@ def test_of_equal_experts_the_lower_numbers_are_chosen(isa: str) -> None:
 @pytest.mark.parametrize("isa", sets())
 def test_not_a_number_stays_in_its_row(isa: str) -> None:
     gate_up, down = matrices(6, 16, 16, torch.float32)
-    kernels = NativeKernels(Native(isa, 1))
+    kernels = NativeCalls(Native(isa, 1))
     ours = packed(kernels, gate_up, down)
     x, logits = normal(5, 16), normal(5, 6, seed=1)
     expected = kernels.experts(x, logits, *ours, 2, normalise=True)
@@ -116,7 +116,7 @@ def test_not_a_number_stays_in_its_row(isa: str) -> None:
 
 def test_a_mismatch_names_the_dimension_and_both_sizes() -> None:
     gate_up, down = matrices(4, 12, 8, torch.float32)
-    kernels = NativeKernels(Native("scalar", 1))
+    kernels = NativeCalls(Native("scalar", 1))
     ours = packed(kernels, gate_up, down)
     with pytest.raises(ValueError, match="experts: experts is 5 in logits but 4 in gate_up"):
         kernels.experts(normal(2, 12), normal(2, 5), *ours, 2, normalise=True)

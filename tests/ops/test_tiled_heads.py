@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qwench.ops.delta_net import DeltaInputs, DeltaParameters
-from qwench.ops.kernels import Kernels, NativeKernels, TorchKernels
+from qwench.ops.delta_net import DeltaInputs, DeltaParameters, delta_net
 from qwench.ops.native import Native, instruction_sets
 from qwench.ops.rows import Rows
+from tests.ops.calls import NativeCalls
 
 KEY_HEADS, VALUE_HEADS, KEY_DIM, VALUE_DIM, TAPS = 2, 6, 16, 24, 4
 KEYS, VALUES = 2 * KEY_HEADS * KEY_DIM, VALUE_HEADS * VALUE_DIM
@@ -59,9 +59,9 @@ def test_tiled_heads_are_grouped_heads_in_another_order(isa: str) -> None:
     tiled_conv, tiled_states = reordered(conv_states, VALUE_DIM, KEYS), states[:, tiled_order()].contiguous()
     empty = torch.zeros(0, dtype=torch.int64)
     rows = Rows(LENGTHS, LENGTHS, empty, 16, empty, torch.tensor([2, 0, 1]))
-    kernels: Kernels = TorchKernels() if isa == "torch" else NativeKernels(Native(isa, 2))
-    expected = kernels.delta_net(inputs, parameters, conv_states, states, rows)
-    found = kernels.delta_net(changed, tiled, tiled_conv, tiled_states, rows)
+    compute = delta_net if isa == "torch" else NativeCalls(Native(isa, 2)).delta_net
+    expected = compute(inputs, parameters, conv_states, states, rows)
+    found = compute(changed, tiled, tiled_conv, tiled_states, rows)
     assert torch.equal(found, reordered(expected, VALUE_DIM))
     assert torch.equal(tiled_conv, reordered(conv_states, VALUE_DIM, KEYS))
     assert torch.equal(tiled_states, states[:, tiled_order()])

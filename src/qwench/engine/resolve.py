@@ -25,6 +25,7 @@ from qwench.weights.recipe import kinds_for
 from qwench.weights.source import memory_bytes
 
 DEFAULT_SEQUENCES = 16
+MAX_SNAPSHOTS = 512  # each one that goes is chosen among all
 # Below this many parameters a step is bound by overhead, not by bandwidth, and fp32 is as fast as BF16 and exact.
 SMALL_MODEL = 100_000_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,6 +53,7 @@ class Resolved:
     max_model_len: int
     max_num_seqs: int
     num_pages: int
+    num_snapshots: int  # states kept beside those of running sequences
     isa: str | None  # of the native kernels; None where torch computes
     choices: tuple[Choice, ...]
 
@@ -127,7 +129,10 @@ def resolve(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind],
             "the window by YaRN fields in config.json.",
             param="max_model_len",
         )
-    num_pages = _num_pages(spec, memory, sequences, wanted, config.page_size)
+    num_snapshots = _num_snapshots(config, spec, memory, sequences)
+    states = sequences + (num_snapshots if spec.sequence_bytes else 0)
+    most = (sequences + (DEFAULT_SEQUENCES if num_snapshots else 0)) * -(-wanted // config.page_size)
+    num_pages = _num_pages(spec, memory - states * spec.sequence_bytes, most, config.page_size)
     fits = min(wanted, num_pages * config.page_size)
     if fits < (config.max_model_len or config.page_size):
         need = spec.token_bytes * wanted + spec.sequence_bytes * sequences
@@ -139,7 +144,9 @@ def resolve(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind],
     window = (
         "the model's window" if fits == model.max_positions else "as asked" if fits == wanted else "what memory holds"
     )
-    used = num_pages * config.page_size * spec.token_bytes + sequences * spec.sequence_bytes
+    used = num_pages * config.page_size * spec.token_bytes + states * spec.sequence_bytes
+    held = f"{num_pages * config.page_size:,} tokens and {sequences} running states"
+    kept = f"up to {num_snapshots} snapshots of prefixes" if num_snapshots else "no prefix is kept"
     choices = (
         device,
         dtype,
@@ -147,10 +154,12 @@ def resolve(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind],
         threads,
         Choice("max_model_len", f"{fits:,}", window),
         Choice("max_num_seqs", str(sequences), "as asked" if config.max_num_seqs else "default"),
-        Choice("cache", _size(used), f"{num_pages * config.page_size:,} tokens and {sequences} states"),
+        Choice("cache", _size(used), f"{held}; {kept}"),
         kernels,
     )
-    return Resolved(device.value, torch_dtype, int(threads.value), fits, sequences, num_pages, isa, choices)
+    return Resolved(
+        device.value, torch_dtype, int(threads.value), fits, sequences, num_pages, num_snapshots, isa, choices
+    )
 
 
 def num_parameters(model: ModelConfig) -> int:
@@ -213,12 +222,22 @@ def _has_bf16() -> bool:
     )
 
 
-def _num_pages(spec: CacheSpec, memory: int, sequences: int, max_model_len: int, page_size: int) -> int:
-    """Pages that fit beside the states, at most as many as all sequences at full length could use."""
-    most = sequences * -(-max_model_len // page_size)
+def _num_snapshots(config: EngineConfig, spec: CacheSpec, memory: int, sequences: int) -> int:
+    """Snapshots of prefixes: a third of the memory that is not for running states or for the window asked for."""
+    if not config.prefix_cache:
+        return 0
+    if not spec.sequence_bytes:  # without a state they are pages alone
+        return MAX_SNAPSHOTS
+    free = memory - sequences * spec.sequence_bytes
+    window = -(-(config.max_model_len or 0) // config.page_size) * config.page_size * spec.token_bytes
+    return max(0, min(MAX_SNAPSHOTS, min(free // 3, free - window) // spec.sequence_bytes))
+
+
+def _num_pages(spec: CacheSpec, memory: int, most: int, page_size: int) -> int:
+    """Pages that fit into ``memory``, at most as many as could be used."""
     if spec.token_bytes == 0:
         return most
-    return max(0, min(most, (memory - sequences * spec.sequence_bytes) // (page_size * spec.token_bytes)))
+    return max(0, min(most, memory // (page_size * spec.token_bytes)))
 
 
 def _size(num_bytes: int) -> str:

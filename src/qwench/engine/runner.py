@@ -9,8 +9,9 @@ import torch
 from qwench.cache.storage import Storage
 from qwench.engine.batching import build_batch
 from qwench.engine.request import TokenLogprob
-from qwench.engine.sampling import sample, token_logprobs
-from qwench.engine.scheduler import RowResult, Step, StepRow
+from qwench.engine.sampling import rank_among, sample, token_logprobs
+from qwench.engine.scheduler import Copies, RowResult, Step, StepRow
+from qwench.engine.thinking import TOP_RANK
 from qwench.fault import fault
 from qwench.model.batch import Batch, CacheTensors
 from qwench.ops.choosing import Chooser, TorchChooser
@@ -46,6 +47,7 @@ class Runner:
     def run(self, step: Step) -> list[RowResult]:
         """Compute every row of the step; rows that sample get a token, or an error if their logits are no numbers."""
         fault("memory.step")
+        self.copy(step.copies)
         self.storage.reset(step.fresh_slots)
         logits = self.model.forward(build_batch(step, self.page_size, self.device), self.storage)
         logits = logits[:, : self.usable_tokens]
@@ -67,6 +69,11 @@ class Runner:
             self._sample(logits, step, sampling_rows, results)
         return results
 
+    def copy(self, copies: Copies) -> None:
+        """What is kept of a sequence, and what a sequence begins with: pages and states change places."""
+        self.storage.copy_states(copies.states)
+        self.storage.copy_pages(copies.pages)
+
     def _sample(self, logits: torch.Tensor, step: Step, indices: list[int], results: list[RowResult]) -> None:
         """Draw a token for each of the rows ``indices`` from logits [len(indices), V] and write it to ``results``."""
         greedy = self.chooser.largest(logits)
@@ -85,7 +92,10 @@ class Runner:
                 zip(asked, token_logprobs(logits[asked], [tokens[place] for place in asked], tops), strict=True)
             )
         for place, index in enumerate(indices):
-            results[index] = RowResult(tokens[place], found.get(place), results[index].prompt_logprobs)
+            thought, rank = requests[place].thought, None
+            if thought is not None and thought.wants_rank and thought.rules.close_id is not None:
+                rank = rank_among(logits[place], thought.rules.close_id, TOP_RANK, self.chooser)
+            results[index] = RowResult(tokens[place], found.get(place), results[index].prompt_logprobs, rank=rank)
 
 
 def _prompt_logprobs(logits: torch.Tensor, row: StepRow) -> tuple[TokenLogprob, ...]:

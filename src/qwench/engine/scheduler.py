@@ -1,19 +1,24 @@
 """The scheduler: arithmetic on two counters per request. No phases, no torch, no clock, no input or output.
 
 Every step spends a budget of tokens on closing *known - computed*, running requests before waiting ones, each in
-order of arrival. Requests that miss one token (they are generating) come before prompt chunks. When pages run out the
-youngest running request gives everything back and waits at the front of the queue; its tokens are kept and computed
-again.
+order of arrival. Requests that miss one token (they are generating) come before prompt chunks. A chunk ends at the
+request's next cut, where its state is kept; a request begins after what is kept of it already. When pages run out,
+snapshots go first; then the youngest running request gives everything back and waits at the front of the queue; its
+tokens are kept and computed again, from its deepest snapshot on.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 
+from qwench.cache.cuts import cut_points
 from qwench.cache.pool import Pool
-from qwench.engine.request import FinishReason, Request, Status, TokenEvent, TokenLogprob
+from qwench.cache.prefix import Found, PrefixCache, PrefixPolicy, Snapshot
+from qwench.engine.request import FinishReason, Request, Reuse, Saved, Status, TokenEvent, TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -38,50 +43,106 @@ class StepRow:
         return range(first, min(self.start + self.count + 1, request.prompt_len))
 
 
+@dataclass
+class Copies:
+    """Pairs of numbers, from and to: states from slot to slot and keys and values from page to page, in this order."""
+
+    states: list[tuple[int, int]] = field(default_factory=list)
+    pages: list[tuple[int, int]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.states or self.pages)
+
+
 @dataclass(frozen=True)
 class Step:
-    """Rows in the order the batch wants them (single tokens first); ``fresh_slots`` must be zeroed before the step."""
+    """Rows in the order the batch wants them (single tokens first).
+
+    Before them ``copies`` are made, and then ``fresh_slots`` zeroed.
+    """
 
     rows: tuple[StepRow, ...]
     fresh_slots: tuple[int, ...]
+    copies: Copies = field(default_factory=Copies)
 
 
 @dataclass(frozen=True)
 class RowResult:
     """What the runner found for one row: the drawn token if it samples, and log-probabilities where asked for.
 
-    ``error`` says why this row alone cannot go on.
+    ``error`` says why this row alone cannot go on. ``rank`` is that of the token that closes thinking, where the
+    request's thought asked for it and it is among the likeliest.
     """
 
     token_id: int | None = None
     logprob: TokenLogprob | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     error: str | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Fork:
+    """``others`` have the same tokens as a request, and wait until it has computed ``at`` of them."""
+
+    at: int
+    others: list[Request]
 
 
 class Scheduler:
-    """Owns the counters and status of every request, and decides who holds which page and slot."""
+    """Owns the counters and status of every request, and decides who holds which page and slot.
 
-    def __init__(self, pages: Pool, slots: Pool, *, page_size: int, max_step_tokens: int) -> None:
+    ``slots`` are for running requests and snapshots together: all but ``policy.limit`` are for the former.
+    """
+
+    def __init__(
+        self,
+        pages: Pool,
+        slots: Pool,
+        *,
+        page_size: int,
+        max_step_tokens: int,
+        policy: PrefixPolicy = PrefixPolicy(),  # noqa: B008 - it is frozen
+    ) -> None:
         self.pages = pages
         self.slots = slots
         self.page_size = page_size
         self.max_step_tokens = max_step_tokens
+        self.max_running = slots.size - (policy.limit if policy.state_pages else 0)
+        self.cache = PrefixCache(pages, slots, page_size=page_size, policy=policy)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # in order of arrival
         self.num_preemptions = 0
+        self._copies = Copies()  # to be made before anything else is computed
+        self._forks: dict[Request, Fork] = {}  # by who computes for the others
 
-    def add(self, request: Request) -> None:
-        self.waiting.append(request)
+    def add(self, requests: Sequence[Request]) -> None:
+        """Queue answers to one prompt: the first computes it, the others begin with its last token."""
+        for request in requests:
+            marks = request.marks
+            if self.cache.policy.limit:
+                request.cuts = cut_points(request.prompt_len, marks.ends, marks.orders, self.cache.policy.near)
+        self._lead(list(requests))
+        self.waiting.append(requests[0])
 
-    def abort(self, request: Request) -> None:
-        """Take the request out, whatever it is doing, and free what it holds."""
+    def abort(self, request: Request, *, sound: bool = True) -> None:
+        """Take the request out, whatever it is doing. What it computed is kept if it is ``sound``."""
         if request.status is Status.RUNNING:
-            self.running.remove(request)
-        elif request.status is Status.WAITING:
+            self._finish(request, sound=sound)
+            return
+        for fork in self._forks.values():
+            if request in fork.others:
+                fork.others.remove(request)
+                break
+        else:
             self.waiting.remove(request)
-        self._release(request)
+            self._release_choices(request)
         request.status = Status.FINISHED
+
+    def end_thinking(self, request: Request) -> None:
+        """Have the request's thinking closed with its next token."""
+        if request.thought is not None:
+            request.thought.end()
 
     def is_idle(self) -> bool:
         return not self.running and not self.waiting
@@ -95,7 +156,7 @@ class Scheduler:
             # An older row's growth may have preempted this one.
             if request.status is not Status.RUNNING or budget == 0:
                 continue
-            count = min(request.missing, budget)
+            count = self._chunk(request, budget)
             if self._grow(request, request.computed + count):
                 rows.append(StepRow(request, request.computed, count))
                 budget -= count
@@ -105,32 +166,42 @@ class Scheduler:
             if not self._admit(request):
                 break
             self.waiting.popleft()
-            assert request.state_slot is not None
-            fresh.append(request.state_slot)
-            count = min(request.missing, budget)
-            rows.append(StepRow(request, 0, count))
+            if request.computed == 0:
+                assert request.state_slot is not None
+                fresh.append(request.state_slot)
+            count = self._chunk(request, budget)
+            rows.append(StepRow(request, request.computed, count))
             budget -= count
         rows.sort(key=lambda row: row.count > 1)  # stable: order of arrival within each kind
-        return Step(tuple(rows), tuple(fresh))
+        return Step(tuple(rows), tuple(fresh), self.copies())
 
     def commit(self, step: Step, results: Sequence[RowResult]) -> Iterator[tuple[Request, TokenEvent]]:
-        """Write the step's outcome into its requests, finish those that are done, and tell what happened."""
+        """Write the step's outcome into its requests, finish those that are done, and tell what happened.
+
+        Afterwards ``copies`` are due before the next step.
+        """
         for row, result in zip(step.rows, results, strict=True):
             request = row.request
             request.computed += row.count
             request.prompt_logprobs_told = max(request.prompt_logprobs_told, row.prompt_targets.stop)
-            logprobs = () if result.logprob is None else (result.logprob,)
+            reuse = None if request.reuse_told else request.reuse
+            request.reuse_told = True
             if result.error is not None:
-                self._finish(request)
-                yield request, TokenEvent(finish_reason="error", error=result.error)
+                self.cache.forget(request.token_ids)
+                self._finish(request, sound=False)
+                yield request, TokenEvent(finish_reason="error", error=result.error, reuse=reuse)
                 continue
+            self._keep_at_cut(request)
             if result.token_id is None:
-                if result.prompt_logprobs:
-                    yield request, TokenEvent(prompt_logprobs=result.prompt_logprobs)
+                if result.prompt_logprobs or reuse:
+                    yield request, TokenEvent(prompt_logprobs=result.prompt_logprobs, reuse=reuse)
                 continue
-            token_id = result.token_id
-            stops = token_id in request.stop_token_ids and request.num_generated >= request.sampling.min_tokens
-            request.token_ids.append(token_id)
+            token_id, thought = result.token_id, request.thought
+            known = (token_id,) if thought is None else thought.take(token_id, result.rank)
+            drawn = known == (token_id,)  # else thinking was closed in its place
+            stops = drawn and not (thought and thought.is_open) and token_id in request.stop_token_ids
+            stops = stops and request.num_generated >= request.sampling.min_tokens
+            request.token_ids += known
             reason: FinishReason | None = None
             if stops:
                 reason = "stop"
@@ -141,36 +212,117 @@ class Scheduler:
             yield (
                 request,
                 TokenEvent(
-                    token_ids=() if stops else (token_id,),
-                    logprobs=logprobs,
+                    token_ids=() if stops else known,
+                    logprobs=() if result.logprob is None else (result.logprob,) if drawn else (None,) * len(known),
                     prompt_logprobs=result.prompt_logprobs,
                     finish_reason=reason,
                     stop_token_id=token_id if stops else None,
+                    reuse=reuse,
+                    closed_by=thought.closed_by if thought else None,
+                    repeats=thought is not None and thought.repeats,
                 ),
             )
 
+    def copies(self) -> Copies:
+        """The copies that are due now; asking takes them over."""
+        due, self._copies = self._copies, Copies()
+        return due
+
+    def save(self, request: Request) -> Saved:
+        """The sequence as it is between two steps, pinned until ``release``. Its copy is due like any other."""
+        if request.status is Status.RUNNING and request.computed:
+            self._keep(request, must=True)
+        snapshot = request.anchor
+        if snapshot is not None and (snapshot.node is None or snapshot.position < request.computed):
+            snapshot = None
+        if snapshot is not None:
+            snapshot.pins += 1
+        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, copy(request.thought))
+
+    def release(self, saved: Saved) -> None:
+        """Nobody will continue from ``saved``; what is kept for it may go."""
+        if saved.snapshot is not None:
+            saved.snapshot.pins -= 1
+
     def check(self) -> None:
-        """Assert that the books of pages and slots match what the requests hold; run whenever the engine idles."""
-        assert all(not request.pages and request.state_slot is None for request in self.waiting)
-        self.pages.check(page for request in self.running for page in request.pages)
-        self.slots.check(request.state_slot for request in self.running if request.state_slot is not None)
+        """Assert that the books of pages and slots match what requests and snapshots hold; run whenever it idles."""
+        idle = [*self.waiting, *(request for fork in self._forks.values() for request in fork.others)]
+        assert all(not request.pages and request.state_slot is None and not request.anchor for request in idle)
+        holders = [*self.running, *self.cache]
+        self.pages.check(page for holder in holders for page in holder.pages)
+        slots = [*(request.state_slot for request in self.running), *(snapshot.slot for snapshot in self.cache)]
+        self.slots.check(slot for slot in slots if slot is not None)
+        assert not self._forks.keys() - {*self.running, *self.waiting}
 
     def _generating_first(self) -> list[Request]:
         return sorted(self.running, key=lambda request: request.missing > 1)
 
+    def _chunk(self, request: Request, budget: int) -> int:
+        """How many tokens the request computes next: not beyond its next cut."""
+        following = bisect_right(request.cuts, request.computed)
+        end = request.cuts[following] if following < len(request.cuts) else len(request.token_ids)
+        return min(end - request.computed, budget)
+
     def _admit(self, request: Request) -> bool:
-        """Start a waiting request if a slot and the pages of all its known tokens are free; never by preempting."""
-        pages = self.pages.allocate(self._pages_for(len(request.token_ids)))
-        if pages is None:
+        """Start a waiting request behind what is kept of it, if pages of all its known tokens can be had; never by
+        preempting."""
+        if len(self.running) >= self.max_running:
             return False
-        slot = self.slots.allocate(1)
-        if slot is None:
-            self.pages.release(pages)
+        found = self.cache.find(request.token_ids, self._reusable(request))
+        # Alone with the cache it begins anew: what is found may hold the one page that is missing.
+        if not self._begin(request, found) and (self.running or not self._begin(request, Found())):
             return False
-        request.pages, request.state_slot = pages, slot[0]
+        if request.reuse is None:
+            cached, matched = (min(count, request.prompt_len) for count in (request.computed, found.matched))
+            request.reuse = Reuse(cached, matched, found.differs)
+        junction = min(found.matched, len(request.token_ids) - 1)
+        if junction - request.computed >= self.cache.policy.near and junction not in request.cuts:
+            insort(request.cuts, junction)  # here it leaves what is stored; whoever leaves it here again will gain
         request.status = Status.RUNNING
         self.running.append(request)
         return True
+
+    def _begin(self, request: Request, found: Found) -> bool:
+        """Give the request its pages and its slot: behind ``found``, or from nothing."""
+        snapshot = found.snapshot
+        whole, rest = divmod(found.position, self.page_size)
+        alone = not self.running and snapshot is None
+        needed = self._pages_for(len(request.token_ids)) - whole
+        if not self._can_be_had(needed, snapshot):
+            return False
+        if snapshot is not None:
+            snapshot.pins += 1
+        own = self.cache.take_pages(needed, background=request.background and bool(self.running), pinned=alone)
+        if own is None:
+            if snapshot is not None:
+                snapshot.pins -= 1
+            return False
+        taken = self.slots.allocate(1)
+        assert taken is not None, "snapshots hold slots that are meant for running requests"
+        request.state_slot, request.anchor, request.pages = taken[0], snapshot, own
+        if snapshot is not None:
+            self.pages.share(snapshot.pages[:whole])
+            request.pages = snapshot.pages[:whole] + own
+            if rest:  # the sequence goes on inside a page: the page stays as it is, its copy is written on
+                self._copies.pages.append((snapshot.pages[whole], own[0]))
+            if snapshot.slot is not None:
+                self._copies.states.append((snapshot.slot, request.state_slot))
+            self.cache.use(snapshot)
+        request.computed = found.position
+        return True
+
+    def _can_be_had(self, needed: int, snapshot: Snapshot | None) -> bool:
+        """Whether ``needed`` pages would be free without all other snapshots: else those would go for nothing."""
+        if needed <= self.pages.num_free:
+            return True
+        held = set(snapshot.pages if snapshot else ())
+        return needed <= self.pages.size - len(held.union(*(request.pages for request in self.running)))
+
+    def _reusable(self, request: Request) -> int:
+        """How many known tokens may be left out: never the last, and none that a log-probability is owed for."""
+        if request.sampling.prompt_logprobs is None or request.prompt_logprobs_told >= request.prompt_len:
+            return len(request.token_ids) - 1
+        return max(request.prompt_logprobs_told - 1, 0)
 
     def _grow(self, request: Request, tokens: int) -> bool:
         """Give the request pages for ``tokens`` tokens, preempting the youngest until they are there.
@@ -179,7 +331,8 @@ class Scheduler:
         """
         needed = self._pages_for(tokens) - len(request.pages)
         while needed > 0:
-            pages = self.pages.allocate(needed)
+            alone = len(self.running) == 1
+            pages = self.cache.take_pages(needed, background=request.background and not alone, pinned=alone)
             if pages is not None:
                 request.pages += pages
                 break
@@ -192,6 +345,47 @@ class Scheduler:
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
+    def _keep_at_cut(self, request: Request) -> None:
+        fork = self._forks.get(request)
+        if request.computed in request.cuts:
+            self._keep(request, must=fork is not None and request.computed == fork.at)
+        if fork is not None and request.computed >= fork.at:
+            self._release_choices(request)
+
+    def _keep(self, request: Request, *, must: bool = False) -> None:
+        """Keep the state behind the computed tokens, if it is worth its place, and hold on to it."""
+        known = request.token_ids[: request.computed]
+        pages = request.pages[: self._pages_for(request.computed)]
+        snapshot, new = self.cache.keep(known, pages, background=request.background, instead=request.anchor, must=must)
+        if snapshot is None or snapshot is request.anchor:
+            return
+        if new and snapshot.slot is not None:
+            assert request.state_slot is not None
+            self._copies.states.append((request.state_slot, snapshot.slot))
+        self._let_go(request)
+        request.anchor = snapshot
+        snapshot.pins += 1
+
+    def _lead(self, requests: list[Request]) -> None:
+        """The first of ``requests`` computes their prompt and cuts before its last token; the others wait for that."""
+        leader, *others = requests
+        if others:
+            at = len(leader.token_ids) - 1
+            if at not in leader.cuts:
+                insort(leader.cuts, at)
+            self._forks[leader] = Fork(at, others)
+
+    def _release_choices(self, leader: Request) -> None:
+        """Let those who wait for ``leader`` begin: with its prompt, or, if it ended before, led by the next of them."""
+        fork = self._forks.pop(leader, None)
+        if fork is None or not fork.others:
+            return
+        if leader.computed >= fork.at:
+            self.waiting.extendleft(reversed(fork.others))
+        else:
+            self._lead(fork.others)
+            self.waiting.appendleft(fork.others[0])
+
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
         self._release(request)
@@ -200,8 +394,13 @@ class Scheduler:
         self.num_preemptions += 1
         self.waiting.appendleft(request)
 
-    def _finish(self, request: Request) -> None:
+    def _finish(self, request: Request, *, sound: bool = True) -> None:
+        """The request is over; somebody may append to it, or ask again for what was interrupted."""
+        kept = request.anchor.position if request.anchor else 0
+        if sound and request.computed - kept >= self.cache.policy.near:
+            self._keep(request)
         self.running.remove(request)
+        self._release_choices(request)
         self._release(request)
         request.status = Status.FINISHED
 
@@ -211,4 +410,10 @@ class Scheduler:
         if request.state_slot is not None:
             self.slots.release([request.state_slot])
             request.state_slot = None
+        self._let_go(request)
         request.computed = 0
+
+    def _let_go(self, request: Request) -> None:
+        if request.anchor is not None:
+            request.anchor.pins -= 1
+            request.anchor = None

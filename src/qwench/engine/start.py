@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from qwench.cache.pool import Pool
+from qwench.cache.prefix import PrefixPolicy
 from qwench.cache.storage import CacheSpec, Storage
 from qwench.config import EngineConfig, ModelConfig
 from qwench.device import memory_for
@@ -100,19 +101,23 @@ def assemble(
     """
     torch.set_num_threads(resolved.threads)
     spec = CacheSpec.of(model, resolved.dtype)
+    page_bytes = max(1, spec.token_bytes * config.page_size)
+    policy = PrefixPolicy(resolved.num_snapshots, state_pages=spec.sequence_bytes / page_bytes)
+    num_slots = resolved.max_num_seqs + (policy.limit if policy.state_pages else 0)
     with memory_for("cache", "lower max_model_len or max_num_seqs, or give less with memory"):
         storage = Storage(
             spec,
             num_pages=resolved.num_pages,
             page_size=config.page_size,
-            num_slots=resolved.max_num_seqs,
+            num_slots=num_slots,
             device=resolved.device,
         )
     scheduler = Scheduler(
         Pool(resolved.num_pages),
-        Pool(resolved.max_num_seqs),
+        Pool(num_slots),
         page_size=config.page_size,
         max_step_tokens=config.max_step_tokens,
+        policy=policy,
     )
     kernels = make_kernels(resolved.isa, resolved.threads)
     with memory_for("weights", "take a smaller model, a smaller dtype or a quantization"):

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from qwench.ops import activation, linear, rotary
+from qwench.ops import activation, attention, delta_net, linear, norm, rotary
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.linear import Weight
 from qwench.ops.operations import Inputs, Operations
-
-if TYPE_CHECKING:
-    from qwench.ops.kernels import Kernels
 
 
 class Eager(Operations[torch.Tensor]):
     """The operations of one step."""
 
-    def __init__(self, kernels: Kernels, inputs: Inputs) -> None:
-        self._kernels = kernels
+    def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
 
     def embed(self, table: Weight) -> torch.Tensor:
@@ -30,7 +24,7 @@ class Eager(Operations[torch.Tensor]):
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, zero_centred: bool) -> torch.Tensor:
         parts = x.unflatten(1, (-1, len(weight)))
-        return self._kernels.rms_norm(parts, weight, eps, zero_centred=zero_centred).flatten(1)
+        return norm.rms_norm(parts, weight, eps, zero_centred=zero_centred).flatten(1)
 
     def halve_heads(self, x: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         first, second = x.unflatten(1, (-1, 2, width)).unbind(2)
@@ -44,7 +38,7 @@ class Eager(Operations[torch.Tensor]):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
         query, key, value = (part.unflatten(1, (-1, keys.shape[-1])) for part in (query, key, value))
-        return self._kernels.paged_attention(query, key, value, keys, values, self._inputs.rows).flatten(1)
+        return attention.paged_attention(query, key, value, keys, values, self._inputs.rows).flatten(1)
 
     def delta_net(
         self,
@@ -53,7 +47,7 @@ class Eager(Operations[torch.Tensor]):
         conv_states: torch.Tensor,
         states: torch.Tensor,
     ) -> torch.Tensor:
-        return self._kernels.delta_net(inputs, parameters, conv_states, states, self._inputs.rows)
+        return delta_net.delta_net(inputs, parameters, conv_states, states, self._inputs.rows)
 
     def experts(
         self,
@@ -65,7 +59,8 @@ class Eager(Operations[torch.Tensor]):
         *,
         normalise: bool,
     ) -> torch.Tensor:
-        return self._kernels.experts(x, logits, gate_up, down, experts_per_token, normalise=normalise)
+        weights, experts = linear.route(logits, experts_per_token, normalise=normalise)
+        return linear.expert_mlp(x, weights, experts, gate_up, down)
 
     def silu_multiply(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         return activation.silu_multiply(gate, up)

@@ -20,7 +20,6 @@ import torch
 from qwench.ops.loading import ALIGNMENT, FILE, Arena, WeightTypeNumbers, numbers_of, open_library
 from qwench.ops.loading import DECLARATIONS as LOADING
 from qwench.ops.quantised import Codes
-from qwench.ops.rows import Rows
 from qwench.ops.weight_types import WeightType
 
 TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}  # QW_F32, QW_BF16
@@ -402,116 +401,11 @@ class Native:
             raise MemoryError(f"linear: {told} do not fit into memory")
         return outputs
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float) -> torch.Tensor:
-        """x [..., D] normalised and scaled by weight [D] + offset."""
-        require_equal("rms_norm", "width", x=x.shape[-1], weight=weight.shape[0])
-        code = type_of("rms_norm", x=x, weight=weight)
-        y = torch.empty(x.shape, dtype=x.dtype)
-        rows = _dense_rows(x.reshape(-1, x.shape[-1]))
-        weight = weight.contiguous()
-        arguments = NormArguments(
-            rows.shape[0], rows.shape[1], code, eps, offset, rows.data_ptr(), rows.stride(0), weight.data_ptr(),
-            y.data_ptr(), x.shape[-1],
-        )  # fmt: skip
-        self._library.qw_rms_norm(self._context, arguments)
-        return y
-
-    def delta_net(self, arguments: DeltaArguments) -> bool:
-        """All tokens of every row; the caller has checked dimensions. False and nothing done for slots out of range."""
-        status: int = self._library.qw_delta_net(self._context, arguments)
-        return status == 0
-
-    def attention(
-        self, step: tuple[torch.Tensor, ...], keys: torch.Tensor, values: torch.Tensor, rows: Rows
-    ) -> torch.Tensor:
-        """Stores the step's keys and values and attends: ``step`` are query [T, H, D], key and value [T, K, D].
-
-        keys and values are the cache [tokens, K, D]; the result is [T, H, D].
-        """
-        query, key, value = (_dense_heads(part) for part in step)
-        _check_attention(query, key, value, keys, values, rows)
-        code = type_of("attention", query=query, key=key, value=value, keys=keys, values=values)
-        tokens, heads, width = query.shape
-        table, slots = rows.page_table.to(torch.int64).contiguous(), rows.kv_slots.to(torch.int64).contiguous()
-        output = torch.empty(query.shape, dtype=query.dtype)
-        arguments = AttentionArguments(
-            len(rows.lengths), heads, keys.shape[1], width, rows.page_size, len(keys) // rows.page_size, code,
-            width**-0.5, rows.starts.data_ptr(), rows.context_lengths.data_ptr(), table.data_ptr(), table.shape[1],
-            slots.data_ptr(), query.data_ptr(), query.stride(0), key.data_ptr(), key.stride(0), value.data_ptr(),
-            value.stride(0), keys.data_ptr(), values.data_ptr(), output.data_ptr(), heads * width,
-        )  # fmt: skip
-        status = self._library.qw_attention(self._context, arguments)
-        if status == 1:
-            raise IndexError(
-                f"attention: contexts {rows.contexts} with {rows.lengths} new tokens need pages that "
-                f"{tuple(table.shape)} do not name, or slots beyond the {len(keys)} there are"
-            )
-        if status:
-            raise MemoryError(f"attention: {tokens} tokens in {len(rows.lengths)} rows do not fit into memory")
-        return output
-
-    def experts(
-        self,
-        x: torch.Tensor,
-        logits: torch.Tensor,
-        weights: tuple[PackedExperts, PackedExperts],
-        experts_per_token: int,
-        *,
-        normalise: bool,
-    ) -> torch.Tensor:
-        """x [T, H] through the experts that the router's logits [T, E] choose: [T, H]. See ops/linear.
-
-        ``weights`` are gate_up, each [2I, H], and down, each [H, I].
-        """
-        gate_up, down = weights
-        same = functools.partial(require_equal, "experts")
-        hidden, width = down.matrices[0].out, down.matrices[0].width
-        same("experts", logits=logits.shape[1], gate_up=len(gate_up.matrices), down=len(down.matrices))
-        same("tokens", x=len(x), logits=len(logits))
-        same("hidden", x=x.shape[1], gate_up=gate_up.matrices[0].width, down=hidden)
-        same("2 * width", gate_up=gate_up.matrices[0].out, down=2 * width)
-        assert 0 < experts_per_token <= logits.shape[1]
-        code = type_of("experts", x=x, logits=logits)
-        x, logits = _dense_rows(x), _dense_rows(logits)
-        y = torch.empty(x.shape, dtype=x.dtype)
-        arguments = ExpertsArguments(
-            len(x), hidden, width, logits.shape[1], experts_per_token, normalise, code,
-            ctypes.addressof(gate_up.weights), ctypes.addressof(down.weights), x.data_ptr(), x.stride(0),
-            logits.data_ptr(), logits.stride(0), y.data_ptr(), hidden,
-        )  # fmt: skip
-        if self._library.qw_experts(self._context, arguments):
-            raise MemoryError(f"experts: {len(x)} tokens of {hidden} do not fit into memory")
-        return y
-
     def run(self, program: int, step: int) -> tuple[int, int]:
         """Run the program for the step, both addresses of structures: its status, and the instruction that failed."""
         failed = c_int64()
         status: int = self._library.qw_run(self._context, program, step, ctypes.byref(failed))
         return status, failed.value
-
-
-def _check_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: Rows
-) -> None:
-    """Every dimension that two tensors share. Raises ValueError naming the one that differs."""
-    same = functools.partial(require_equal, "attention")
-    parts = {"query": query, "key": key, "value": value, "keys": keys, "values": values}
-    same("head_dim", **{name: part.shape[2] for name, part in parts.items()})
-    same("kv_heads", **{name: part.shape[1] for name, part in parts.items() if name != "query"})
-    same("cached tokens", keys=len(keys), values=len(values))
-    lengths = {"lengths": sum(rows.lengths), "kv_slots": len(rows.kv_slots)}
-    same("tokens", query=len(query), key=len(key), value=len(value), **lengths)
-    same("rows", lengths=len(rows.lengths), contexts=len(rows.contexts), page_table=len(rows.page_table))
-    same("heads beyond whole groups", query=query.shape[1] % keys.shape[1], needed=0)
-    assert keys.is_contiguous()
-    assert values.is_contiguous()
-    assert query.shape[2] <= ATTENTION_WIDTH, f"attention: heads are at most {ATTENTION_WIDTH} wide"
-
-
-def _dense_heads(x: torch.Tensor) -> torch.Tensor:
-    """x [T, heads, D] with a token's heads side by side; tokens may lie apart. A copy only where they do not."""
-    dense = x.stride(2) == 1 and x.stride(1) == x.shape[2]
-    return x if dense else x.contiguous()
 
 
 def _linear_arguments(layer: LinearInput, output: torch.Tensor) -> LinearArguments:

@@ -67,11 +67,11 @@ def _types(*types: WeightType) -> Mapping[str, WeightType]:
 # Ours, by the names of the public `quantization` option.
 OWN_TYPES = _types(
     WeightType("q8", 8, zero=128),
-    WeightType("q6", 6, zero=32),
+    WeightType("q6", 6, nested=True, has_min=True),
     WeightType("q5", 5, nested=True, has_min=True),
     WeightType("q4", 4, nested=True, has_min=True),
     WeightType("q3", 3, nested=True, has_min=True),
-    WeightType("q2", 2, nested=True, has_min=True),
+    WeightType("q2", 2, block=16, zero=2, nested=True),
     WeightType("mxfp4", 4, table=FOUR_BIT_FLOATS, scale_format="bfloat16"),
 )
 

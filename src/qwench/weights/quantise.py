@@ -25,6 +25,8 @@ from qwench.weights.source import Part, Progress, UnusedTensor, WeightSource
 
 AT_ONCE = 2**18  # numbers that are searched together: what the temporaries of the search take fits a cache
 STEPS = (-0.6, -0.2, 0.2, 0.6, 1.0)  # added to the number of levels that the largest weight is spread over
+# How many levels the lowest code lies above the lowest weight, and the highest code below the highest weight.
+CUTS = ((-0.1, -0.1), (0.2, 0.2), (0.5, 0.5), (-0.1, 0.5), (0.5, -0.1))
 EXPONENTS = (-1, 0, 1)  # around the one under which the largest weight of a block just fits
 LARGEST_HALF = 65504.0
 LEAST_INVERTED = 2.0**-126
@@ -111,12 +113,12 @@ def _signed(weight: torch.Tensor, kind: WeightType, *, search: bool) -> Arrays:
     blocks = weight.view(len(weight), -1, kind.block)
     low, high = blocks.amin(-1), blocks.amax(-1)
     largest = torch.where(high > -low, high, low)
-    plain = _as_half(largest / -kind.zero, kind.scale_dtype)
+    plain = _scales(largest / -kind.zero, kind)
     codes = _signed_codes(blocks, plain, kind)
     if not search:
-        return {"codes": codes.to(torch.uint8).view_as(weight), "scales": plain}
+        return plain | {"codes": codes.to(torch.uint8).view_as(weight)}
     best_gain = torch.full_like(largest, -1.0)
-    best = plain.float()
+    best = _number(plain, "scales")
     for step in STEPS:
         inverse = _inverse(largest) * -(kind.zero + step)
         values = (blocks * inverse[..., None]).round_().clamp_(-kind.zero, kind.zero - 1)
@@ -124,20 +126,21 @@ def _signed(weight: torch.Tensor, kind: WeightType, *, search: bool) -> Arrays:
         scale = products * _inverse(squares)
         gain = products * scale  # how much of the squared weights these codes explain
         best, best_gain = torch.where(gain > best_gain, scale, best), torch.maximum(gain, best_gain)
-    scales = _as_half(best, kind.scale_dtype)
-    found = _signed_codes(blocks, scales, kind)
-    wins = _signed_error(blocks, found, scales, kind) < _signed_error(blocks, codes, plain, kind)
-    codes = torch.where(wins[..., None], found, codes).to(torch.uint8)
-    return {"codes": codes.view_as(weight), "scales": torch.where(wins, scales, plain)}
+    found = _scales(best, kind)
+    better = _signed_codes(blocks, found, kind)
+    wins = _signed_error(blocks, better, found, kind) < _signed_error(blocks, codes, plain, kind)
+    return _chosen(wins, found | {"codes": better}, plain | {"codes": codes}, weight)
 
 
-def _signed_codes(blocks: torch.Tensor, scales: torch.Tensor, kind: WeightType) -> torch.Tensor:
-    inverse = _inverse(scales.float())
+def _signed_codes(blocks: torch.Tensor, arrays: Arrays, kind: WeightType) -> torch.Tensor:
+    inverse = _inverse(_number(arrays, "scales"))
     return (blocks * inverse[..., None]).round_().add_(kind.zero).clamp_(0, 2 * kind.zero - 1)
 
 
-def _signed_error(blocks: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, kind: WeightType) -> torch.Tensor:
-    return _sum(((codes - kind.zero).mul_(scales.float()[..., None]) - blocks).square_())
+def _signed_error(blocks: torch.Tensor, codes: torch.Tensor, arrays: Arrays, kind: WeightType) -> torch.Tensor:
+    """[out, blocks], or [out, super-blocks] where nested"""
+    error = _sum(((codes - kind.zero).mul_(_number(arrays, "scales")[..., None]) - blocks).square_())
+    return _sum(error.view(len(error), -1, SUPER_BLOCK // kind.block)) if kind.nested else error
 
 
 def _table(weight: torch.Tensor, kind: WeightType, *, search: bool) -> Arrays:
@@ -173,26 +176,20 @@ def _affine(weight: torch.Tensor, kind: WeightType, *, search: bool) -> Arrays:
     blocks = weight.view(len(weight), -1, kind.block)
     low, high = blocks.amin(-1).clamp_(max=0), blocks.amax(-1)
     top = 2**kind.bits - 1
-    plain = _nested((high - low) / top, -low)
+    plain = _scales((high - low) / top, kind) | _mins(-low, kind)
     codes = _affine_codes(blocks, plain, top)
     if not search:
         return plain | {"codes": codes.to(torch.uint8).view_as(weight)}
     scale, least = _best_line(blocks, low, high, top)
     # Scales are rounded first; the mins are fitted to what rounding made of them.
-    found = _nested(scale, least)
-    scale, _ = _whole(found)
+    scales = _scales(scale, kind)
+    scale = _number(scales, "scales")
     values = _line_codes(blocks, scale, least, top)
     least = (scale * _sum(values) - _sum(blocks)) / kind.block
-    found = _nested(scale, least.clamp_(min=0)) | {name: found[name] for name in ("scales", "super_scales")}
+    found = scales | _mins(least.clamp_(min=0), kind)
     better = _affine_codes(blocks, found, top)
     wins = _super_error(blocks, better, found, kind) < _super_error(blocks, codes, plain, kind)
-    each = SUPER_BLOCK // kind.block
-    blockwise = wins.repeat_interleave(each, dim=1)
-    codes = torch.where(blockwise[..., None], better, codes).to(torch.uint8)
-    chosen = {
-        name: torch.where(wins if name.startswith("super") else blockwise, found[name], plain[name]) for name in plain
-    }
-    return chosen | {"codes": codes.view_as(weight)}
+    return _chosen(wins, found | {"codes": better}, plain | {"codes": codes}, weight)
 
 
 def _best_line(
@@ -200,14 +197,13 @@ def _best_line(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and min of each block, not rounded: the best found over several first guesses, refined once."""
     count, total = blocks.shape[-1], _sum(blocks)
-    scale, least = (high - low) / top, -low
-    best = torch.full_like(low, -torch.inf)
-    for step in (*STEPS, None):
-        if step is None:
+    level = (high - low) / top
+    scale, least, best = level, -low, torch.full_like(low, -torch.inf)
+    for cut in (*CUTS, None):
+        if cut is None:
             values = _line_codes(blocks, scale, least, top)
         else:
-            inverse = _inverse(high - low) * (top + step)
-            values = ((blocks - low[..., None]) * inverse[..., None]).round_().clamp_(0, top)
+            values = _line_codes(blocks, level * ((top - sum(cut)) / top), -low - level * cut[0], top)
         sums, products, squares = _sum(values), _sum(values * blocks), _sum(values.square_())
         spread = count * squares - sums * sums
         slope = (count * products - sums * total) * _inverse(spread)
@@ -230,38 +226,51 @@ def _line_codes(blocks: torch.Tensor, scale: torch.Tensor, least: torch.Tensor, 
 
 
 def _affine_codes(blocks: torch.Tensor, arrays: Arrays, top: int) -> torch.Tensor:
-    return _line_codes(blocks, *_whole(arrays), top)
+    return _line_codes(blocks, _number(arrays, "scales"), _number(arrays, "mins"), top)
 
 
-def _nested(scale: torch.Tensor, least: torch.Tensor) -> Arrays:
-    """Scales and mins [out, blocks] as whole numbers under a half for each super-block."""
-    each = SUPER_BLOCK // 32
-    groups = scale.view(len(scale), -1, each), least.view(len(least), -1, each)
-    supers = [
-        _as_half(group.abs().amax(-1) / most, torch.float16) for group, most in zip(groups, (127, 255), strict=True)
-    ]
-    parts = [
-        (group * _inverse(top.float())[..., None]).round_().view_as(scale)
-        for group, top in zip(groups, supers, strict=True)
-    ]
-    return {
-        "scales": parts[0].clamp_(-127, 127).to(torch.int8),
-        "mins": parts[1].clamp_(0, 255).to(torch.uint8),
-        "super_scales": supers[0],
-        "super_mins": supers[1],
-    }
+def _scales(scale: torch.Tensor, kind: WeightType) -> Arrays:
+    """Scales [out, blocks] as they are stored."""
+    if not kind.nested:
+        return {"scales": _as_half(scale, kind.scale_dtype)}
+    parts, supers = _nested(scale, kind, 127)
+    return {"scales": parts.to(torch.int8), "super_scales": supers}
 
 
-def _whole(arrays: Arrays) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales and mins [out, blocks] as numbers."""
-    each = arrays["scales"].shape[1] // arrays["super_scales"].shape[1]
-    scale = arrays["scales"].float() * arrays["super_scales"].float().repeat_interleave(each, dim=1)
-    return scale, arrays["mins"].float() * arrays["super_mins"].float().repeat_interleave(each, dim=1)
+def _mins(least: torch.Tensor, kind: WeightType) -> Arrays:
+    """Mins [out, blocks], none below zero, as they are stored."""
+    parts, supers = _nested(least, kind, 255)
+    return {"mins": parts.to(torch.uint8), "super_mins": supers}
+
+
+def _nested(numbers: torch.Tensor, kind: WeightType, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers [out, blocks] as whole ones up to ``most``, under a half for each super-block."""
+    groups = numbers.view(len(numbers), -1, SUPER_BLOCK // kind.block)
+    supers = _as_half(groups.abs().amax(-1) / most, torch.float16)
+    parts = (groups * _inverse(supers.float())[..., None]).round_().clamp_(-most, most)
+    return parts.view_as(numbers), supers
+
+
+def _number(arrays: Arrays, name: str) -> torch.Tensor:
+    """Stored scales or mins [out, blocks] as numbers."""
+    parts, supers = arrays[name].float(), arrays.get(f"super_{name}")
+    if supers is None:
+        return parts
+    return parts * supers.float().repeat_interleave(parts.shape[1] // supers.shape[1], dim=1)
+
+
+def _chosen(wins: torch.Tensor, found: Arrays, plain: Arrays, weight: torch.Tensor) -> Arrays:
+    """Of each block, or super-block, what ``wins`` [out, .] says; codes become those of ``weight`` [out, depth]."""
+    chosen = {}
+    for name, array in found.items():
+        each = wins.repeat_interleave(array.shape[1] // wins.shape[1], dim=1)
+        chosen[name] = torch.where(each.view(each.shape + (1,) * (array.dim() - 2)), array, plain[name])
+    return chosen | {"codes": chosen["codes"].to(torch.uint8).view_as(weight)}
 
 
 def _super_error(blocks: torch.Tensor, codes: torch.Tensor, arrays: Arrays, kind: WeightType) -> torch.Tensor:
     """[out, super-blocks]"""
-    scale, least = _whole(arrays)
+    scale, least = _number(arrays, "scales"), _number(arrays, "mins")
     error = _sum((codes * scale[..., None] - least[..., None]).sub_(blocks).square_())
     return _sum(error.view(len(error), -1, SUPER_BLOCK // kind.block))
 

@@ -19,7 +19,7 @@ from qwench.ops.store import Kind
 from qwench.ops.weight_types import OWN_TYPES, SUPER_BLOCK, WeightType
 from qwench.weights.source import plain_kinds
 
-UNEVEN = "q6"  # instead of a type with super-blocks, where the depth is no multiple of them
+UNEVEN = "q8"  # instead of a type with super-blocks, where the depth is no multiple of them
 
 
 @dataclass(frozen=True)

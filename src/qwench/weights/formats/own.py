@@ -3,7 +3,7 @@
     NAME_codes         U8 [out, D * bits / 8]: a row is one string of bits, code i in bits i * bits and up, lowest first
     NAME_scales        [out, D / block]: F16; I8 where nested; of four-bit floats U8 e for 2 ** (e - 128)
     NAME_mins          U8 [out, D / block], where there are mins
-    NAME_super_scales  F16 [out, D / 256], where nested; NAME_super_mins likewise
+    NAME_super_scales  F16 [out, D / 256], where nested; NAME_super_mins likewise, where there are mins
 
 D is the depth padded to whole blocks. Knows neither files nor parameter names.
 """
@@ -42,7 +42,9 @@ def arrays(kind: WeightType, out: int, width: int) -> list[tuple[str, str, tuple
     if kind.has_min:
         found.append(("mins", "U8", blocks))
     if kind.nested:
-        found += [("super_scales", "F16", supers), ("super_mins", "F16", supers)]
+        found.append(("super_scales", "F16", supers))
+    if kind.has_min:
+        found.append(("super_mins", "F16", supers))
     return found
 
 
@@ -58,7 +60,7 @@ def decode(tensors: Mapping[str, torch.Tensor], scheme: Scheme, out: int, width:
     """The matrix [out, width] of tensors as ``layout`` says. Raises Unreadable."""
     kind = weight_type(scheme)
     found = {name: tensors[f"_{name}"] for name in ARRAYS if f"_{name}" in tensors}
-    for name in ("super_scales", "super_mins") if kind.nested else () if kind.table else ("scales",):
+    for name in found.keys() & {"super_scales", "super_mins"} if kind.nested else () if kind.table else ("scales",):
         require_finite(f"_{name}", found[name])
     if kind.table:
         if not bool((found["scales"] > 0).all()):
