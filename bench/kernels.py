@@ -18,8 +18,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 from qwench.ops.limits import Limits, measure_limits
-from qwench.ops.native import Arena, Element, LinearInput, Native, PackedMatrix, instruction_sets
-from qwench.ops.quantised import GGUF_TYPES, OWN_TYPES, SUPER_BLOCK, Codes, WeightType
+from qwench.ops.loading import Arena
+from qwench.ops.native import Element, LinearInput, Native, PackedMatrix, instruction_sets
+from qwench.ops.quantised import Codes
+from qwench.ops.weight_types import GGUF_TYPES, OWN_TYPES, SUPER_BLOCK, WeightType
 
 OUT, WIDTH = 7168, 1024  # the feed-forward of the 0.8B shape, gate and up together
 STREAM_BYTES = 256 << 20

@@ -45,4 +45,21 @@ static inline float from_half(uint16_t half) {
     return result;
 }
 
+// fp32 -> IEEE half, to nearest, ties to even.
+static inline uint16_t to_half(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);
+    if (magnitude >= 0x47800000) return static_cast<uint16_t>(sign | 0x7c00);
+    if (magnitude < 0x38800000) {  // no normal half: adding a half moves the bits to their place and rounds them
+        float moved;
+        std::memcpy(&moved, &magnitude, sizeof moved);
+        moved += 0.5f;
+        std::memcpy(&bits, &moved, sizeof bits);
+        return static_cast<uint16_t>(sign | (bits - 0x3f000000));
+    }
+    return static_cast<uint16_t>(sign | (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13);
+}
+
 }  // namespace qwench

@@ -25,6 +25,7 @@ constexpr int kStateVectors = 1;
 #include "kernels/quantised.inl"
 #include "kernels/norm.inl"
 #include "kernels/pointwise.inl"
+#include "kernels/rounding.inl"
 
 namespace qwench {
 
@@ -33,7 +34,7 @@ const Kernels* scalar_kernels() {
         "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, correct_inputs, linear_codes},
         rms_norm, delta_net, attend, merge_attention,
         expert_probabilities, gate_expert, sum_experts, find_largest, gather_top, weigh_logits,
-        pointwise, widen_row, rotate,
+        pointwise, widen_row, rotate, round_rows,
     };
     return &table;
 }

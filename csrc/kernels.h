@@ -131,6 +131,8 @@ struct Kernels {
     void (*pointwise)(const qw_pointwise_arguments& arguments, int64_t row, int64_t first, int64_t count);
     void (*widen)(const qw_widen_arguments& arguments, int64_t row);
     void (*rotate)(const qw_rotation_arguments& arguments, int64_t token, int64_t head);
+    // Rows [first, first + count), at most 16 of them, to codes.
+    void (*round_rows)(const qw_round_arguments& arguments, int64_t first, int64_t count);
 };
 
 // The tables, one per translation unit; null where the compiler cannot make it.

@@ -7,38 +7,31 @@
 #include "context.h"
 #include "packing.h"
 
-using namespace qwench;
-
-namespace {
-
-struct Packing {
-    bool is_bf16;
-    int64_t out, in;
-
-    int64_t size() const { return is_bf16 ? 2 : 4; }
-    int64_t row_bytes() const { return in * size(); }
-    int64_t steps() const { return num_steps(is_bf16, in); }
-    int64_t width(int64_t group) const { return panels_of(out, group) * kPanel; }
-};
+namespace qwench {
 
 // A step of an output is one fp32 or two BF16, so packing is a transposition of four-byte words whatever the type. It
 // goes by tiles of 16 steps: one cache line of each row.
-void pack_group(const Packing& packing, const char* source, int64_t stride, int64_t group, char* packed) {
+void pack_group(bool is_bf16, int64_t out, int64_t in, const char* rows, int64_t stride, int64_t group, char* packed) {
     constexpr int64_t kTileSteps = 16;
-    const int64_t width = packing.width(group), steps = packing.steps(), first = group * kGroup;
-    const int64_t rows = std::min(width, packing.out - first);
-    uint32_t* target = reinterpret_cast<uint32_t*>(packed + group_offset(packing.is_bf16, packing.in, group));
+    const int64_t width = panels_of(out, group) * kPanel, steps = num_steps(is_bf16, in);
+    const int64_t count = std::min(width, out - group * kGroup), row_bytes = in * (is_bf16 ? 2 : 4);
+    uint32_t* target = reinterpret_cast<uint32_t*>(packed + group_offset(is_bf16, in, group));
     for (int64_t step = 0; step < steps; step += kTileSteps) {
-        const int64_t count = std::min(kTileSteps, steps - step), at = step * kStepBytes;
+        const int64_t tile = std::min(kTileSteps, steps - step), at = step * kStepBytes;
         for (int64_t output = 0; output < width; ++output) {
             uint32_t words[kTileSteps] = {};  // zeros behind the last output and behind the end of the depth
-            const int64_t left = output < rows ? packing.row_bytes() - at : 0;
-            const char* from = source + (first + output) * stride * packing.size() + at;
-            if (left > 0) std::memcpy(words, from, static_cast<size_t>(std::min(left, count * kStepBytes)));
-            for (int64_t i = 0; i < count; ++i) target[(step + i) * width + output] = words[i];
+            const int64_t left = output < count ? row_bytes - at : 0;
+            if (left > 0) std::memcpy(words, rows + output * stride + at, static_cast<size_t>(std::min(left, tile * kStepBytes)));
+            for (int64_t i = 0; i < tile; ++i) target[(step + i) * width + output] = words[i];
         }
     }
 }
+
+}  // namespace qwench
+
+using namespace qwench;
+
+namespace {
 
 template <class Element, class Output>
 void unpack_row(const qw_weight& weight, int64_t row, Output* target) {
@@ -69,9 +62,11 @@ int64_t qw_packed_bytes(const qw_weight_type* type, int64_t out, int64_t in) {
 
 void qw_pack(qw_context* context, int32_t element, int64_t out, int64_t in, const void* source, int64_t source_stride,
              void* packed) {
-    const Packing packing = {element == QW_BF16, out, in};
+    const bool is_bf16 = element == QW_BF16;
+    const int64_t stride = source_stride * (is_bf16 ? 2 : 4);
     context->pool.run(num_groups(out), [&](int64_t group) {
-        pack_group(packing, static_cast<const char*>(source), source_stride, group, static_cast<char*>(packed));
+        const char* rows = static_cast<const char*>(source) + group * kGroup * stride;
+        pack_group(is_bf16, out, in, rows, stride, group, static_cast<char*>(packed));
     });
 }
 

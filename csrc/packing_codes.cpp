@@ -10,8 +10,6 @@ namespace qwench {
 
 namespace {
 
-constexpr int64_t kBlockBytes = kBlockVectors * kVectorBytes;  // of one block's codes, one a byte
-
 // A plane of bits: the codes' `bits` bits from `from` on, of `vectors` vectors in one.
 struct Plane {
     int from, bits, vectors;
@@ -34,74 +32,50 @@ Planes planes_of(int bits) {
     }
 }
 
-void pack_block(const uint8_t (&codes)[kBlockBytes], const Planes& planes, uint8_t* target) {
-    for (int p = 0; p < planes.count; ++p) {
-        const Plane& plane = planes.each[p];
-        for (int first = 0; first < kBlockVectors; first += plane.vectors, target += kVectorBytes) {
-            uint8_t bytes[kVectorBytes] = {};
-            for (int i = 0; i < plane.vectors; ++i) {
-                const uint8_t* from = codes + (first + i) * kVectorBytes;
-                for (int b = 0; b < kVectorBytes; ++b) {
-                    const int kept = from[b] >> plane.from & ((1 << plane.bits) - 1);
-                    bytes[b] = static_cast<uint8_t>(bytes[b] | kept << (i * plane.bits));
-                }
-            }
-            std::memcpy(target, bytes, sizeof bytes);
-        }
+// One plane of one output's block: the low bits of words of four codes, from place `From` on, several to a word.
+template <int From, int Bits, int Vectors>
+uint8_t* put_plane(const uint32_t (&words)[kBlockVectors], uint8_t* target) {
+    constexpr uint32_t kMask = 0x01010101U * ((1U << Bits) - 1);
+    for (int first = 0; first < kBlockVectors; first += Vectors, target += kVectorBytes) {
+        uint32_t bits = 0;
+        for (int i = 0; i < Vectors; ++i) bits |= (words[first + i] >> From & kMask) << i * Bits;
+        std::memcpy(target, &bits, sizeof bits);
+    }
+    return target;
+}
+
+// One output's codes of a block; `target` is its place in the first vector. The planes are those of planes_of.
+void put_codes(int bits, const uint8_t* codes, uint8_t* target) {
+    uint32_t words[kBlockVectors];
+    std::memcpy(words, codes, sizeof words);
+    switch (bits) {
+        case 2: put_plane<0, 2, 4>(words, target); break;
+        case 3: put_plane<2, 1, 8>(words, put_plane<0, 2, 4>(words, target)); break;
+        case 4: put_plane<0, 4, 2>(words, target); break;
+        case 5: put_plane<4, 1, 8>(words, put_plane<0, 4, 2>(words, target)); break;
+        case 6: put_plane<4, 2, 4>(words, put_plane<0, 4, 2>(words, target)); break;
+        default: put_plane<0, 8, 1>(words, target);
     }
 }
 
-// The codes of one block of a panel, transposed: byte 4 * o + i of vector j is output o's at depth 4 * j + i.
-void gather_block(const qw_codes& source, int64_t panel, int64_t depth, int64_t block, uint8_t (&codes)[kBlockBytes]) {
-    std::memset(codes, 0, sizeof codes);
-    for (int64_t o = 0; o < kPanel && panel * kPanel + o < source.out; ++o) {
-        const uint8_t* from = source.codes + (panel * kPanel + o) * depth + block * kBlock;
-        for (int64_t j = 0; j < kBlockVectors; ++j) std::memcpy(codes + j * kVectorBytes + 4 * o, from + 4 * j, 4);
-    }
+// `count` elements of `size` bytes as a column of [count][16].
+uint8_t* put_column(const uint8_t* from, int64_t count, int64_t size, int64_t o, uint8_t* target) {
+    for (int64_t i = 0; i < count; ++i) std::memcpy(target + (i * kPanel + o) * size, from + i * size, static_cast<size_t>(size));
+    return target + count * kPanel * size;
 }
 
-// `count` columns from `first` on of a matrix [out, columns] of elements of `size` bytes -> [count][16].
-void gather_columns(const void* matrix, int64_t size, int64_t columns, const qw_codes& source, int64_t panel,
-                    int64_t first, int64_t count, uint8_t* target) {
-    for (int64_t o = 0; o < kPanel && panel * kPanel + o < source.out; ++o) {
-        const char* from = static_cast<const char*>(matrix) + ((panel * kPanel + o) * columns + first) * size;
-        for (int64_t i = 0; i < count; ++i) {
-            std::memcpy(target + (i * kPanel + o) * size, from + i * size, static_cast<size_t>(size));
-        }
-    }
-}
-
-void pack_scales(const qw_codes& source, int64_t panel, int64_t block, int64_t blocks, uint8_t* target) {
-    const qw_weight_type& type = *source.type;
-    const int64_t parts = parts_of(type), all = num_blocks(type, source.in) * parts, count = blocks * parts;
-    const int64_t size = type.nested ? 1 : 2;
-    std::memset(target, 0, static_cast<size_t>(scale_bytes(type, blocks)));
+// Output `o` of a panel's chunk of `blocks` blocks.
+void put_chunk(const qw_weight_type& type, const Chunk& chunk, int64_t blocks, int64_t o, uint8_t* target) {
+    const int64_t scales = blocks * parts_of(type), size = type.nested ? 1 : 2;
+    uint8_t* codes = target + scale_bytes(type, blocks) + 4 * o;
     if (type.nested) {
-        const int64_t supers = all / parts / kChunkBlocks, super = block / kChunkBlocks;
-        for (const void* each : {source.super_scales, source.super_mins}) {
-            if (each == source.super_mins && !type.has_min) continue;
-            gather_columns(each, 2, supers, source, panel, super, 1, target);
-            target += 2 * kPanel;
-        }
+        target = put_column(chunk.super_scale, 1, 2, o, target);
+        if (type.has_min) target = put_column(chunk.super_min, 1, 2, o, target);
     }
-    gather_columns(source.scales, size, all, source, panel, block * parts, count, target);
-    target += count * kPanel * size;
-    if (type.has_min) gather_columns(source.mins, size, all, source, panel, block * parts, count, target);
-}
-
-void pack_panel(const qw_codes& source, int64_t panel, uint8_t* target) {
-    const qw_weight_type& type = *source.type;
-    const int64_t blocks = num_blocks(type, source.in);
-    const Planes planes = planes_of(type.bits);
-    for (int64_t chunk = 0; chunk < blocks; chunk += kChunkBlocks) {
-        const int64_t count = std::min(kChunkBlocks, blocks - chunk);
-        pack_scales(source, panel, chunk, count, target);
-        target += scale_bytes(type, count);
-        for (int64_t block = chunk; block < chunk + count; ++block, target += code_bytes(type, 1)) {
-            uint8_t codes[kBlockBytes];
-            gather_block(source, panel, blocks * kBlock, block, codes);
-            pack_block(codes, planes, target);
-        }
+    target = put_column(chunk.scales, scales, size, o, target);
+    if (type.has_min) put_column(chunk.mins, scales, size, o, target);
+    for (int64_t block = 0; block < blocks; ++block, codes += code_bytes(type, 1)) {
+        put_codes(type.bits, chunk.codes + block * kBlock, codes);
     }
 }
 
@@ -161,6 +135,26 @@ void unpack_codes_as(const qw_weight& weight, int64_t row, Output* target) {
 
 }  // namespace
 
+void pack_panel(const qw_weight_type& type, int64_t in, const StoredRows& rows, int64_t first, int64_t count, uint8_t* target) {
+    const int64_t blocks = num_blocks(type, in);
+    Chunk found;
+    for (int64_t block = 0; block < blocks; block += kChunkBlocks) {
+        const int64_t length = std::min(kChunkBlocks, blocks - block), size = chunk_bytes(type, length);
+        if (count < kPanel) std::memset(target, 0, static_cast<size_t>(size));
+        std::memset(target, 0, static_cast<size_t>(scale_bytes(type, length)));
+        for (int64_t o = 0; o < count; ++o) {
+            rows.read(first + o, block, length, found);
+            put_chunk(type, found, length, o, target);
+        }
+        target += size;
+    }
+}
+
+void put_lead(float factor, uint8_t* packed) {
+    std::memset(packed, 0, kLeadBytes);
+    std::memcpy(packed, &factor, sizeof factor);
+}
+
 bool is_known(const qw_weight_type& type) {
     if (type.element == QW_F32 || type.element == QW_BF16) return true;
     const bool bits = (type.bits >= 2 && type.bits <= 6) || type.bits == 8;
@@ -181,11 +175,12 @@ int32_t qw_pack_codes(qw_context* context, const qw_codes* codes, void* packed) 
     const qw_weight_type& type = *codes->type;
     if (!is_known(type) || type.element != QW_CODES) return 1;
     uint8_t* target = static_cast<uint8_t*>(packed);
-    std::memset(target, 0, kLeadBytes);
-    std::memcpy(target, &codes->factor, sizeof codes->factor);
+    put_lead(codes->factor, target);
     const int64_t size = panel_bytes(type, codes->in);
+    const ArrayRows rows(*codes, false);
     context->pool.run(divide_up(codes->out, kPanel), [&](int64_t panel) {
-        pack_panel(*codes, panel, target + kLeadBytes + panel * size);
+        const int64_t first = panel * kPanel, count = std::min(kPanel, codes->out - first);
+        pack_panel(type, codes->in, rows, first, count, target + kLeadBytes + panel * size);
     });
     return 0;
 }

@@ -37,6 +37,12 @@ QW_INLINE V div(V a, V b) { return {_mm512_div_ps(a.v, b.v)}; }
 QW_INLINE V least(V a, V b) { return {_mm512_min_ps(a.v, b.v)}; }  // b where either is NaN
 QW_INLINE V most(V a, V b) { return {_mm512_max_ps(a.v, b.v)}; }   // b where either is NaN
 QW_INLINE V whole(V a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+QW_INLINE V choose_greater(V a, V b, V yes, V no) {  // where a > b
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ), no.v, yes.v)};
+}
+QW_INLINE void store_half(void* to, V a) {  // IEEE's, to nearest
+    _mm256_storeu_si256(static_cast<__m256i*>(to), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+}
 QW_INLINE V scale_by_power_of_two(V a, V n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 QW_INLINE V load(const bf16* from) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
@@ -84,6 +90,17 @@ QW_INLINE V mul(V x, V y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, 
 QW_INLINE V div(V x, V y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
 QW_INLINE V least(V x, V y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 QW_INLINE V most(V x, V y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+QW_INLINE __m256 choose_half(__m256 x, __m256 y, __m256 yes, __m256 no) {
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, y, _CMP_GT_OQ));
+}
+QW_INLINE V choose_greater(V x, V y, V yes, V no) {  // where x > y
+    return {choose_half(x.a, y.a, yes.a, no.a), choose_half(x.b, y.b, yes.b, no.b)};
+}
+QW_INLINE void store_half(void* to, V x) {  // IEEE's, to nearest
+    __m128i* at = static_cast<__m128i*>(to);
+    _mm_storeu_si128(at, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(at + 1, _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+}
 QW_INLINE __m256 whole_half(__m256 x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 QW_INLINE V whole(V x) { return {whole_half(x.a), whole_half(x.b)}; }
 // Twice half the power, because 2^128 is no fp32 while its product with a small number may be one.
@@ -183,6 +200,14 @@ QW_INLINE V least(V a, V b) {
 }
 QW_INLINE V most(V a, V b) {
     return lanes([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+QW_INLINE V choose_greater(V a, V b, V yes, V no) {  // where a > b
+    return lanes([&](int i) { return a.lane[i] > b.lane[i] ? yes.lane[i] : no.lane[i]; });
+}
+QW_INLINE void store_half(void* to, V a) {
+    uint16_t halves[kLanes];
+    for (int i = 0; i < kLanes; ++i) halves[i] = to_half(a.lane[i]);
+    std::memcpy(to, halves, sizeof halves);
 }
 QW_INLINE V whole(V a) {
     return lanes([&](int i) { return std::nearbyint(a.lane[i]); });

@@ -15,7 +15,8 @@ from qwench.cli.quantize import TEXT, _ids
 from qwench.config import EngineConfig, ModelConfig
 from qwench.engine.receipt import Receipt, compare, keep, log_probabilities
 from qwench.files import open_files, read_config
-from qwench.ops.quantised import OWN_TYPES, dequantise
+from qwench.ops.quantised import dequantise
+from qwench.ops.weight_types import OWN_TYPES
 from qwench.weights.quantise import quantise
 from qwench.weights.recipe import kinds_for
 from qwench.weights.source import memory_bytes

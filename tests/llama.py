@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from qwench.ops.quantised import GGUF_TYPES, dequantise
+from qwench.ops.quantised import allocate, dequantise
+from qwench.ops.weight_types import GGUF_TYPES
 from qwench.weights.formats import gguf_blocks
 
 MISSING = "llama-cpp-python is not installed; `make oracle` builds it, which takes minutes and a C++ compiler"
@@ -44,7 +45,7 @@ def rounded(weight: torch.Tensor, name: str) -> torch.Tensor:
             kind.value, *addresses, ctypes.c_int64(0), ctypes.c_int64(out), ctypes.c_int64(width), ctypes.c_void_p()
         )
         assert written == stored.size
-    target = gguf_blocks.allocate(GGUF_TYPES[name], out, width)
+    target = allocate(GGUF_TYPES[name], out, width)
     gguf_blocks.decode(torch.from_numpy(stored), target)
     return dequantise(target)
 

@@ -33,7 +33,8 @@ from qwench.errors import (
 )
 from qwench.fault import FAULTS, Plan, fault, planned
 from qwench.ops.kernels import native_usable
-from qwench.ops.native import FILE, load_library
+from qwench.ops.loading import FILE
+from qwench.ops.native import load_library
 from qwench.server.service import ServerSettings
 from qwench.text.chat import ChatTemplate
 from qwench.text.model import ModelText

@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a declaration below changes: a library of another build is refused, not guessed at. */
-#define QW_INTERFACE 3
+#define QW_INTERFACE 4
 
 /* Types of elements. */
 #define QW_F32 0
@@ -90,6 +90,53 @@ typedef struct {
 
 /* 0, or 1 and nothing written for a type that is not as described above. */
 QW_API int32_t qw_pack_codes(qw_context* context, const qw_codes* codes, void* packed);
+
+typedef struct {
+    const qw_weight_type* type; /* one of our own: ops/weight_types.py */
+    int64_t out, in;
+    int32_t element;    /* of source: QW_F32, QW_BF16 or QW_F16 */
+    const void* source; /* [out, in] */
+    int64_t source_stride;
+    void* codes; /* these five as in qw_codes, NULL for what the type does not have */
+    void* scales;
+    void* mins;
+    void* super_scales;
+    void* super_mins;
+} qw_round_arguments;
+
+/* Numbers rounded to codes, as weights/quantise.py says it, to the bit. 0, or 1 and nothing written for another type. */
+QW_API int32_t qw_round(qw_context* context, const qw_round_arguments* arguments);
+
+/* How rows of weights lie in a file: numbers (QW_F32, QW_BF16, QW_F16), which become elements or are rounded to codes;
+ * QW_BITS, the arrays of qw_codes with the codes of a row as one string of bits, the lowest first, and with has_table
+ * scales that are a byte e for 2^(e - 128); or QW_GGUF plus GGUF's own number of a type of blocks. */
+#define QW_BITS 8
+#define QW_GGUF 16
+typedef struct {
+    const qw_weight_type* type; /* what they become */
+    void* packed;               /* the matrix [out, in] they are rows of */
+    int64_t out, in;
+    int64_t first, rows; /* [first, first + rows) of it; first is a multiple of QW_LOAD_ROWS */
+    int32_t stored;
+    int32_t file;       /* a descriptor */
+    int64_t offsets[5]; /* where in the file these rows begin: numbers, blocks or codes, scales, mins, super_scales, super_mins */
+} qw_stored_rows;
+#define QW_LOAD_ROWS 64
+
+/* A load as it goes on, which any thread may look at, and stop. Zeroed before the first call. */
+typedef struct {
+    int64_t stop;   /* not 0: no more rows are begun */
+    int64_t next;   /* how many pieces were begun, and, once the call has returned, are done */
+    int64_t bytes;  /* read so far */
+    int64_t failed; /* which of the rows could not be loaded */
+} qw_load_state;
+
+/* Reads and packs from where `state` stands. 0: all is done, or was stopped and may go on with any context. Else why
+ * `failed` could not be loaded: QW_NO_MEMORY, QW_SHORT, QW_NOT_FINITE, QW_UNKNOWN or an errno, negative. */
+#define QW_SHORT 3      /* the file ended */
+#define QW_NOT_FINITE 4 /* a scale or a min that is no finite number, of QW_BITS or of rounded numbers */
+#define QW_UNKNOWN 5    /* such rows cannot become this type */
+QW_API int32_t qw_load(qw_context* context, const qw_stored_rows* rows, int64_t count, qw_load_state* state);
 
 typedef struct {
     const qw_weight* weight;

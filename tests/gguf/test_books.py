@@ -15,7 +15,8 @@ from qwench.errors import CheckpointError
 from qwench.files import read_config
 from qwench.gguf.file import open_gguf
 from qwench.ops.quantised import Codes, dequantise
-from qwench.weights.gguf import BOOKS, GgufSource
+from qwench.weights.gguf import GgufSource
+from qwench.weights.gguf_match import BOOKS
 from tests.gguf.conftest import export_nano
 
 KINDS = {f"blk.{layer}.attn_{part}.weight": name for name, (layer, part) in zip(

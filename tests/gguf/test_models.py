@@ -14,7 +14,8 @@ from qwench.files import open_files, read_config
 from qwench.gguf.file import GgufFile, open_gguf
 from qwench.model.parameters import declare
 from qwench.ops.kernels import make_kernels
-from qwench.ops.quantised import GGUF_TYPES, dequantise
+from qwench.ops.quantised import dequantise
+from qwench.ops.weight_types import GGUF_TYPES
 from qwench.weights.gguf import GgufSource
 from tests.gguf.export import (
     all_f32,

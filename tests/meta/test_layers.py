@@ -51,7 +51,7 @@ LAYERS = {
     "engine.request": Layer(("errors", "engine.thinking", "cache.prefix")),  # the last for a type only
     "engine.turns": Layer(("engine.request",)),
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request", "engine.turns")),
-    "engine.client": Layer((*BASE, "device", "model", "weights", "cache", "engine")),
+    "engine.client": Layer((*BASE, "device", "ops.loading", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
     "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2")),
     "plan": Layer((*BASE, "plan")),

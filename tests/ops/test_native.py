@@ -16,14 +16,15 @@ import pytest
 import torch
 
 from qwench.config import CACHE_TILE
-from qwench.ops import choosing, instructions, program
+from qwench.ops import choosing, instructions, loading, program
 from qwench.ops import native as binding
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters, delta_net
 from qwench.ops.linear import Dense, Packed, embed, expert_mlp, linear
-from qwench.ops.native import Arena, Native
+from qwench.ops.loading import Arena
+from qwench.ops.native import Native
 from qwench.ops.norm import rms_norm
-from qwench.ops.quantised import SUPER_BLOCK
 from qwench.ops.rows import Rows
+from qwench.ops.weight_types import SUPER_BLOCK
 from tests.ops.calls import NativeCalls
 from tests.ops.stored import stored
 from tests.tolerances import tolerance
@@ -260,7 +261,8 @@ CTYPES = {
     "const qw_weight_type*": "LP_WeightTypeNumbers", "const qw_codes*": "LP_CodesArguments",
     "const qw_unpack_arguments*": "LP_UnpackArguments", "const qw_linear_arguments*": "LP_LinearArguments",
     "const qw_norm_arguments*": "LP_NormArguments", "const qw_delta_arguments*": "LP_DeltaArguments",
-    "double": "c_double",
+    "double": "c_double", "const qw_round_arguments*": "LP_RoundArguments",
+    "const qw_stored_rows*": "LP_RowsArguments", "qw_load_state*": "LP_LoadState",
     "const qw_attention_arguments*": "LP_AttentionArguments", "const qw_experts_arguments*": "LP_ExpertsArguments",
 }  # fmt: skip
 
@@ -291,7 +293,7 @@ def test_every_function_of_the_header_is_declared_as_it_stands_there() -> None:
 
 STRUCTURES = {
     each
-    for module in (binding, choosing, instructions)
+    for module in (binding, choosing, instructions, loading)
     for each in vars(module).values()
     if isinstance(each, type) and issubclass(each, ctypes.Structure)
 }
@@ -332,12 +334,13 @@ def test_operations_are_numbered_as_in_the_header() -> None:
 
 def test_constants_are_those_of_the_header() -> None:
     constants = dict(re.findall(r"#define (QW_\w+) (\d+)", HEADER))
-    assert int(constants["QW_INTERFACE"]) == binding.INTERFACE
+    assert int(constants["QW_INTERFACE"]) == loading.INTERFACE
     assert int(constants["QW_DELTA_WIDTH"]) == binding.DELTA_WIDTH
     assert int(constants["QW_ATTENTION_WIDTH"]) == binding.ATTENTION_WIDTH
     assert int(constants["QW_CACHE_TILE"]) == CACHE_TILE
-    names = {torch.float32: "QW_F32", torch.bfloat16: "QW_BF16", torch.float16: "QW_F16"}
-    for dtype, number in (*binding.TYPES.items(), *binding.SCALE_TYPES.items()):
-        assert int(constants[names[dtype]]) == number
-    assert int(constants["QW_CODES"]) == binding.CODES
+    names = {"float32": "QW_F32", "bfloat16": "QW_BF16", "float16": "QW_F16"}
+    for dtype, number in (*binding.TYPES.items(), *loading.ELEMENTS.items()):
+        assert int(constants[names[str(dtype).removeprefix("torch.")]]) == number
+    found = (loading.CODES, loading.BITS, loading.GGUF, loading.LOAD_ROWS, loading.SHORT)
+    assert found == tuple(int(constants[f"QW_{name}"]) for name in ("CODES", "BITS", "GGUF", "LOAD_ROWS", "SHORT"))
     assert int(constants["QW_SUPER_BLOCK"]) == SUPER_BLOCK

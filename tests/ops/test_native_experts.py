@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from qwench.ops.linear import Dense, Packed, expert_mlp, linear, route
-from qwench.ops.native import Arena, Native
-from qwench.ops.quantised import OWN_TYPES
+from qwench.ops.loading import Arena
+from qwench.ops.native import Native
+from qwench.ops.weight_types import OWN_TYPES
 from tests.ops.calls import NativeCalls
 from tests.ops.stored import stored
 from tests.ops.test_native import DTYPES, bound, far, normal, sets

@@ -12,18 +12,10 @@ import pytest
 import torch
 
 from qwench.ops import native as binding
-from qwench.ops.native import Arena, LinearArguments, LinearInput, Native, PackedMatrix
-from qwench.ops.quantised import (
-    CHECKPOINT_TYPES,
-    FOUR_BIT_FLOATS,
-    GGUF_TYPES,
-    OWN_TYPES,
-    SUPER_BLOCK,
-    Codes,
-    WeightType,
-    dequantise,
-    quantised_linear,
-)
+from qwench.ops.loading import Arena
+from qwench.ops.native import LinearArguments, LinearInput, Native, PackedMatrix
+from qwench.ops.quantised import Codes, dequantise, quantised_linear
+from qwench.ops.weight_types import CHECKPOINT_TYPES, FOUR_BIT_FLOATS, GGUF_TYPES, OWN_TYPES, SUPER_BLOCK, WeightType
 from tests.ops.test_native import bound, far, normal, sets
 
 KINDS = (

@@ -8,8 +8,9 @@ import torch
 from qwench.ops.kernels import Kernels, make_kernels
 from qwench.ops.linear import Weight, embed, linear
 from qwench.ops.native import instruction_sets
-from qwench.ops.quantised import OWN_TYPES, Codes, WeightType
+from qwench.ops.quantised import Codes
 from qwench.ops.store import Kind, Plan, Value
+from qwench.ops.weight_types import OWN_TYPES, WeightType
 from qwench.weights.quantise import quantise
 
 KINDS: list[Kind] = [*OWN_TYPES.values(), torch.float32, torch.bfloat16]

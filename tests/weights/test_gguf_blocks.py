@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from qwench.gguf.header import TENSOR_TYPES
-from qwench.ops.quantised import GGUF_TYPES, dequantise
+from qwench.ops.quantised import allocate, dequantise
+from qwench.ops.weight_types import GGUF_TYPES
 from qwench.weights.formats import gguf_blocks
 
 ROWS, WIDTH = 5, 768
@@ -32,7 +33,7 @@ def random_blocks(name: str, rows: int, width: int, seed: int) -> np.ndarray:
 
 
 def decoded(name: str, raw: np.ndarray, width: int) -> torch.Tensor:
-    target = gguf_blocks.allocate(GGUF_TYPES[name], len(raw), width)
+    target = allocate(GGUF_TYPES[name], len(raw), width)
     gguf_blocks.decode(torch.from_numpy(raw.copy()), target)
     return dequantise(target)
 
@@ -67,7 +68,7 @@ def test_quantised_by_the_package(name: str) -> None:
 @pytest.mark.parametrize("name", GGUF_TYPES)
 def test_filled_piece_by_piece(name: str) -> None:
     raw = torch.from_numpy(random_blocks(name, ROWS, WIDTH, 7))
-    whole, parts = (gguf_blocks.allocate(GGUF_TYPES[name], ROWS, WIDTH) for _ in range(2))
+    whole, parts = (allocate(GGUF_TYPES[name], ROWS, WIDTH) for _ in range(2))
     gguf_blocks.decode(raw, whole)
     for begin, end in ((0, 2), (2, 5)):
         gguf_blocks.decode(raw[begin:end], gguf_blocks.rows(parts, begin, end))
@@ -77,7 +78,7 @@ def test_filled_piece_by_piece(name: str) -> None:
 def test_rounding_to_q8_is_the_package_s() -> None:
     weights = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(5))
     weights[2, 32:64] = 0
-    target = gguf_blocks.allocate(GGUF_TYPES["Q8_0"], ROWS, WIDTH)
+    target = allocate(GGUF_TYPES["Q8_0"], ROWS, WIDTH)
     gguf_blocks.round_to_q8(weights, target)
     steps = target.scales.float().repeat_interleave(32, 1)
     assert ((dequantise(target) - weights).abs() <= steps * 0.51).all()

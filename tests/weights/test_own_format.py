@@ -9,7 +9,7 @@ import torch
 
 from qwench.errors import ConfigError
 from qwench.fields import Fields
-from qwench.ops.quantised import OWN_TYPES, WeightType
+from qwench.ops.weight_types import OWN_TYPES, WeightType
 from qwench.quantisation import Scheme, StoredQuantisation, read_quantisation
 from qwench.weights.formats import own
 from qwench.weights.formats.layout import Unreadable

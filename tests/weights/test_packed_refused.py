@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError
 from qwench.model.parameters import declare
-from qwench.ops.quantised import OWN_TYPES, Codes, dequantise
+from qwench.ops.quantised import Codes, dequantise
+from qwench.ops.weight_types import OWN_TYPES
 from qwench.weights.names import Place, stored_name
 from qwench.weights.open import open_weights
 from tests.weights import checkpoints, packers

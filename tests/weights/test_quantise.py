@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,9 @@ import torch
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError
 from qwench.model.parameters import declare
-from qwench.ops.quantised import OWN_TYPES, Codes, WeightType, concatenate, dequantise
+from qwench.ops.quantised import Codes, concatenate, dequantise
 from qwench.ops.store import Value
+from qwench.ops.weight_types import OWN_TYPES, WeightType
 from qwench.quantisation import QUANTIZATIONS
 from qwench.weights.load import CheckpointSource
 from qwench.weights.open import open_weights
@@ -96,8 +97,8 @@ def test_weights_that_are_no_numbers_are_refused_by_name(kind: WeightType, value
     kinds = plain_kinds(config, torch.float32) | {"embedding": kind}
 
     class Damaged(RandomSource):
-        def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, Value]]:
-            for part, weight in super().parts(progress):
+        def parts(self, progress: Progress | None = None, without: Container[str] = ()) -> Iterator[tuple[Part, Value]]:
+            for part, weight in super().parts(progress, without):
                 assert isinstance(weight, torch.Tensor)
                 if part.name == "embedding":
                     weight[5, 77] = value

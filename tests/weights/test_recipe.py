@@ -7,8 +7,8 @@ import torch
 
 from qwench.config import ModelConfig
 from qwench.model.parameters import declare
-from qwench.ops.quantised import WeightType
 from qwench.ops.store import Kind
+from qwench.ops.weight_types import WeightType
 from qwench.plan.shapes import SHAPES, Shape, lookup
 from qwench.quantisation import QUANTIZATIONS
 from qwench.weights.recipe import RECIPES, kinds_for

@@ -262,4 +262,5 @@ def _start(threads: int) -> subprocess.Popen[str]:
 
 def _spawn(command: Sequence[str], threads: int, **variables: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **variables}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

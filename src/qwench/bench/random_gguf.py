@@ -8,8 +8,9 @@ fillers. Written tensor by tensor: the largest one is all that is ever in memory
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ POOL_BLOCKS = 32_749  # drawn once and read on and on; a prime, so that rows do 
 SPREADS = {"Q4_0": 4.6, "Q5_0": 9.2, "Q8_0": 74.0, "Q4_K": 170.0, "Q6_K": 1360.0}  # of random codes at scale 1
 SPECIAL = {248044: "<|endoftext|>", 248045: "<|im_start|>", 248046: "<|im_end|>"}
 SPECIAL_QWEN3 = {151643: "<|endoftext|>", 151644: "<|im_start|>", 151645: "<|im_end|>"}
-NORMAL, CONTROL, UNUSED = 1, 3, 5  # token types
+NORMAL, CONTROL = 1, 3  # token types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,22 +187,36 @@ def _add_metadata(writer: Any, architecture: str, model: ModelConfig) -> None:
 
 
 def _add_vocabulary(writer: Any, model: ModelConfig) -> None:
-    """Every byte is a token, the chat's own tokens stand where they are published, the rest is filled up."""
+    """Every byte is a token, the chat's own tokens stand where they are published, the rest are merges of two others.
+
+    As many merges as a published vocabulary has: reading them is a part of starting.
+    """
     special = SPECIAL if model.delta else SPECIAL_QWEN3
     spelled = list(_byte_tokens())
-    tokens = spelled + [f"<filler {number}>" for number in range(len(spelled), model.vocab_size)]
-    types = [NORMAL] * len(spelled) + [UNUSED] * (model.vocab_size - len(spelled))
+    pairs = list(itertools.islice(_merges(spelled), max(0, model.vocab_size - len(spelled))))
+    tokens = (spelled + [first + second for first, second in pairs])[: model.vocab_size]
+    types = [NORMAL] * len(tokens)
     for number, text in special.items():
         if number < model.vocab_size:
             tokens[number], types[number] = text, CONTROL
     end = next((number for number, text in special.items() if text == "<|im_end|>" and number < model.vocab_size), 0)
+    known = set(tokens)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen35" if model.delta else "qwen2")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges([f"{spelled[ord('t')]} {spelled[ord('h')]}"])
+    writer.add_token_merges(
+        [f"{first} {second}" for first, second in pairs if {first, second, first + second} <= known]
+    )
     writer.add_eos_token_id(end)
     writer.add_add_bos_token(False)
+
+
+def _merges(spelled: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """All tokens of two bytes, then those of three, 16 million in all: each is a shorter one and one more."""
+    yield from itertools.product(spelled, repeat=2)
+    for first, second in itertools.product(spelled, repeat=2):
+        yield from ((first + second, third) for third in spelled)
 
 
 def _byte_tokens() -> Iterator[str]:

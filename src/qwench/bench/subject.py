@@ -240,7 +240,7 @@ def _fill(storage: Storage) -> None:
 
 def _bits(kinds: Mapping[str, Kind]) -> Bits:
     """Bits of a weight of each parameter as it lies in memory."""
-    from qwench.ops.quantised import WeightType
+    from qwench.ops.weight_types import WeightType
 
     return {
         name: kind.bits_per_weight if isinstance(kind, WeightType) else 8.0 * kind.itemsize
@@ -252,7 +252,7 @@ def _arithmetic(kinds: Mapping[str, Kind]) -> str:
     """The type most products are made in, as ops/limits names it."""
     import torch
 
-    from qwench.ops.quantised import WeightType
+    from qwench.ops.weight_types import WeightType
 
     if any(isinstance(kind, WeightType) for kind in kinds.values()):
         return "int8"
@@ -261,9 +261,19 @@ def _arithmetic(kinds: Mapping[str, Kind]) -> str:
 
 def first_token(choice: Choice) -> float:
     """Load the model and read a short prompt: seconds of loading. The process that calls it is timed from outside."""
-    subject = build(choice, [Row(prefill=FIRST_PROMPT)])
-    measure(subject, Row(prefill=FIRST_PROMPT), seed=1)
-    return subject.load_seconds
+    from qwench.engine.client import EngineClient
+    from qwench.engine.request import SamplingParams
+
+    start = time.perf_counter()
+    config = dataclasses.replace(plain_config(choice), max_model_len=2 * FIRST_PROMPT, max_num_seqs=1)
+    client = EngineClient(config)
+    client.start()
+    client.wait_ready()
+    seconds = time.perf_counter() - start
+    sampling = SamplingParams(temperature=0.0, max_tokens=1)
+    _check([event.error for event in client.submit(list(range(FIRST_PROMPT)), sampling)])
+    client.close()
+    return seconds
 
 
 def peak_memory_bytes() -> int:

@@ -71,10 +71,13 @@ def running(args: argparse.Namespace, *, chat: bool = False) -> Iterator[tuple[E
     With ``chat``, a missing chat template is told before the weights are loaded.
     """
     from qwench.engine.client import EngineClient
+
+    client = EngineClient(engine_config(args))
+    client.prepare()
+
     from qwench.llm import wait_loaded
     from qwench.text.model import ModelText
 
-    client = EngineClient(engine_config(args))
     text = ModelText(client.files, client.model)
     if chat:
         _ = text.chat

@@ -47,10 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM, which is a success. Raises what keeps the model from loading."""
     from qwench.engine.client import EngineClient
-    from qwench.server.app import build_app
-    from qwench.server.run import serve
-    from qwench.server.service import ServerSettings
-    from qwench.text.model import ModelText
 
     variable = os.environ.get(KEY_VARIABLE)
     keys = tuple(args.api_key or ([] if variable is None else [variable]))
@@ -58,6 +54,13 @@ def run(args: argparse.Namespace) -> int:
     config = replace(engine_config(args), max_queue=args.max_queue, on_disconnect=args.on_disconnect)
     with bind(args.host, args.port) as listener:
         client = EngineClient(config)
+        client.prepare()  # the imports below take as long as reading a small model
+
+        from qwench.server.app import build_app
+        from qwench.server.run import serve
+        from qwench.server.service import ServerSettings
+        from qwench.text.model import ModelText
+
         text = ModelText(client.files, client.model)
         names = served_names(args.model, args.served_name)
         app = build_app(client, text, ServerSettings(names=names, api_keys=keys))

@@ -6,6 +6,7 @@ Importing this file loads no torch; ``start`` does, on the engine's own thread. 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import threading
@@ -24,11 +25,13 @@ from qwench.engine.request import Marks, Request, SamplingParams, Saved, TokenEv
 from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
 from qwench.files import open_files, read_config
+from qwench.weights.ahead import begin
 from qwench.weights.locate import locate
 
 if TYPE_CHECKING:
     from qwench.engine.core import Engine
     from qwench.engine.resolve import Resolved
+    from qwench.ops.loading import Loading
 
 OWNER_SHARE = 3  # an API key may have this many requests for each place that is still free: others always find some
 
@@ -168,12 +171,19 @@ class EngineClient:
         self._engine: Engine | None = None
         self._resolved: Resolved | None = None
         self._thread: threading.Thread | None = None
+        self._begun: Loading | None = None
+
+    def prepare(self) -> None:
+        """Begin to load what needs no torch yet: worth calling as soon as it is clear that ``start`` will follow."""
+        if self._begun is None:
+            self._begun = begin(self.config, self.model, self.files)
 
     def start(self, vocabulary: Vocabulary | None = None) -> None:
         """Begin loading in the background. ``vocabulary`` is the tokenizer's; without it padding is not known."""
         assert self._thread is None, "the engine was started already"
         if vocabulary is not None:
             self.vocabulary = vocabulary
+        self.prepare()
         self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="qwench-engine", daemon=True)
         self._thread.start()
 
@@ -350,6 +360,8 @@ class EngineClient:
     def close(self) -> None:
         """Stop the engine, also while it loads; unfinished requests end with an error. Safe to call again."""
         self._closing.set()
+        if self._thread is None and self._begun is not None:
+            self._begun.close()
         if self._thread is not None and self._thread.is_alive():
             self._commands.put(None)
             self._thread.join()
@@ -449,9 +461,19 @@ class EngineClient:
         return False
 
     def _load(self) -> None:
-        from qwench.engine.start import load_engine
-
-        self._engine, self._resolved = load_engine(self.config, self.model, self.files, self.vocabulary, self._told)
+        gc.disable()  # importing torch makes a million objects and no garbage: looking for some takes a tenth of it
+        try:
+            from qwench.engine.start import load_engine
+        finally:
+            gc.enable()
+        try:
+            self._engine, self._resolved = load_engine(
+                self.config, self.model, self.files, self.vocabulary, self._told, self._begun
+            )
+        finally:
+            if self._begun is not None:
+                self._begun.close()
+                self._begun = None  # the weights keep what they need of it
 
     def _told(self, done: int, total: int) -> None:
         """The loader's progress; the way out of a long load."""

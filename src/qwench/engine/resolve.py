@@ -16,9 +16,10 @@ from qwench.device import available_memory
 from qwench.errors import UsageError
 from qwench.model.parameters import declare
 from qwench.ops.kernels import native_usable
+from qwench.ops.loading import ISA_VARIABLE
 from qwench.ops.native import instruction_sets
-from qwench.ops.quantised import WeightType
 from qwench.ops.store import Kind
+from qwench.ops.weight_types import WeightType
 from qwench.quantisation import QUANTIZATIONS
 from qwench.weights.recipe import kinds_for
 from qwench.weights.source import memory_bytes
@@ -27,7 +28,6 @@ DEFAULT_SEQUENCES = 16
 MAX_SNAPSHOTS = 512  # each one that goes is chosen among all
 # Below this many parameters a step is bound by overhead, not by bandwidth, and fp32 is as fast as BF16 and exact.
 SMALL_MODEL = 100_000_000
-ISA_VARIABLE = "QWENCH_ISA"  # for tests and comparisons: an instruction set of the native kernels, or "torch"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -109,8 +109,11 @@ def resolve_kernels(device: str, dtype: torch.dtype) -> tuple[str | None, Choice
     return asked, Choice("kernels", f"native {asked}", "as asked")
 
 
-def resolve(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind]) -> Resolved:
-    """Decide everything for weights of ``kinds``. Raises UsageError where the operator's choices collide."""
+def resolve(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind], loaded: int = 0) -> Resolved:
+    """Decide everything for weights of ``kinds``, of which ``loaded`` bytes are in memory already.
+
+    Raises UsageError where the operator's choices collide.
+    """
     device = resolve_device(config)
     dtype = resolve_dtype(config, model)
     threads = resolve_threads(model)
@@ -118,7 +121,7 @@ def resolve(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind])
     isa, kernels = resolve_kernels(device.value, torch_dtype)
     spec = CacheSpec.of(model, torch_dtype, config.kv_cache_dtype)
     sequences = config.max_num_seqs or DEFAULT_SEQUENCES
-    memory = _cache_memory(config, device.value, model, kinds)
+    memory = _cache_memory(config, device.value, model, kinds, loaded)
     wanted = config.max_model_len or model.max_positions
     if wanted > model.max_positions:
         raise UsageError(
@@ -177,7 +180,7 @@ def resolve_weights(config: EngineConfig, model: ModelConfig, kinds: Mapping[str
     return Choice("weights", value, f"{config.quantization} as asked" if config.quantization else "as stored")
 
 
-def _cache_memory(config: EngineConfig, device: str, model: ModelConfig, kinds: Mapping[str, Kind]) -> int:
+def _cache_memory(config: EngineConfig, device: str, model: ModelConfig, kinds: Mapping[str, Kind], loaded: int) -> int:
     """Bytes for pages and states: the operator's figure, or a share of what is free once the weights are in.
 
     Raises UsageError where the weights themselves do not fit, with the quantization under which they would.
@@ -187,7 +190,7 @@ def _cache_memory(config: EngineConfig, device: str, model: ModelConfig, kinds: 
         free, total = torch.cuda.mem_get_info(device)
         free -= int((1 - config.gpu_memory_utilization) * total)
     else:
-        free = available_memory()
+        free = available_memory() + loaded
     if weight_bytes > free:
         raise UsageError(
             f"the weights take {_size(weight_bytes)} and {_size(max(free, 0))} of {device} memory is free; "

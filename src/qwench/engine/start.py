@@ -22,11 +22,13 @@ from qwench.engine.resolve import DTYPES, Choice, Resolved, resolve, resolve_dty
 from qwench.engine.runner import Runner
 from qwench.engine.scheduler import Scheduler
 from qwench.engine.shelf import Shelf
+from qwench.errors import CheckpointError
 from qwench.files import ModelFiles
 from qwench.model.parameters import declare
 from qwench.model.qwen import Qwen
 from qwench.ops.kernels import Kernels, make_kernels
-from qwench.ops.store import Kind, Plan
+from qwench.ops.loading import Loading, Unloadable
+from qwench.ops.store import Kind, Plan, WeightStore
 from qwench.weights.gguf import GgufSource
 from qwench.weights.open import open_weights
 from qwench.weights.random import RandomSource
@@ -37,26 +39,39 @@ DEFAULT_DISK = 8 * 2**30
 MATRICES = ("table", "matrix", "experts")
 
 
-def resolve_for(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind] | None = None) -> Resolved:
-    """The settings ``config`` comes to for ``model``, whose weights will be of ``kinds``, on this machine."""
+def resolve_for(
+    config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind] | None = None, loaded: int = 0
+) -> Resolved:
+    """The settings ``config`` comes to for ``model``, whose weights will be of ``kinds``, on this machine.
+
+    ``loaded`` bytes of them are in memory already.
+    """
     dtype = DTYPES[resolve_dtype(config, model).value]
-    return resolve(config, model, kinds or kinds_for(model, config.quantization, dtype))
+    return resolve(config, model, kinds or kinds_for(model, config.quantization, dtype), loaded)
 
 
 def load_engine(
-    config: EngineConfig, model: ModelConfig, files: ModelFiles, vocabulary: Vocabulary, progress: Progress
+    config: EngineConfig,
+    model: ModelConfig,
+    files: ModelFiles,
+    vocabulary: Vocabulary,
+    progress: Progress,
+    begun: Loading | None = None,
 ) -> tuple[Engine, Resolved]:
-    """The engine of the checkpoint in ``files``; ``progress`` is told bytes loaded and bytes in all."""
+    """The engine of the checkpoint in ``files``; ``progress`` is told bytes loaded and bytes in all.
+
+    ``begun``: the load of some of its weights, if it is under way.
+    """
     dtype = DTYPES[resolve_dtype(config, model).value]
     source = open_weights(files, model, dtype, config.quantization)
-    resolved = resolve_for(config, model, source.kinds)
+    resolved = resolve_for(config, model, source.kinds, 0 if begun is None else begun.bytes_read)
     told = (*_unused(source.unused), *_converted(source))
     disk = _disk(config, files, resolved)
     if disk is not None:
         held = f"{disk.held / 2**30:.2f} of {disk.limit / 2**30:.2f} GiB"
         told = (*told, Choice("cache folder", str(disk.path), f"{len(disk)} snapshots of this model, {held}"))
     resolved = replace(resolved, choices=resolved.choices + told)
-    engine = assemble(config, model, resolved, source, vocabulary, progress)
+    engine = assemble(config, model, resolved, source, vocabulary, progress, begun)
     if disk is not None:
         assert isinstance(engine.runner, Runner)
         engine.shelf = Shelf(disk, engine.scheduler, engine.runner)
@@ -100,6 +115,7 @@ def assemble(
     source: WeightSource,
     vocabulary: Vocabulary,
     progress: Progress | None = None,
+    begun: Loading | None = None,
 ) -> Engine:
     """An engine over the weights of ``source``.
 
@@ -128,7 +144,7 @@ def assemble(
     )
     kernels = make_kernels(resolved.isa, resolved.threads)
     with memory_for("weights", "take a smaller model, a smaller dtype or a quantization"):
-        language_model = build_model(model, source, kernels, device=resolved.device, progress=progress)
+        language_model = build_model(model, source, kernels, device=resolved.device, progress=progress, begun=begun)
     runner = Runner(
         language_model,
         storage,
@@ -146,14 +162,19 @@ def build_model(
     *,
     device: str = "cpu",
     progress: Progress | None = None,
+    begun: Loading | None = None,
 ) -> Qwen:
-    """The model over the weights of ``source``, each piece laid out for ``kernels`` and freed before the next comes."""
+    """The model over the weights of ``source``, each piece laid out for ``kernels`` and freed before the next comes.
+
+    What of them is on its way already is ``begun``.
+    """
     shapes = {name: spec.shape for name, spec in declare(config).items() if spec.kind in MATRICES}
     dtype = source.kinds["final_norm"]
     assert isinstance(dtype, torch.dtype)
     store = kernels.store(Plan(shapes, {name: source.kinds[name] for name in shapes}, dtype, device))
+    loaded = _loaded(store, source, begun, progress)
     vectors: dict[str, torch.Tensor] = {}
-    for part, value in source.parts(progress):
+    for part, value in source.parts(None if loaded else progress, loaded):
         if part.name in shapes:
             store.put(part.name, part.expert, value)
         else:
@@ -161,3 +182,19 @@ def build_model(
             vectors[part.name] = value.to(device)
         del value  # a name would keep it while the next piece is read
     return Qwen(config, store.finish(), vectors, kernels)
+
+
+def _loaded(
+    store: WeightStore, source: WeightSource, begun: Loading | None, progress: Progress | None
+) -> frozenset[str]:
+    """The parameters that the store loads by itself. Raises CheckpointError, in the words of who reads in pieces."""
+    try:
+        return store.load(source.stored, begun, progress or (lambda *_: None))
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or 'the weights'} cannot be read: {error.strerror}.") from None
+    except Unloadable as error:
+        for _ in source.parts(None, source.kinds.keys() - {error.name}):
+            pass
+        raise CheckpointError(
+            f"{error.name} cannot be loaded (status {error.status}); download the files again."
+        ) from None

@@ -10,42 +10,23 @@ import ctypes
 import functools
 import weakref
 from collections.abc import Mapping, Sequence
-from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from qwench.fault import fault
-from qwench.ops.quantised import Codes, WeightType
+from qwench.ops.loading import ALIGNMENT, FILE, Arena, WeightTypeNumbers, numbers_of, open_library
+from qwench.ops.loading import DECLARATIONS as LOADING
+from qwench.ops.quantised import Codes
+from qwench.ops.weight_types import WeightType
 
-INTERFACE = 3  # QW_INTERFACE of the header these declarations were written from
 TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}  # QW_F32, QW_BF16
-SCALE_TYPES: Mapping[torch.dtype, int] = {torch.bfloat16: 1, torch.float16: 2}  # QW_BF16, QW_F16
-CODES = 3  # QW_CODES
 DELTA_WIDTH = 256  # QW_DELTA_WIDTH
 ATTENTION_WIDTH = 256  # QW_ATTENTION_WIDTH
-ALIGNMENT = 64
 PACKED_ROWS = 64  # rows of a matrix that are packed side by side: where it may be cut
 LEAD_BYTES = 64  # before the rows of a quantised matrix
-FILE = Path(__file__).with_name("libqwench.so")
-
-
-class WeightTypeNumbers(ctypes.Structure):
-    """qw_weight_type"""
-
-    _fields_ = (
-        ("element", c_int32),
-        ("bits", c_int32),
-        ("block", c_int32),
-        ("zero", c_int32),
-        ("scale_type", c_int32),
-        ("nested", c_int32),
-        ("has_min", c_int32),
-        ("has_table", c_int32),
-        ("table", c_int8 * 16),
-    )
 
 
 class WeightArguments(ctypes.Structure):
@@ -207,13 +188,7 @@ class ExpertsArguments(ctypes.Structure):
 
 # name -> (what it returns, what it takes); a test compares this table and the structures above with the header
 DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
-    "qw_interface": (c_int32, ()),
-    "qw_isas": (c_char_p, ()),
-    "qw_open": (c_void_p, (c_int32, c_char_p)),
-    "qw_close": (None, (c_void_p,)),
-    "qw_memory_map": (c_void_p, (c_int64,)),
-    "qw_memory_unmap": (None, (c_void_p, c_int64)),
-    "qw_packed_bytes": (c_int64, (POINTER(WeightTypeNumbers), c_int64, c_int64)),
+    **LOADING,
     "qw_pack": (None, (c_void_p, c_int32, c_int64, c_int64, c_void_p, c_int64, c_void_p)),
     "qw_pack_codes": (c_int32, (c_void_p, POINTER(CodesArguments), c_void_p)),
     "qw_unpack_rows": (c_int32, (c_void_p, POINTER(UnpackArguments))),
@@ -236,14 +211,7 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
 @functools.cache
 def load_library(file: Path = FILE) -> ctypes.CDLL:
     """The library with its functions declared. Raises OSError with the reason where it cannot be used."""
-    fault("library.open")
-    library = ctypes.CDLL(str(file))
-    for name, (returned, taken) in DECLARATIONS.items():
-        function = getattr(library, name, None)
-        if function is None or (name == "qw_interface" and function() != INTERFACE):
-            raise OSError(f"{file.name} is of another version")
-        function.restype, function.argtypes = returned, taken
-    return library
+    return open_library(file, DECLARATIONS)
 
 
 def instruction_sets() -> list[str]:
@@ -273,27 +241,6 @@ def type_of(operation: str, **tensors: Typed) -> int:
         told = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
         raise ValueError(f"{operation}: types are {told}; they must be equal and float32 or bfloat16")
     return TYPES[kinds.pop()]
-
-
-class Arena:
-    """Memory on huge pages for tensors in the library's own layouts, handed out front to back and freed as a whole."""
-
-    def __init__(self, num_bytes: int) -> None:
-        library = load_library()
-        self.num_bytes = num_bytes
-        self._used = 0
-        self._memory: int | None = library.qw_memory_map(max(1, num_bytes))
-        if self._memory is None:
-            raise MemoryError(f"{num_bytes / 2**30:.2f} GiB for weights are not there")
-        weakref.finalize(self, library.qw_memory_unmap, self._memory, max(1, num_bytes))
-
-    def take(self, num_bytes: int) -> int:
-        """The address of the next ``num_bytes``, aligned to a cache line."""
-        assert self._memory is not None
-        assert self._used + num_bytes <= self.num_bytes, "the arena was sized for less"
-        address = self._memory + self._used
-        self._used += -(-num_bytes // ALIGNMENT) * ALIGNMENT
-        return address
 
 
 Element = WeightType | torch.dtype  # what a packed matrix is made of: codes, or elements as they are
@@ -344,15 +291,11 @@ class PackedExperts:
 @functools.cache  # also because structures hold its address: each stays where it is
 def weight_type_numbers(kind: Element) -> WeightTypeNumbers:
     """A weight type as the library knows it. Raises ValueError for elements it does not have."""
-    if isinstance(kind, torch.dtype):
-        if kind not in TYPES:
-            raise ValueError(f"weights of {kind} cannot be packed")
-        return WeightTypeNumbers(TYPES[kind])
-    table = (c_int8 * 16)(*(kind.table or ()))
-    return WeightTypeNumbers(
-        CODES, kind.bits, kind.block, kind.zero, SCALE_TYPES[kind.scale_dtype], kind.nested, kind.has_min,
-        kind.table is not None, table,
-    )  # fmt: skip
+    if isinstance(kind, WeightType):
+        return numbers_of(kind)
+    if kind not in TYPES:
+        raise ValueError(f"weights of {kind} cannot be packed")
+    return numbers_of(TYPES[kind])
 
 
 class Native:

@@ -28,8 +28,8 @@ from qwench.ops.instructions import (
     ProgramStructure,
 )
 from qwench.ops.linear import Packed, Weight
+from qwench.ops.loading import ALIGNMENT
 from qwench.ops.native import (
-    ALIGNMENT,
     ATTENTION_WIDTH,
     DELTA_WIDTH,
     TYPES,

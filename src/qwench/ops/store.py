@@ -5,16 +5,19 @@ Shapes and types are known before the first piece comes. It knows neither files 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from qwench.ops.linear import Dense, Packed, Quantised, Weight
-from qwench.ops.native import PACKED_ROWS, Arena, Native, PackedMatrix
-from qwench.ops.quantised import Codes, WeightType, concatenate
+from qwench.ops.loading import Arena, Loading, MatrixInFile
+from qwench.ops.native import PACKED_ROWS, Native, PackedMatrix
+from qwench.ops.quantised import Codes, concatenate
+from qwench.ops.weight_types import WeightType
 
 Value = torch.Tensor | Codes
 Kind = WeightType | torch.dtype
@@ -32,7 +35,15 @@ class Plan:
 
 
 class WeightStore(Protocol):
-    """Filled piece by piece, then asked once for the weights."""
+    """Filled from files or piece by piece, then asked once for the weights."""
+
+    def load(
+        self, stored: Callable[[], Sequence[MatrixInFile]], begun: Loading | None, told: Callable[[int, int], None]
+    ) -> frozenset[str]:
+        """Loads what of ``stored`` it can, or what was ``begun``; the names of what is then there.
+
+        ``told(done, total)`` hears the bytes. Raises Unloadable, OSError, and what ``told`` raises.
+        """
 
     def put(self, name: str, expert: int | None, value: Value) -> None:
         """The next rows of weight ``name`` (of one expert), from the top.
@@ -45,13 +56,30 @@ class WeightStore(Protocol):
 
 
 class NativeStore:
-    """Packs every piece into one arena, which has exactly the size of the model."""
+    """Packs every piece into arenas, which have exactly the size of the model."""
 
     def __init__(self, native: Native, plan: Plan) -> None:
         self._native, self._plan = native, plan
-        self._arena = Arena(sum(self._bytes(name) for name in plan.shapes))
         self._matrices: dict[tuple[str, int], PackedMatrix] = {}
         self._filled: dict[tuple[str, int], int] = {}
+
+    @functools.cached_property
+    def _arena(self) -> Arena:
+        """For what comes in pieces."""
+        loaded = {name for name, _ in self._matrices}
+        return Arena(sum(self._bytes(name) for name in self._plan.shapes if name not in loaded))
+
+    def load(
+        self, stored: Callable[[], Sequence[MatrixInFile]], begun: Loading | None, told: Callable[[int, int], None]
+    ) -> frozenset[str]:
+        loading = begun or Loading(stored())
+        loading.finish(self._native.context, lambda done: told(done, loading.num_bytes))
+        for matrix in loading.matrices:
+            key, kind = (matrix.name, matrix.expert), self._plan.kinds[matrix.name]
+            address = loading.addresses[key]
+            self._matrices[key] = PackedMatrix(loading.arena, address, matrix.out, matrix.width, kind)
+            self._filled[key] = matrix.out
+        return loading.names
 
     def put(self, name: str, expert: int | None, value: Value) -> None:
         if isinstance(value, torch.Tensor) and value.dim() == 3:
@@ -88,6 +116,15 @@ class TorchStore:
         self._tensors: dict[str, torch.Tensor] = {}
         self._codes: dict[tuple[str, int], list[Codes]] = {}
         self._filled: dict[tuple[str, int], int] = {}
+
+    def load(
+        self, stored: Callable[[], Sequence[MatrixInFile]], begun: Loading | None, told: Callable[[int, int], None]
+    ) -> frozenset[str]:
+        """Nothing: the references' form comes from the pieces."""
+        del stored, told
+        if begun is not None:
+            begun.close()
+        return frozenset()
 
     def put(self, name: str, expert: int | None, value: Value) -> None:
         plan, key = self._plan, (name, expert or 0)

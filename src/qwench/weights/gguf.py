@@ -10,8 +10,7 @@ books; where it is installed their numbers are rounded once more, to a type of o
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -20,27 +19,22 @@ from typing import Self
 import torch
 
 from qwench.config import ModelConfig
-from qwench.errors import CheckpointError, listed
+from qwench.errors import CheckpointError
 from qwench.fault import fault
 from qwench.gguf.file import GgufFile
 from qwench.gguf.header import REPAIR, StoredTensor
-from qwench.model.parameters import ParameterSpec, declare
-from qwench.ops.quantised import GGUF_TYPES, OWN_TYPES, WeightType, dequantise
+from qwench.model.parameters import ParameterSpec
+from qwench.ops.loading import MatrixInFile
+from qwench.ops.quantised import allocate, dequantise
 from qwench.ops.store import Kind, Value
+from qwench.ops.weight_types import GGUF_TYPES, WeightType
 from qwench.weights.formats import gguf_blocks
-from qwench.weights.names import Place
-from qwench.weights.names_gguf import gguf_names, gguf_place, unused_gguf_reason
+from qwench.weights.gguf_match import BOOKS, GgufTensors, stored_matrices
 from qwench.weights.quantise import quantise
 from qwench.weights.source import Part, Progress, UnusedTensor, piece_rows
 
-ADVICE = "take another quantisation of this model, such as Q4_K_M, Q8_0 or BF16"
 NORMS = ("mixer_norm", "mlp_norm", "final_norm", "query_norm", "key_norm")  # zero-centred in Qwen3.5
 MIXED = GGUF_TYPES["Q8_0"]  # what two parts of one matrix become where their types differ
-# What the numbers of code books become: q4 nearly holds their levels, q2 those of the ternary ones.
-BOOKS: Mapping[str, WeightType] = {
-    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), OWN_TYPES["q4"]),
-    **dict.fromkeys(("TQ1_0", "TQ2_0"), OWN_TYPES["q2"]),
-}
 
 
 @dataclass(frozen=True)
@@ -56,10 +50,10 @@ class GgufSource:
     """A WeightSource. ``dtype`` is the type of unquantised weights; ``converted`` says what changes its type."""
 
     def __init__(self, file: GgufFile, config: ModelConfig, dtype: torch.dtype) -> None:
-        self._file, self._config, self._dtype = file, config, dtype
-        self._specs = declare(config)
-        self.unused: list[UnusedTensor] = []
-        self._stored = self._matched()
+        self._config, self._dtype = config, dtype
+        self._tensors = GgufTensors(file, config)
+        self._specs, self._stored = self._tensors.specs, self._tensors.stored
+        self.unused = [UnusedTensor(tensor.name, tensor.shape, reason) for tensor, reason in self._tensors.unused]
         self.kinds: Mapping[str, Kind] = {name: self._kind(name) for name in self._specs}
 
     @property
@@ -75,11 +69,14 @@ class GgufSource:
             found.setdefault((kept.name, reason), []).extend(each.name for each in stored)
         return [Conversion(tuple(names), kept, reason) for (kept, reason), names in found.items()]
 
-    def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, Value]]:
-        total = sum(tensor.num_bytes for stored in self._stored.values() for tensor in stored)
+    def stored(self) -> Sequence[MatrixInFile]:
+        return stored_matrices(self._tensors, str(self._dtype).removeprefix("torch."))
+
+    def parts(self, progress: Progress | None = None, without: Container[str] = ()) -> Iterator[tuple[Part, Value]]:
+        chosen = {name: stored for name, stored in self._stored.items() if name not in without}
+        total = sum(tensor.num_bytes for stored in chosen.values() for tensor in stored)
         with _Reader(total, progress) as reader:
-            order = sorted(self._stored, key=lambda name: (self._stored[name][0].file, self._stored[name][0].begin))
-            for name in order:
+            for name in sorted(chosen, key=lambda name: (chosen[name][0].file, chosen[name][0].begin)):
                 spec, stored = self._specs[name], self._stored[name]
                 if spec.kind == "experts":
                     yield from self._experts(name, spec, stored, reader)
@@ -88,55 +85,14 @@ class GgufSource:
                 else:
                     yield from self._matrix(name, spec, stored[0], reader)
 
-    def _matched(self) -> dict[str, tuple[StoredTensor, ...]]:
-        """Each parameter's tensors, in the order of its rows; raises if file and declaration differ in anything."""
-        found: dict[Place, StoredTensor] = {}
-        extra: list[StoredTensor] = []
-        layers = self._config.num_layers
-        predictors = range(layers, layers + self._config.num_mtp_layers)
-        for tensor in self._file.tensors.values():
-            place = gguf_place(tensor.name)
-            reason = unused_gguf_reason(tensor.name, predictors)
-            if reason is not None:
-                self.unused.append(UnusedTensor(tensor.name, tensor.shape, reason))
-            elif place is None or place.name not in self._specs:
-                extra.append(tensor)
-            elif place in found:
-                raise self._error(f"holds {found[place].name} and {tensor.name}, which are the same parameter")
-            else:
-                _check(tensor, place, self._specs[place.name])
-                found[place] = tensor
-        if extra:
-            names = listed([f"{tensor.name} {list(tensor.shape)}" for tensor in extra])
-            raise self._error(f"holds what a model of this architecture has no place for: {names}")
-        return self._complete(found)
-
-    def _complete(self, found: Mapping[Place, StoredTensor]) -> dict[str, tuple[StoredTensor, ...]]:
-        stored: dict[str, tuple[StoredTensor, ...]] = {}
-        missing: list[str] = []
-        for name in self._specs:
-            whole, halves = Place(name), [Place(name, part="gate"), Place(name, part="up")]
-            present = [place for place in halves if place in found]
-            if whole in found and present:
-                raise self._error(f"holds {found[whole].name} and {found[present[0]].name}, the same parameter twice")
-            wanted = halves if present else [whole]
-            missing += [gguf_names(place) for place in wanted if place not in found]
-            stored[name] = tuple(found[place] for place in wanted if place in found)
-        if missing:
-            raise self._error(f"lacks {listed(missing)}")
-        return stored
-
-    def _error(self, problem: str) -> CheckpointError:
-        return CheckpointError(f"{self._file.path} {problem}; take another conversion of this model.")
-
     def _kind(self, name: str) -> Kind:
         """The type a parameter has in memory."""
         spec, stored = self._specs[name], self._stored[name]
         if spec.kind == "float32":
             return torch.float32
-        types = {tensor.type.name for tensor in stored}
-        if spec.kind == "vector" or types <= gguf_blocks.FLOATS.keys():
+        if spec.kind == "vector" or all(tensor.type.name in gguf_blocks.FLOATS for tensor in stored):
             return self._dtype
+        types = {tensor.type.name for tensor in stored}
         if len(types) > 1:
             return MIXED
         (stored_type,) = types
@@ -182,41 +138,13 @@ class GgufSource:
             yield Part(name, expert), target
 
 
-def _check(tensor: StoredTensor, place: Place, spec: ParameterSpec) -> None:
-    """Shape and type, before anything is read."""
-    expected = spec.shape
-    if place.part is not None:  # gates, or up-projections, of all experts
-        experts, out, width = spec.shape
-        expected = (experts, out // 2, width)
-    possible = [expected]
-    if place.name.endswith(".shared_gate"):  # converters differ in which axes of one they keep
-        possible.append(expected[1:])
-    if place.name.endswith(".conv"):
-        possible.append((expected[0], 1, expected[1]))
-    if tensor.shape not in possible:
-        raise CheckpointError(
-            f"{tensor.file}: tensor {tensor.name} has shape {list(tensor.shape)}; {list(expected)} is expected from "
-            f"the metadata."
-        )
-    kind = tensor.type.name
-    if kind in BOOKS and importlib.util.find_spec("gguf") is None:
-        raise CheckpointError(
-            f"{tensor.file}: tensor {tensor.name} has the type {kind}, whose code book is in the gguf package; "
-            f"`pip install gguf`, or {ADVICE}."
-        )
-    if not {kind} & (gguf_blocks.FLOATS.keys() | GGUF_TYPES.keys() | BOOKS.keys()):
-        raise CheckpointError(
-            f"{tensor.file}: tensor {tensor.name} has the type {kind}, which is not supported; {ADVICE}."
-        )
-
-
 def _row_bytes(tensor: StoredTensor) -> int:
     return tensor.shape[-1] // tensor.type.block * tensor.type.num_bytes
 
 
 def _target(kind: Kind, out: int, width: int) -> Value:
     if isinstance(kind, WeightType):
-        return gguf_blocks.allocate(kind, out, width)
+        return allocate(kind, out, width)
     return torch.empty(out, width, dtype=kind)
 
 
@@ -229,7 +157,7 @@ def _floats(raw: torch.Tensor, stored: StoredTensor) -> torch.Tensor:
         import gguf
 
         return torch.from_numpy(gguf.quants.dequantize(raw.numpy(), gguf.GGMLQuantizationType[name]))
-    codes = gguf_blocks.allocate(GGUF_TYPES[name], len(raw), stored.shape[-1])
+    codes = allocate(GGUF_TYPES[name], len(raw), stored.shape[-1])
     gguf_blocks.decode(raw, codes)
     return dequantise(codes)
 

@@ -7,7 +7,7 @@ stores what comes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,10 @@ import torch
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError, listed
 from qwench.model.parameters import ParameterSpec, declare
-from qwench.ops.quantised import Codes
+from qwench.ops.loading import BITS, ELEMENTS, MatrixInFile, RowsInFile
+from qwench.ops.quantised import ARRAYS, Codes
 from qwench.ops.store import Kind, Value
+from qwench.ops.weight_types import WeightType
 from qwench.weights.formats import fp8
 from qwench.weights.formats.safetensors import StoredCheckpoint, StoredTensor, open_checkpoint, read_chunks
 from qwench.weights.names import SCALE, Place, place_of, prefix_of, stored_name, unused_reason
@@ -68,10 +70,29 @@ class CheckpointSource:
         self._jobs, self.unused = _plan(checkpoint, config, self._specs)
         self.kinds |= _packed_kinds(self._jobs)
 
-    def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, Value]]:
-        """See WeightSource. Packed matrices come as they are stored, in codes."""
-        reader = Reader(sum(job.num_bytes for job in self._jobs), progress)
+    def stored(self) -> Sequence[MatrixInFile]:
+        """See WeightSource: plain numbers, and our own format."""
+        found: dict[Part, list[RowsInFile | None]] = {}
         for piece in _pieces(self._jobs, self._specs):
+            rows = piece.shape[0] // len(piece.jobs)
+            found.setdefault(piece.part, []).extend(_stored_rows(job, rows) for job in piece.jobs)
+        matrices = [self._stored_matrix(part, rows) for part, rows in found.items()]
+        left = {part.name for part, matrix in zip(found, matrices, strict=True) if matrix is None or not matrix.fits}
+        return [matrix for matrix in matrices if matrix is not None and matrix.name not in left]
+
+    def _stored_matrix(self, part: Part, rows: Sequence[RowsInFile | None]) -> MatrixInFile | None:
+        spec, kind = self._specs[part.name], self.kinds[part.name]
+        whole = tuple(each for each in rows if each is not None)
+        if spec.kind in ("vector", "float32") or len(whole) < len(rows):
+            return None
+        element = kind if isinstance(kind, WeightType) else ELEMENTS[str(kind).removeprefix("torch.")]
+        return MatrixInFile(part.name, part.expert or 0, element, spec.shape[-2], spec.shape[-1], whole)
+
+    def parts(self, progress: Progress | None = None, without: Container[str] = ()) -> Iterator[tuple[Part, Value]]:
+        """See WeightSource. Packed matrices come as they are stored, in codes."""
+        jobs = [job for job in self._jobs if job.place.name not in without]
+        reader = Reader(sum(job.num_bytes for job in jobs), progress)
+        for piece in _pieces(jobs, self._specs):
             kind = self.kinds[piece.part.name]
             if isinstance(kind, torch.dtype):
                 yield piece.part, self._read(piece, torch.empty(piece.shape, dtype=kind), reader)
@@ -95,6 +116,21 @@ class CheckpointSource:
                 assert self._config.fp8_block is not None
                 reader.read_fp8(job.stored, job.scale, self._config.fp8_block, target)
         return value
+
+
+def _stored_rows(job: _Job, rows: int) -> RowsInFile | None:
+    """Where the rows of ``job`` lie, if they are stored in a way that the native library reads."""
+    stored = job.stored
+    if job.packed is None and job.scale is None and stored.dtype in FLOATS:
+        number = ELEMENTS[str(FLOATS[stored.dtype]).removeprefix("torch.")]
+        return RowsInFile(stored.file, number, rows, stored.num_bytes, (stored.begin,))
+    if job.packed is None or job.packed.scheme.format != "own":
+        return None
+    parts = [job.packed.parts.get(f"_{name}") for name in ARRAYS]
+    if any(part is not None and part.file != stored.file for part in parts):
+        return None
+    offsets = tuple(0 if part is None else part.begin for part in parts)
+    return RowsInFile(stored.file, BITS, rows, job.packed.num_bytes, offsets)
 
 
 def _read_codes(piece: _Piece, reader: Reader) -> Codes:

@@ -8,7 +8,7 @@ from qwench.config import ModelConfig
 from qwench.errors import CheckpointError
 from qwench.files import ModelFiles
 from qwench.gguf.file import GgufFile
-from qwench.ops.quantised import WeightType
+from qwench.ops.weight_types import WeightType
 from qwench.weights.gguf import GgufSource
 from qwench.weights.load import CheckpointSource
 from qwench.weights.quantise import QuantisingSource

@@ -12,7 +12,8 @@ from typing import Protocol
 import torch
 
 from qwench.errors import CheckpointError
-from qwench.ops.quantised import Codes, WeightType, codes_of, concatenate
+from qwench.ops.quantised import Codes, codes_of, concatenate
+from qwench.ops.weight_types import WeightType
 from qwench.quantisation import Format, Scheme, StoredQuantisation
 from qwench.weights.formats import awq, compressed, fp8, gptq, mxfp4, nvfp4, own
 from qwench.weights.formats.layout import Tensor, Unreadable

@@ -7,15 +7,17 @@ the same weights on every device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 
 import torch
 
 from qwench.config import ModelConfig
 from qwench.model.parameters import ParameterSpec, declare
-from qwench.ops.quantised import SUPER_BLOCK, Codes, WeightType, codes_of
+from qwench.ops.loading import MatrixInFile
+from qwench.ops.quantised import Codes, codes_of
 from qwench.ops.store import Kind, Value
+from qwench.ops.weight_types import SUPER_BLOCK, WeightType
 from qwench.weights.source import Part, Progress, UnusedTensor, bits_of, memory_bytes, piece_rows
 
 POOL = 4_194_301  # a prime, so that rows of a matrix do not repeat one another
@@ -32,7 +34,11 @@ class RandomSource:
         self.unused: tuple[UnusedTensor, ...] = ()
         self._config, self._seed = config, seed
 
-    def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, Value]]:
+    def stored(self) -> tuple[MatrixInFile, ...]:
+        """Nothing lies in a file."""
+        return ()
+
+    def parts(self, progress: Progress | None = None, without: Container[str] = ()) -> Iterator[tuple[Part, Value]]:
         """See WeightSource."""
         draw = _Pool(self._seed)
         total = memory_bytes(self._config, self.kinds)
@@ -40,10 +46,13 @@ class RandomSource:
         for name, spec in declare(self._config).items():
             kind, spread = self.kinds[name], _distribution(name, spec, self._config)
             for part, shape in _pieces(name, spec):
+                value: Value
                 if isinstance(kind, WeightType):
-                    yield part, draw.codes(shape, kind, spread[1])
+                    value = draw.codes(shape, kind, spread[1])
                 else:
-                    yield part, draw.numbers(shape, kind, *spread)
+                    value = draw.numbers(shape, kind, *spread)
+                if name not in without:  # it was drawn all the same: what comes later depends on it
+                    yield part, value
                 done += bits_of(replace(spec, shape=shape), kind) / 8
                 if progress is not None:
                     progress(min(total, int(done)), total)

@@ -15,8 +15,8 @@ import torch
 
 from qwench.config import ModelConfig
 from qwench.model.parameters import declare
-from qwench.ops.quantised import OWN_TYPES, SUPER_BLOCK, WeightType
 from qwench.ops.store import Kind
+from qwench.ops.weight_types import OWN_TYPES, SUPER_BLOCK, WeightType
 from qwench.weights.source import plain_kinds
 
 UNEVEN = "q8"  # instead of a type with super-blocks, where the depth is no multiple of them

@@ -24,14 +24,14 @@ from qwench.errors import CheckpointError, OutputError, UsageError
 from qwench.fault import fault
 from qwench.fields import read_json
 from qwench.model.parameters import declare
-from qwench.ops.quantised import WeightType
+from qwench.ops.weight_types import WeightType
 from qwench.quantisation import OWN_VERSION
 from qwench.weights.formats import own
 from qwench.weights.formats.safetensors import ITEM_BYTES, StoredTensor, file_of_tensors, read_chunks, read_header
 from qwench.weights.load import CHUNK, FLOATS, CheckpointSource, Reader
 from qwench.weights.locate import INDEX, SINGLE
 from qwench.weights.names import ending_of, place_of, unused_reason
-from qwench.weights.quantise import quantise
+from qwench.weights.quantise import rounder
 from qwench.weights.recipe import RECIPES
 from qwench.weights.source import Progress, piece_rows
 
@@ -203,6 +203,7 @@ class _Writer:
         self._file, self._items = file, items
         self._reader = Reader(sum(item.stored.num_bytes for item in items), progress)
         self._written: dict[str, int] = {}  # bytes so far
+        self._round = rounder()
         self._checksums: dict[str, int] = {}
         self._start = 0
 
@@ -240,7 +241,7 @@ class _Writer:
         for first in range(0, count, step):
             piece = torch.empty(min(step, count - first), width)
             self._reader.read(whole.rows(first, len(piece)), FLOATS[whole.dtype], piece)
-            codes = quantise(piece, kind)
+            codes = self._round(piece, kind)
             if not codes.is_finite:
                 raise CheckpointError(
                     f"Tensor {whole.name} in {whole.file} holds weights that are no finite numbers; it cannot be "

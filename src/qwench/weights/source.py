@@ -6,7 +6,7 @@ Knows no format and nobody who stores what comes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,8 +14,9 @@ import torch
 
 from qwench.config import ModelConfig
 from qwench.model.parameters import ParameterSpec, declare
-from qwench.ops.quantised import WeightType
+from qwench.ops.loading import MatrixInFile
 from qwench.ops.store import PIECE_ROWS, Kind, Value
+from qwench.ops.weight_types import WeightType
 
 Progress = Callable[[int, int], None]
 PIECE = 2 * 2**20  # numbers of a large matrix that come at once
@@ -49,10 +50,13 @@ class WeightSource(Protocol):
     def unused(self) -> Sequence[UnusedTensor]:
         """What else is stored, and why it is not read."""
 
-    def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, Value]]:
+    def stored(self) -> Sequence[MatrixInFile]:
+        """The matrices that the native library can read and pack by itself, to the bits that ``parts`` would give."""
+
+    def parts(self, progress: Progress | None = None, without: Container[str] = ()) -> Iterator[tuple[Part, Value]]:
         """Each part in the type of ``kinds``, on the CPU; experts one at a time, all pieces of a part in a row.
 
-        ``progress(done, total)`` counts the bytes to read.
+        Parameters in ``without`` are left out. ``progress(done, total)`` counts the bytes to read.
         """
 
 

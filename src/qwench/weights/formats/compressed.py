@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 import torch
 
-from qwench.ops.quantised import Codes, WeightType
+from qwench.ops.quantised import Codes
+from qwench.ops.weight_types import WeightType
 from qwench.quantisation import Scheme
 from qwench.weights.formats.layout import (
     REAL,

@@ -12,26 +12,12 @@ from types import MappingProxyType
 
 import torch
 
-from qwench.ops.quantised import GGUF_TYPES, SUPER_BLOCK, Codes, WeightType
+from qwench.ops.quantised import Codes
+from qwench.ops.weight_types import GGUF_TYPES, SUPER_BLOCK
 
 FLOATS: Mapping[str, torch.dtype] = MappingProxyType(
     {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 )
-
-
-def allocate(kind: WeightType, out: int, width: int) -> Codes:
-    """A matrix [out, width] of ``kind`` to be filled."""
-    depth = -(-width // kind.depth_multiple) * kind.depth_multiple
-    blocks, supers = (out, depth // kind.block), (out, depth // SUPER_BLOCK)
-    return Codes(
-        kind,
-        width,
-        torch.empty(out, depth, dtype=torch.uint8),
-        torch.empty(blocks, dtype=torch.int8 if kind.nested else kind.scale_dtype),
-        torch.empty(blocks, dtype=torch.uint8 if kind.nested else kind.scale_dtype) if kind.has_min else None,
-        torch.empty(supers, dtype=torch.float16) if kind.nested else None,
-        torch.empty(supers, dtype=torch.float16) if kind.nested and kind.has_min else None,
-    )
 
 
 def rows(matrix: Codes, begin: int, end: int) -> Codes:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from qwench.ops.quantised import CHECKPOINT_TYPES, INPUT_BLOCK, Codes, WeightType
+from qwench.ops.quantised import Codes
+from qwench.ops.weight_types import CHECKPOINT_TYPES, INPUT_BLOCK, WeightType
 
 REAL = ("F16", "BF16", "F32")
 MAX_HALF = 65504.0

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from qwench.ops.quantised import CHECKPOINT_TYPES, Codes, WeightType
+from qwench.ops.quantised import Codes
+from qwench.ops.weight_types import CHECKPOINT_TYPES, WeightType
 from qwench.quantisation import Scheme
 from qwench.weights.formats.layout import Tensor, Unreadable, nibbles, one, require_finite, scalar
 

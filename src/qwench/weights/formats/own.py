@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 import torch
 
-from qwench.ops.quantised import ARRAYS, OWN_TYPES, SUPER_BLOCK, Codes, WeightType, codes_of
+from qwench.ops.quantised import ARRAYS, Codes, codes_of
+from qwench.ops.weight_types import OWN_TYPES, SUPER_BLOCK, WeightType
 from qwench.quantisation import Scheme
 from qwench.weights.formats.layout import Tensor, Unreadable, one, require_finite
 
