@@ -185,6 +185,8 @@ class Scheduler:
                 assert request.state_slot is not None
                 fresh.append(request.state_slot)
             count = self._chunk(request, self.turns.may_read(request, budget))
+            if not count:
+                break
             self.turns.read(request, count, readers)
             readers.remove(request)
             rows.append(StepRow(request, request.computed, count))
