@@ -65,7 +65,8 @@ def loss(found: Sequence[Fairness]) -> float:
 def _at(subject: Subject, prompt: int, streams: int, depth: int, clock: Clock) -> Fairness:
     engine = subject.engine
     reader = _place(subject, depth, prompt + MARGIN, 1)
-    speed_alone = ALONE_STEPS * engine.scheduler.max_step_tokens / sum(_seconds(subject, ALONE_STEPS, clock))
+    alone = _seconds(subject, ALONE_STEPS, clock)
+    speed_alone = (reader.computed - depth) / sum(alone)
     reader.computed = depth
     others = [_place(subject, STREAM_DEPTH, STREAM_DEPTH + 1, 10**6) for _ in range(streams)]
     for _ in range(8):  # begins with what the streams take alone

@@ -30,6 +30,7 @@ WHOLE_SETTINGS = (
     "page_size",
     "tensor_parallel_size",
     "max_queue",
+    "cache_dir_size",
 )
 MAX_LAYERS = 4096
 
@@ -243,6 +244,8 @@ class EngineConfig:
     prefix_cache: bool = True
     max_queue: int = 1024
     on_disconnect: str = "stop"
+    cache_dir: str | None = None
+    cache_dir_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):
@@ -259,6 +262,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and (not is_whole(value) or value < 1):
                 raise UsageError(f"{name} is {value!r}; give a whole number of at least 1.", param=name)
+        if self.cache_dir is not None and not self.prefix_cache:
+            raise UsageError("cache_dir is set but prefix_cache is off; give one of them.", param="cache_dir")
         if self.tensor_parallel_size > 1:
             raise UsageError(
                 f"tensor_parallel_size is {self.tensor_parallel_size}; several devices are not available yet, use 1.",

@@ -21,12 +21,14 @@ from typing import Any, Self, TypeVar
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient, Generation
 from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
+from qwench.engine.thinking import Closing, ThinkingRules
 from qwench.errors import EngineUnavailable, RequestError, UsageError
 from qwench.progress import Progress
 from qwench.text.chat import prompt_opens_thinking
 from qwench.text.marks import layout
 from qwench.text.model import ModelText
 from qwench.text.stream import AnswerStream
+from qwench.text.thinking import read_thinking
 from qwench.text.tokenizer import Tokenizer
 
 Prompt = str | Mapping[str, Any]
@@ -43,6 +45,8 @@ OPTIONS = (
     "page_size",
     "offline",
     "prefix_cache",
+    "cache_dir",
+    "cache_dir_size",
     "trust_remote_code",
 )
 
@@ -58,7 +62,11 @@ class Logprob:
 
 @dataclass
 class CompletionOutput:
-    """One answer. Of ``chat``, ``text`` is the answer proper and ``reasoning_content`` the thinking before it."""
+    """One answer. Of ``chat``, ``text`` is the answer proper and ``reasoning_content`` the thinking before it.
+
+    ``thinking_closed_by`` tells who ended that: the model, or its budget (docs/thinking.md has all). A token that was
+    written and not drawn has no entries in ``logprobs``.
+    """
 
     index: int
     text: str
@@ -69,6 +77,7 @@ class CompletionOutput:
     stop_reason: int | str | None = None
     reasoning_content: str | None = None
     reasoning_tokens: int = 0
+    thinking_closed_by: str | None = None
 
     def finished(self) -> bool:
         return self.finish_reason is not None
@@ -96,14 +105,15 @@ class _Job:
     token_ids: list[int]
     sampling: SamplingParams
     thinking_open: bool = False
-    split_thinking: bool = False
+    rules: ThinkingRules | None = None  # of a chat, whose reasoning is told apart
 
 
 class LLM:
     """A model in this process. ``memory`` (for cached keys, values and states) takes bytes or text such as "2GiB".
 
-    Further options: tensor_parallel_size, gpu_memory_utilization, max_step_tokens, page_size, offline, prefix_cache;
-    and trust_remote_code, which may only be False. Raises QwenchError with one sentence if the model cannot be run.
+    Further options: tensor_parallel_size, gpu_memory_utilization, max_step_tokens, page_size, offline, prefix_cache,
+    cache_dir, cache_dir_size; and trust_remote_code, which may only be False. Raises QwenchError with one sentence if
+    the model cannot be run.
     Use it as a context manager, or call ``close``.
     """
 
@@ -173,18 +183,20 @@ class LLM:
         add_generation_prompt: bool = True,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer a conversation, or each of several. ``enable_thinking`` None leaves it to the model's template."""
-        if thinking_budget is not None:
-            raise RequestError(
-                "thinking_budget is not available yet; bound the whole answer with max_tokens, or set "
-                "enable_thinking=False.",
-                param="thinking_budget",
-            )
+        """Answer a conversation, or each of several. ``enable_thinking`` None leaves it to the model's template;
+        ``thinking_budget`` bounds the thinking in tokens (0: none) and leaves room for the answer."""
+        plan = read_thinking(
+            {
+                "enable_thinking": enable_thinking,
+                "thinking_budget": thinking_budget,
+                "chat_template_kwargs": chat_template_kwargs,
+            }
+        )
         prompts = [
             self.text.chat_prompt(
                 conversation,
                 tools=tools,
-                enable_thinking=enable_thinking,
+                thinking=plan,
                 add_generation_prompt=add_generation_prompt,
                 variables=chat_template_kwargs,
             )
@@ -192,9 +204,11 @@ class LLM:
         ]
         sampling = self._sampling(sampling_params, [prompt.thinks for prompt in prompts])
         jobs = [
-            _Job(next(self._ids), prompt.text, prompt.token_ids, params, prompt.thinking_open, split_thinking=True)
+            _Job(next(self._ids), prompt.text, prompt.token_ids, params, prompt.thinking_open, prompt.rules)
             for prompt, params in zip(prompts, sampling, strict=True)
         ]
+        for warning in {*plan.warnings, *(warning for prompt in prompts for warning in prompt.warnings)}:
+            logger.warning(warning)
         return self._answer(jobs, show=bool(use_tqdm))
 
     def get_tokenizer(self) -> Tokenizer:
@@ -284,13 +298,14 @@ class _Choice:
             tokenizer,
             stop=sampling.stop_strings,
             thinking_open=job.thinking_open,
-            split_thinking=job.split_thinking,
+            split_thinking=job.rules is not None,
             skip_special_tokens=sampling.skip_special_tokens,
             include_stop=sampling.include_stop_str_in_output,
         )
         self._text: dict[str, list[str]] = {"reasoning": [], "content": []}
         self._token_ids: list[int] = []
-        self._logprobs: list[TokenLogprob] = []
+        self._logprobs: list[TokenLogprob | None] = []
+        self._closed_by: Closing | None = None
         self._finish_reason: str | None = None
         self._stop_token_id: int | None = None
         self.prompt_logprobs: list[TokenLogprob] = []
@@ -306,6 +321,7 @@ class _Choice:
             raise EngineUnavailable(f"The engine failed on a prompt: {event.error or 'no reason given'}.")
         self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
         self.prompt_logprobs += event.prompt_logprobs
+        self._closed_by = event.closed_by
         before = self._stream.num_tokens
         pieces = self._stream.push(event.token_ids)
         added = self._stream.num_tokens - before
@@ -327,12 +343,13 @@ class _Choice:
             index=self._index,
             text="".join(self._text["content"]),
             token_ids=self._token_ids,
-            cumulative_logprob=sum(each.logprob for each in self._logprobs) if wanted else None,
-            logprobs=[_top(each, self._tokenizer) for each in self._logprobs] if wanted else None,
+            cumulative_logprob=sum(each.logprob for each in self._logprobs if each) if wanted else None,
+            logprobs=[_top(each, self._tokenizer) if each else {} for each in self._logprobs] if wanted else None,
             finish_reason=self._finish_reason,
             stop_reason=stop_id if self._stream.stopped is None else self._stream.stopped,
             reasoning_content="".join(self._text["reasoning"]) or None,
             reasoning_tokens=self._stream.reasoning_tokens,
+            thinking_closed_by=self._closed_by,
         )
 
 
@@ -384,7 +401,7 @@ class _Run:
                 await self._room.acquire()
         each = [job.sampling.for_choice(index) for index in range(job.sampling.n)]
         marks = layout(job.token_ids, self._tokenizer).marks
-        return self._client.submit_choices(job.token_ids, each, marks=marks)
+        return self._client.submit_choices(job.token_ids, each, thinking=job.rules, marks=marks)
 
     async def _choice(self, job: _Job, index: int, generation: Generation) -> _Choice:
         choice = _Choice(job, index, self._tokenizer)

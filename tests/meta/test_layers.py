@@ -45,16 +45,18 @@ LAYERS = {
     "weights": Layer((*BASE, "device", "ops", "model.parameters", "weights"), TENSORS),
     "cache.storage": Layer((*BASE, "device", "ops", "cache"), TENSORS),
     "cache": Layer((*BASE, "cache")),
-    "engine.request": Layer(("errors", "cache.prefix")),  # the latter for a type only
+    "engine.loops": Layer(),
+    "engine.thinking": Layer(("engine.loops",)),
+    "engine.request": Layer(("errors", "engine.thinking", "cache.prefix")),  # the last for a type only
     "engine.turns": Layer(("engine.request",)),
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request", "engine.turns")),
     "engine.client": Layer((*BASE, "device", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
-    "text": Layer((*BASE, "text", "engine.request"), ("tokenizers", "jinja2")),
+    "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2")),
     "plan": Layer((*BASE, "plan")),
-    "llm": Layer((*BASE, "text", "engine.client", "engine.request")),
+    "llm": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking")),
     "server": Layer(
-        (*BASE, "text", "engine.client", "engine.request", "server", "__init__"),
+        (*BASE, "text", "engine.client", "engine.request", "engine.thinking", "server", "__init__"),
         ("fastapi", "starlette", "pydantic", "uvicorn"),
     ),
     "bench": ANYTHING,
@@ -100,8 +102,8 @@ def test_nobody_imports_a_command_or_the_trainer(path: Path) -> None:
 
 
 def arithmetic() -> list[Path]:
-    """The scheduler, what it schedules and the accounting below it; the tensors behind it live in one file."""
-    accounting = [path for path in files(PACKAGE / "cache", "*.py") if path.stem != "storage"]
+    """The scheduler, what it schedules and the accounting below it; tensors and files are one module's each."""
+    accounting = [path for path in files(PACKAGE / "cache", "*.py") if path.stem not in ("storage", "disk")]
     return [PACKAGE / "engine" / "request.py", PACKAGE / "engine" / "scheduler.py", *accounting]
 
 

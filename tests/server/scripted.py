@@ -10,6 +10,7 @@ from typing import Any
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient, EngineStatus, Generation
 from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
+from qwench.engine.thinking import ThinkingRules
 from qwench.text.model import ModelText
 
 END = "<|im_end|>"
@@ -31,6 +32,8 @@ class ScriptedEngine(EngineClient):
         self.go = threading.Event()  # for scripts that wait
         self.alive: set[int] = set()
         self.submitted: list[SamplingParams] = []
+        self.rules: list[ThinkingRules | None] = []
+        self.told_to_answer: set[int] = set()
         self.prompts: list[str] = []
         self.computed = 0  # tokens of every prompt that are read
 
@@ -41,8 +44,14 @@ class ScriptedEngine(EngineClient):
         self.become(EngineStatus("stopped", 1.0))
 
     def submit_choices(
-        self, prompt_token_ids: Sequence[int], choices: Sequence[SamplingParams], **more: Any
+        self,
+        prompt_token_ids: Sequence[int],
+        choices: Sequence[SamplingParams],
+        *,
+        thinking: ThinkingRules | None = None,
+        **more: Any,
     ) -> list[Generation]:
+        self.rules += [thinking] * len(choices)
         return [self._answer(prompt_token_ids, sampling) for sampling in choices]
 
     def _answer(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
@@ -53,7 +62,7 @@ class ScriptedEngine(EngineClient):
         events = iter(self.script(prompt, sampling))
         request = self._request(len(prompt_token_ids), prompt_token_ids, sampling)
         request.computed = self.computed
-        generation = Generation(request, self.alive.discard)
+        generation = Generation(request, self.alive.discard, self.told_to_answer.add)
         self.alive.add(generation.id)
         threading.Thread(target=self._deliver, args=(generation, events), daemon=True).start()
         return generation

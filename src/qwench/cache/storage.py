@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -59,6 +60,7 @@ class Storage:
             return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)]
 
         self.page_size = page_size
+        self.page_bytes = page_size * spec.token_bytes
         tokens = (num_pages * page_size, spec.num_kv_heads, spec.head_dim)
         self.keys = empty(spec.num_attention_layers, tokens, spec.dtype)
         self.values = empty(spec.num_attention_layers, tokens, spec.dtype)
@@ -70,6 +72,23 @@ class Storage:
         for slot in slots:
             for states in (*self.conv, *self.recurrent):
                 states[slot] = 0
+
+    def read_pages(self, pages: Sequence[int]) -> memoryview:
+        """The bytes of ``pages``, layer by layer."""
+        chosen = list(pages)
+        return _bytes([tokens.unflatten(0, (-1, self.page_size))[chosen] for tokens in (*self.keys, *self.values)])
+
+    def write_pages(self, pages: Sequence[int], data: memoryview, skip: int = 0) -> None:
+        """The bytes that ``read_pages`` gave, but for its first ``skip`` pages. Raises ValueError on another size."""
+        _fill([tokens.unflatten(0, (-1, self.page_size)) for tokens in (*self.keys, *self.values)], pages, data, skip)
+
+    def read_state(self, slot: int) -> memoryview:
+        """The bytes of the states in ``slot``, layer by layer."""
+        return _bytes([states[slot] for states in (*self.conv, *self.recurrent)])
+
+    def write_state(self, slot: int, data: memoryview) -> None:
+        """The bytes that ``read_state`` gave. Raises ValueError on another size."""
+        _fill([*self.conv, *self.recurrent], [slot], data)
 
     def copy_states(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy states from slot to slot, pair by pair in this order."""
@@ -83,3 +102,22 @@ class Storage:
             pages = tokens.unflatten(0, (-1, self.page_size))
             for source, target in copies:
                 pages[target].copy_(pages[source])
+
+
+def _bytes(tensors: Sequence[torch.Tensor]) -> memoryview:
+    """One copy of all tensors' bytes in host memory."""
+    whole = torch.cat([torch.empty(0, dtype=torch.uint8), *(t.reshape(-1).view(torch.uint8).cpu() for t in tensors)])
+    data: Any = whole.numpy()
+    return memoryview(data)
+
+
+def _fill(tensors: Sequence[torch.Tensor], places: Sequence[int], data: memoryview, skip: int = 0) -> None:
+    """Write ``data`` to ``places`` of each tensor in turn; it begins with ``skip`` items that are left out."""
+    count = skip + len(places)
+    sizes = [count * t[0].numel() * t.element_size() for t in tensors]
+    if sum(sizes) != len(data):
+        raise ValueError(f"it holds {len(data)} bytes where {sum(sizes)} are needed")
+    for tensor, size in zip(tensors, sizes, strict=True):
+        part, data = data[:size], data[size:]
+        values = torch.frombuffer(bytearray(part), dtype=tensor.dtype) if size else tensor.new_empty(0)
+        tensor[list(places)] = values.view(count, *tensor.shape[1:])[skip:].to(tensor.device)

@@ -35,6 +35,8 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-num-seqs", type=int, metavar="N", help="answers generated at the same time")
     group.add_argument("--memory", metavar="SIZE", help="for cached keys, values and states, such as 4GiB")
     group.add_argument("--no-prefix-cache", action="store_true", help="read every prompt from its beginning")
+    group.add_argument("--cache-dir", metavar="DIR", help="keep states of prompts there across restarts")
+    group.add_argument("--cache-dir-size", metavar="SIZE", help="of that folder at most, such as 20GiB (8GiB)")
     group.add_argument("--offline", action="store_true", help="never use the network to find the model")
 
 
@@ -53,6 +55,8 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         memory=None if args.memory is None else read_size(args.memory, "--memory"),
         offline=args.offline,
         prefix_cache=not args.no_prefix_cache,
+        cache_dir=args.cache_dir,
+        cache_dir_size=None if args.cache_dir_size is None else read_size(args.cache_dir_size, "--cache-dir-size"),
     )
 
 

@@ -13,13 +13,15 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from qwench.config import EngineConfig
 from qwench.engine.request import Marks, Request, SamplingParams, Saved, TokenEvent, Vocabulary
+from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
 from qwench.files import open_files, read_config
 from qwench.weights.locate import locate
@@ -56,6 +58,9 @@ class EngineStats:
     preemptions: int
     prompt_tokens: int
     cached_tokens: int
+    disk_tokens: int
+    disk_entries: int
+    disk_bytes: int
     snapshots: int
     snapshots_total: int
     evictions: int
@@ -68,11 +73,14 @@ class EngineStats:
 class Generation:
     """One running request. Iterate it, blocking or ``async``, once; leaving early aborts it."""
 
-    def __init__(self, request: Request, on_abort: Callable[[int], None]) -> None:
+    def __init__(
+        self, request: Request, on_abort: Callable[[int], None], on_end_thinking: Callable[[int], None]
+    ) -> None:
         self.id = request.id
         self.prompt_len = request.prompt_len
-        self._on_abort = on_abort
         self._request = request
+        self._on_abort = on_abort
+        self._on_end_thinking = on_end_thinking
         self._events: deque[TokenEvent] = deque()
         self._changed = threading.Condition()
         self._wake: Callable[[], None] | None = None
@@ -87,6 +95,11 @@ class Generation:
         """End the request and free what it holds. Safe to call from any thread, and again."""
         if not self._finished:
             self._on_abort(self.id)
+
+    def end_thinking(self) -> None:
+        """Have the model stop thinking and answer. Safe to call from any thread, and again."""
+        if not self._finished:
+            self._on_end_thinking(self.id)
 
     def deliver(self, event: TokenEvent) -> None:
         """Called by the engine's thread."""
@@ -193,21 +206,27 @@ class EngineClient:
         prompt_token_ids: Sequence[int],
         sampling: SamplingParams,
         *,
+        thinking: ThinkingRules | None = None,
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
         owner: str = "",
     ) -> Generation:
-        """Queue one sequence (``n`` is 1) for ``owner``, such as an API key. Raises before anything runs: RequestError,
-        ContextLengthExceeded with both numbers, Overloaded when too many requests are unfinished, EngineUnavailable
-        while there is no engine."""
-        asked = self.submit_choices(prompt_token_ids, [sampling], marks=marks, background=background, owner=owner)
-        return asked[0]
+        """Queue one sequence (``n`` is 1) for ``owner``, such as an API key; its answer is held to ``thinking``.
+
+        Raises before anything runs: RequestError, ContextLengthExceeded with both numbers, Overloaded when too many
+        requests are unfinished, EngineUnavailable while there is no engine.
+        """
+        choices = self.submit_choices(
+            prompt_token_ids, [sampling], thinking=thinking, marks=marks, background=background, owner=owner
+        )
+        return choices[0]
 
     def submit_choices(
         self,
         prompt_token_ids: Sequence[int],
         choices: Sequence[SamplingParams],
         *,
+        thinking: ThinkingRules | None = None,
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
         owner: str = "",
@@ -218,6 +237,9 @@ class EngineClient:
             self.check(prompt_token_ids, sampling)
             request = self._request(len(prompt_token_ids), prompt_token_ids, sampling)
             request.marks, request.background, request.owner = marks, background, owner
+            if thinking is not None:
+                rules = replace(thinking, end_ids=frozenset(), begun=True) if sampling.ignore_eos else thinking
+                request.thought = Thought(rules, request.max_total - request.prompt_len)
             requests.append(request)
         return self._queue(requests)
 
@@ -252,7 +274,12 @@ class EngineClient:
         token_ids = (*saved.token_ids, *more)
         for sampling in choices:
             self.check(token_ids, sampling)
-        return self._queue([self._request(saved.prompt_len, token_ids, sampling) for sampling in choices])
+        requests = [self._request(saved.prompt_len, token_ids, sampling) for sampling in choices]
+        for request in requests:
+            request.thought = copy(saved.thought)
+            if request.thought is not None:
+                request.thought.go_on(request.max_total - request.prompt_len, more)
+        return self._queue(requests)
 
     def check(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> None:
         """Raise what ``submit`` would raise for this prompt, and run nothing."""
@@ -275,7 +302,7 @@ class EngineClient:
 
     def _queue(self, requests: Sequence[Request]) -> list[Generation]:
         """Hand requests with the same tokens to the engine, all or none."""
-        generations = [Generation(each, self._abort) for each in requests]
+        generations = [Generation(each, self._abort, self._end_thinking) for each in requests]
         owner = requests[0].owner
 
         def listener(generation: Generation) -> Callable[[TokenEvent], None]:
@@ -314,6 +341,8 @@ class EngineClient:
             snapshots=len(scheduler.cache),
             snapshots_total=scheduler.cache.policy.limit,
             evictions=scheduler.cache.evictions,
+            disk_entries=len(engine.shelf.disk) if engine.shelf else 0,
+            disk_bytes=engine.shelf.disk.held if engine.shelf else 0,
             **vars(counters),
         )
 
@@ -377,6 +406,9 @@ class EngineClient:
     def _abort(self, request_id: int) -> None:
         self._commands.put(lambda engine: engine.abort(request_id))
 
+    def _end_thinking(self, request_id: int) -> None:
+        self._commands.put(lambda engine: engine.end_thinking(request_id))
+
     def _run(self) -> None:
         """The engine's thread: load, then serve until closed or broken."""
         try:
@@ -404,6 +436,7 @@ class EngineClient:
             self._status = EngineStatus(state, loaded=1.0, message=reason)
         self._obey_rest(self._engine)
         self._engine.fail_all(reason)
+        self._engine.close()
 
     def _serve(self, engine: Engine) -> bool:
         """Commands and steps in turn. True once it was closed, False if the engine is broken."""

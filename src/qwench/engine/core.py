@@ -10,6 +10,7 @@ from typing import Protocol
 
 from qwench.engine.request import Request, Saved, Status, TokenEvent
 from qwench.engine.scheduler import Copies, RowResult, Scheduler, Step
+from qwench.engine.shelf import Shelf
 
 Deliver = Callable[[TokenEvent], None]
 MAX_FAILURES_IN_A_ROW = 3
@@ -30,6 +31,7 @@ class Counters:
     steps: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    disk_tokens: int = 0
     generated_tokens: int = 0
     finished: int = 0
     aborted: int = 0
@@ -46,6 +48,7 @@ class Engine:
         self.runner = runner
         self.clock = clock
         self.counters = Counters()
+        self.shelf: Shelf | None = None
         self.failures_in_a_row = 0
         self._listeners: dict[int, tuple[Request, Deliver]] = {}
 
@@ -75,11 +78,18 @@ class Engine:
             if request.status is Status.FINISHED:
                 self._publish(request, TokenEvent(finish_reason="abort"))
 
+    def end_thinking(self, request_id: int) -> None:
+        """Have a request's thinking closed; unknown or finished ids are left alone."""
+        if request_id in self._listeners:
+            self.scheduler.end_thinking(self._listeners[request_id][0])
+
     def step(self) -> bool:
         """One turn of the loop. False if there was nothing to do; then the books are checked."""
         if self.scheduler.is_idle():
             self.scheduler.check()
             return False
+        if self.shelf is not None:
+            self.counters.disk_tokens += self.shelf.recall()
         step = self.scheduler.schedule()
         assert step.rows, "requests are waiting but none can run: a request larger than the cache was let in"
         start = self.clock()
@@ -104,14 +114,22 @@ class Engine:
             request.status = Status.FINISHED
             self._publish(request, TokenEvent(finish_reason="error", error=message))
 
+    def close(self) -> None:
+        """Finish writing; nothing runs any more."""
+        if self.shelf is not None:
+            self.shelf.disk.close()
+
     @property
     def broken(self) -> bool:
         return self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW
 
     def _copy(self) -> None:
-        """Make the copies that are due, before the next step writes where they come from."""
+        """Make the copies that are due, before the next step writes where they come from; store what should stay."""
         if copies := self.scheduler.copies():
             self.runner.copy(copies)
+        kept = self.scheduler.kept()
+        if self.shelf is not None:
+            self.shelf.store(kept)
 
     def _count(self, step: Step) -> None:
         self.counters.steps += 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
+from qwench.engine.thinking import Closing, Thought
 from qwench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -156,12 +157,14 @@ class Marks:
 class Reuse:
     """What was known of a prompt when it began: ``cached`` tokens were not computed again, ``matched`` were stored.
 
-    ``differs``: something else is stored behind those, so that the next token is where two sequences part.
+    ``differs``: something else is stored behind those, so that the next token is where two sequences part. ``tier`` is
+    where the reused part was: in the engine's memory, or on disk since another run.
     """
 
     cached: int
     matched: int
     differs: bool
+    tier: Literal["live", "disk"] = "live"
 
 
 class Status(Enum):
@@ -181,6 +184,7 @@ class Request:
     stop_token_ids: frozenset[int]
     seed: int
     max_total: int  # prompt and answer together never exceed this
+    thought: Thought | None = None
     computed: int = 0
     prompt_logprobs_told: int = (
         0  # prompt tokens whose log-probability was delivered, counted with the first (it has none)
@@ -199,6 +203,7 @@ class Request:
     anchor: Snapshot | None = None  # the deepest snapshot of this sequence, pinned
     reuse: Reuse | None = None  # known from the first admission on
     reuse_told: bool = False
+    sought: bool = False  # on disk
 
     @property
     def num_generated(self) -> int:
@@ -208,6 +213,11 @@ class Request:
     def missing(self) -> int:
         """How many known tokens are not yet computed."""
         return len(self.token_ids) - self.computed
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is generating: it has one token to compute, or the few that were put into its answer at once."""
+        return self.missing == 1 or self.computed >= self.prompt_len
 
     @property
     def unread(self) -> int:
@@ -220,11 +230,13 @@ class Saved:
     """A sequence as it was at some moment: continued from here, it goes on as the original did.
 
     ``snapshot`` is None where there was no room for one; then continuing means computing ``token_ids`` again.
+    ``thought`` is how far its thinking was.
     """
 
     prompt_len: int
     token_ids: tuple[int, ...]
     snapshot: Snapshot | None
+    thought: Thought | None = None
 
 
 @dataclass(frozen=True)
@@ -233,16 +245,20 @@ class TokenEvent:
 
     ``stop_token_id`` is the id that ended the answer (it is not among ``token_ids``). ``error`` is the failure behind
     finish_reason "error". ``prompt_logprobs`` comes in pieces, one entry per prompt token from the second on.
+    ``logprobs``, where asked for, has one entry per token, None for those that were not drawn but written by us.
+    ``closed_by`` tells how thinking ended, from then on; ``repeats`` that the answer goes in circles.
     ``reuse`` comes with the first event.
     """
 
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] = ()
+    logprobs: tuple[TokenLogprob | None, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
     reuse: Reuse | None = None
     error: str | None = None
+    closed_by: Closing | None = None
+    repeats: bool = False
 
     @property
     def cached_tokens(self) -> int:

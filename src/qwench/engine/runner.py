@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
+from qwench.cache.prefix import Snapshot
 from qwench.cache.storage import Storage
 from qwench.engine.batching import build_batch
 from qwench.engine.request import TokenLogprob
-from qwench.engine.sampling import sample, token_logprobs
+from qwench.engine.sampling import rank_among, sample, token_logprobs
 from qwench.engine.scheduler import Copies, RowResult, Step, StepRow
+from qwench.engine.thinking import TOP_RANK
 from qwench.fault import fault
 from qwench.model.batch import Batch, CacheTensors
 from qwench.ops.choosing import Chooser, TorchChooser
@@ -73,6 +76,23 @@ class Runner:
         self.storage.copy_states(copies.states)
         self.storage.copy_pages(copies.pages)
 
+    def read(self, snapshot: Snapshot, first_page: int) -> tuple[memoryview, memoryview]:
+        """Copies of a snapshot's bytes: its pages from ``first_page`` on, and its state."""
+        pages = self.storage.read_pages(snapshot.pages[first_page:])
+        return pages, memoryview(b"") if snapshot.slot is None else self.storage.read_state(snapshot.slot)
+
+    def write(self, snapshot: Snapshot, filled: int, runs: Sequence[tuple[int, memoryview]], state: memoryview) -> None:
+        """Fill a snapshot but for its first ``filled`` pages; each of ``runs`` begins at a page.
+
+        Raises ValueError where sizes do not fit.
+        """
+        for first, data in runs:
+            count, skip = len(data) // self.storage.page_bytes, max(0, filled - first)
+            if skip < count:
+                self.storage.write_pages(snapshot.pages[first + skip : first + count], data, skip)
+        if snapshot.slot is not None:
+            self.storage.write_state(snapshot.slot, state)
+
     def _sample(self, logits: torch.Tensor, step: Step, indices: list[int], results: list[RowResult]) -> None:
         """Draw a token for each of the rows ``indices`` from logits [len(indices), V] and write it to ``results``."""
         greedy = self.chooser.largest(logits)
@@ -91,7 +111,10 @@ class Runner:
                 zip(asked, token_logprobs(logits[asked], [tokens[place] for place in asked], tops), strict=True)
             )
         for place, index in enumerate(indices):
-            results[index] = RowResult(tokens[place], found.get(place), results[index].prompt_logprobs)
+            thought, rank = requests[place].thought, None
+            if thought is not None and thought.wants_rank and thought.rules.close_id is not None:
+                rank = rank_among(logits[place], thought.rules.close_id, TOP_RANK, self.chooser)
+            results[index] = RowResult(tokens[place], found.get(place), results[index].prompt_logprobs, rank=rank)
 
 
 def _prompt_logprobs(logits: torch.Tensor, row: StepRow) -> tuple[TokenLogprob, ...]:

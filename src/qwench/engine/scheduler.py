@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -71,13 +72,15 @@ class Step:
 class RowResult:
     """What the runner found for one row: the drawn token if it samples, and log-probabilities where asked for.
 
-    ``error`` says why this row alone cannot go on.
+    ``error`` says why this row alone cannot go on. ``rank`` is that of the token that closes thinking, where the
+    request's thought asked for it and it is among the likeliest.
     """
 
     token_id: int | None = None
     logprob: TokenLogprob | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     error: str | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Scheduler:
         self.running: list[Request] = []  # in the order they began
         self.num_preemptions = 0
         self._copies = Copies()  # to be made before anything else is computed
+        self._kept: list[tuple[Snapshot, list[int]]] = []
         self._forks: dict[Request, Fork] = {}  # by who computes for the others
         self._arrivals = count()
 
@@ -152,16 +156,21 @@ class Scheduler:
             self._release_choices(request)
         request.status = Status.FINISHED
 
+    def end_thinking(self, request: Request) -> None:
+        """Have the request's thinking closed with its next token."""
+        if request.thought is not None:
+            request.thought.end()
+
     def is_idle(self) -> bool:
         return not self.running and not self.waiting
 
     def schedule(self) -> Step:
         """The next step; empty only if there is nothing to do."""
         rows = [
-            StepRow(request, request.computed, 1)
+            StepRow(request, request.computed, self._chunk(request, request.missing))
             for request in list(self.running)
             # An older row's growth may have preempted this one.
-            if request.status is Status.RUNNING and request.missing == 1 and self._grow(request)
+            if request.status is Status.RUNNING and request.is_live and self._grow(request)
         ]
         rows = [row for row in rows if row.request.status is Status.RUNNING]
         fresh = self._read(rows)
@@ -171,7 +180,7 @@ class Scheduler:
     def _read(self, rows: list[StepRow]) -> list[int]:
         """Add to the ``rows`` of streams those of prompts whose turn it is; the slots of those that begin anew."""
         budget = self.max_step_tokens - len(rows)
-        readers = [request for request in self.running if request.missing > 1]
+        readers = [request for request in self.running if not request.is_live]
         if len(self.running) < self.max_running:
             readers += self.waiting
         fresh: list[int] = []
@@ -195,8 +204,8 @@ class Scheduler:
 
     def took(self, step: Step, seconds: float) -> None:
         """``step`` took so long: the next ones are measured by it."""
-        streams = sum(row.count == 1 for row in step.rows)
-        self.turns.pace.took(seconds, streams, [(row.count, row.start) for row in step.rows if row.count > 1])
+        reads = [(row.count, row.start) for row in step.rows if not row.request.is_live]
+        self.turns.pace.took(seconds, len(step.rows) - len(reads), reads)
 
     def commit(self, step: Step, results: Sequence[RowResult]) -> Iterator[tuple[Request, TokenEvent]]:
         """Write the step's outcome into its requests, finish those that are done, and tell what happened.
@@ -223,9 +232,12 @@ class Scheduler:
                 if result.prompt_logprobs or reuse:
                     yield request, TokenEvent(prompt_logprobs=result.prompt_logprobs, reuse=reuse)
                 continue
-            token_id = result.token_id
-            stops = token_id in request.stop_token_ids and request.num_generated >= request.sampling.min_tokens
-            request.token_ids.append(token_id)
+            token_id, thought = result.token_id, request.thought
+            known = (token_id,) if thought is None else thought.take(token_id, result.rank)
+            drawn = known == (token_id,)  # else thinking was closed in its place
+            stops = drawn and not (thought and thought.is_open) and token_id in request.stop_token_ids
+            stops = stops and request.num_generated >= request.sampling.min_tokens
+            request.token_ids += known
             reason: FinishReason | None = None
             if stops:
                 reason = "stop"
@@ -236,12 +248,14 @@ class Scheduler:
             yield (
                 request,
                 TokenEvent(
-                    token_ids=() if stops else (token_id,),
-                    logprobs=() if result.logprob is None else (result.logprob,),
+                    token_ids=() if stops else known,
+                    logprobs=() if result.logprob is None else (result.logprob,) if drawn else (None,) * len(known),
                     prompt_logprobs=result.prompt_logprobs,
                     finish_reason=reason,
                     stop_token_id=token_id if stops else None,
                     reuse=reuse,
+                    closed_by=thought.closed_by if thought else None,
+                    repeats=thought is not None and thought.repeats,
                 ),
             )
 
@@ -249,6 +263,35 @@ class Scheduler:
         """The copies that are due now; asking takes them over."""
         due, self._copies = self._copies, Copies()
         return due
+
+    def kept(self) -> list[tuple[Snapshot, list[int]]]:
+        """Snapshots that should survive this process, with their tokens; asking takes them over."""
+        kept, self._kept = self._kept, []
+        return kept
+
+    def next_up(self) -> Request | None:
+        """The request that is probably admitted next, if there is room for one more."""
+        return self.turns.first(self.waiting) if self.waiting and len(self.running) < self.max_running else None
+
+    def adopt(self, request: Request, position: int) -> tuple[Snapshot, int] | None:
+        """A snapshot after ``position`` tokens of a waiting request, and how many of its pages are filled already; the
+        caller fills the others and the state. None where there is no room."""
+        token_ids = request.token_ids[:position]
+        found = self.cache.find(token_ids, position)
+        whole = found.position // self.page_size
+        shared = found.snapshot.pages[:whole] if found.snapshot else []
+        needed = self._pages_for(position) - whole
+        if not self._can_be_had(needed, found.snapshot):
+            return None
+        self.pages.share(shared)  # they stay, whatever makes room
+        own = self.cache.take_pages(needed, background=request.background, pinned=False)
+        pages = shared + (own or [])
+        adopted = None
+        if own is not None:
+            adopted, _ = self.cache.keep(token_ids, pages, background=request.background, instead=None, must=True)
+            request.expected = position
+        self.pages.release(pages)
+        return (adopted, whole) if adopted else None
 
     def save(self, request: Request) -> Saved:
         """The sequence as it is between two steps, pinned until ``release``. Its copy is due like any other."""
@@ -259,7 +302,7 @@ class Scheduler:
             snapshot = None
         if snapshot is not None:
             snapshot.pins += 1
-        return Saved(request.prompt_len, tuple(request.token_ids), snapshot)
+        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, copy(request.thought))
 
     def release(self, saved: Saved) -> None:
         """Nobody will continue from ``saved``; what is kept for it may go."""
@@ -287,13 +330,16 @@ class Scheduler:
         preempting."""
         if len(self.running) >= self.max_running:
             return False
-        found = self.cache.find(request.token_ids, self._reusable(request))
+        found = self.cache.find(request.token_ids, self.reusable(request))
         # Alone with the cache it begins anew: what is found may hold the one page that is missing.
         if not self._begin(request, found) and (self.running or not self._begin(request, Found())):
             return False
         if request.reuse is None:
             cached, matched = (min(count, request.prompt_len) for count in (request.computed, found.matched))
-            request.reuse = Reuse(cached, matched, found.differs)
+            tier = request.anchor.tier if request.anchor else "live"
+            request.reuse = Reuse(cached, matched, found.differs, tier)
+        if request.anchor is not None:
+            request.anchor.tier = "live"
         junction = min(found.matched, len(request.token_ids) - 1)
         if junction - request.computed >= self.cache.policy.near and junction not in request.cuts:
             insort(request.cuts, junction)  # here it leaves what is stored; whoever leaves it here again will gain
@@ -304,7 +350,7 @@ class Scheduler:
 
     def _queue(self, request: Request) -> None:
         """Let the request wait, with a guess at what will not have to be computed: short prompts go first."""
-        request.expected = self.cache.find(request.token_ids, self._reusable(request)).position
+        request.expected = self.cache.find(request.token_ids, self.reusable(request)).position
         self.waiting.append(request)
 
     def _begin(self, request: Request, found: Found) -> bool:
@@ -343,18 +389,18 @@ class Scheduler:
         held = set(snapshot.pages if snapshot else ())
         return needed <= self.pages.size - len(held.union(*(request.pages for request in self.running)))
 
-    def _reusable(self, request: Request) -> int:
+    def reusable(self, request: Request) -> int:
         """How many known tokens may be left out: never the last, and none that a log-probability is owed for."""
         if request.sampling.prompt_logprobs is None or request.prompt_logprobs_told >= request.prompt_len:
             return len(request.token_ids) - 1
         return max(request.prompt_logprobs_told - 1, 0)
 
     def _grow(self, request: Request) -> bool:
-        """Give the request pages for one more token, preempting the youngest (abandoned ones first) until there are.
+        """Give the request pages for all its tokens, preempting the youngest (abandoned ones first) until there are.
 
         False if it was the request itself that had to go.
         """
-        needed = self._pages_for(request.computed + 1) - len(request.pages)
+        needed = self._pages_for(len(request.token_ids)) - len(request.pages)
         while needed > 0:
             alone = len(self.running) == 1
             pages = self.cache.take_pages(needed, background=request.background and not alone, pinned=alone)
@@ -374,6 +420,8 @@ class Scheduler:
         fork = self._forks.get(request)
         if request.computed in request.cuts:
             self._keep(request, must=fork is not None and request.computed == fork.at)
+            if request.computed == request.cuts[-1] or request.computed in request.marks.orders:
+                self._note(request)
         if fork is not None and request.computed >= fork.at:
             self._release_choices(request)
 
@@ -390,6 +438,11 @@ class Scheduler:
         self._let_go(request)
         request.anchor = snapshot
         snapshot.pins += 1
+
+    def _note(self, request: Request) -> None:
+        snapshot = request.anchor
+        if snapshot is not None and snapshot.position == request.computed and not request.background:
+            self._kept.append((snapshot, request.token_ids[: request.computed]))
 
     def _lead(self, requests: list[Request]) -> None:
         """The first of ``requests`` computes their prompt and cuts before its last token; the others wait for that."""
@@ -425,6 +478,7 @@ class Scheduler:
         kept = request.anchor.position if request.anchor else 0
         if sound and request.computed - kept >= self.cache.policy.near:
             self._keep(request)
+            self._note(request)
         self.running.remove(request)
         self._release_choices(request)
         self._release(request)

@@ -105,9 +105,11 @@ class Turns:
 
     def next(self, readers: Collection[Request]) -> Request | None:
         """Whose turn it is; None when the step's time is spent, or nobody has anything to read."""
-        if self._left <= 0 or not readers:
-            return None
-        owner = min(readers, key=lambda each: (self._served[each.owner], each.arrival)).owner
+        return self.first(readers) if self._left > 0 and readers else None
+
+    def first(self, readers: Collection[Request]) -> Request:
+        """Who of ``readers`` goes first, whether or not the step has time for it."""
+        owner = min(readers, key=lambda each: (self._served.get(each.owner, self._level), each.arrival)).owner
         own = [each for each in readers if each.owner == owner]
         if self._owed.get(owner, 0) > 0:
             return min(own, key=lambda each: each.arrival)

@@ -33,6 +33,7 @@ from qwench.server.completions import CompletionFormat
 from qwench.server.errors import (
     InternalError,
     InvalidApiKey,
+    NoSuchResponse,
     error_response,
     json_response,
     on_http_error,
@@ -40,6 +41,7 @@ from qwench.server.errors import (
 )
 from qwench.server.metrics import metrics_routes
 from qwench.server.prepare import Prepared, prepare_chat, prepare_completion
+from qwench.server.schemas import ControlRequest, shape, show
 from qwench.server.service import ServerSettings, Service
 from qwench.server.sse import ClientGone, EventStream, unless_gone
 from qwench.text.model import ModelText
@@ -136,6 +138,15 @@ def answer_routes(service: Service) -> APIRouter:
         """Answer a conversation."""
         return await generate(service, request, prepare_chat, ChatFormat, "chatcmpl")
 
+    @router.post("/v1/chat/completions/control", openapi_extra=body_of("ControlRequest"))
+    async def control(request: Request) -> Response:
+        """End the thinking of a running response: its id, and the action reasoning_end."""
+        asked = shape(ControlRequest, parse(await read_body(request, service.settings.max_body_bytes)))
+        answer = service.answers.get(asked.id)
+        if answer is None or not answer.end_thinking():
+            raise NoSuchResponse(f"No response {show(asked.id)} is running; send the id of one that is.", param="id")
+        return json_response({"id": asked.id, "action": asked.action, "success": True})
+
     @router.post("/v1/completions", openapi_extra=body_of("CompletionRequest"))
     async def completions(request: Request) -> Response:
         """Continue raw text or token ids."""
@@ -152,7 +163,9 @@ async def generate(
     # Rendering and tokenising a long conversation takes a while; other streams go on meanwhile.
     prepared = await asyncio.to_thread(lambda: prepare(parse(raw), service.text, service.settings.names))
     answer = Answer(service.client, service.text, prepared, request.scope[OWNER])
-    form = make_format(service.head(prefix), answer, service.text.tokenizer)
+    head = service.head(prefix)
+    service.answers[head.id] = answer
+    form = make_format(head, answer, service.text.tokenizer)
     headers = _warning_header(prepared.warnings)
     if prepared.stream:
         return EventStream(answer, form, service.settings.keepalive, headers)

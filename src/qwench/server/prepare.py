@@ -11,10 +11,12 @@ from functools import partial
 from typing import Any
 
 from qwench.engine.request import SamplingParams
+from qwench.engine.thinking import ThinkingRules
 from qwench.errors import ModelNotFound, RequestError
 from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
 from qwench.text.marks import Layout, layout, with_orders
-from qwench.text.model import ModelText
+from qwench.text.model import ChatPrompt, ModelText
+from qwench.text.thinking import ThinkingPlan, read_thinking
 
 MAX_STOP_STRINGS = 32
 MAX_TOP_LOGPROBS = 20
@@ -53,7 +55,8 @@ class Prepared:
     """A request that is understood. ``sampling.n`` answers are wanted for each prompt.
 
     ``thinking_open``: the prompt ends inside a thinking block. ``split_thinking``: reasoning is told apart
-    from content. ``warnings``: one per ignored field, for the warning header.
+    from content, and sent along if ``show_reasoning``. ``rules``: what the engine holds the answer to; ``thinking``:
+    what was understood, told in the response. ``warnings``: one per ignored field, for the warning header.
     """
 
     prompts: tuple[Prompt, ...]
@@ -62,6 +65,9 @@ class Prepared:
     split_thinking: bool = False
     stream: bool = False
     include_usage: bool = False
+    rules: ThinkingRules | None = None
+    thinking: Mapping[str, object] | None = None
+    show_reasoning: bool = True
     warnings: tuple[str, ...] = ()
 
 
@@ -73,11 +79,11 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
     fields, warnings = sift(body, "chat")
     request = shape(ChatRequest, fields)
     check_model(request.model, names)
-    thinking, warning = _thinking(request)
+    plan = read_thinking(request.thinking_fields)
     render = partial(
         text.chat_prompt,
         tools=chosen_tools(request),
-        enable_thinking=thinking,
+        thinking=plan,
         variables=request.chat_template_kwargs,
     )
     prompt = render(request.messages)
@@ -98,7 +104,10 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
         split_thinking=True,
         stream=bool(request.stream),
         include_usage=_include_usage(request),
-        warnings=(*warnings, *warning, *unkept),
+        rules=prompt.rules,
+        thinking=_echo(plan, prompt),
+        show_reasoning=plan.show,
+        warnings=(*warnings, *plan.warnings, *prompt.warnings, *unkept, *_crowded(plan, own["max_tokens"])),
     )
 
 
@@ -150,16 +159,23 @@ def chosen_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
     return request.tools if request.tools and choice == "auto" else None
 
 
-def _thinking(request: ChatRequest) -> tuple[bool | None, list[str]]:
-    switch, effort = request.enable_thinking, request.reasoning_effort
-    if effort is None:
-        return switch, []
-    if effort == "none":
-        if switch or (request.chat_template_kwargs or {}).get("enable_thinking"):
-            reason = "reasoning_effort is 'none' but enable_thinking is true; send one of them"
-            raise RequestError(f"{reason}.", param="reasoning_effort")
-        return False, []
-    return switch, ["reasoning_effort: ignored, only none has an effect (send enable_thinking)"]
+def _crowded(plan: ThinkingPlan, max_tokens: int | None) -> list[str]:
+    """A warning where the budget alone would fill the whole answer."""
+    if max_tokens is None or plan.budget is None or plan.budget < max_tokens:
+        return []
+    reason = f"max_tokens is {max_tokens}, so thinking ends earlier and leaves a share for the answer"
+    return [f"{plan.sources[0]}: {reason}"]
+
+
+def _echo(plan: ThinkingPlan, prompt: ChatPrompt) -> dict[str, object]:
+    """What the request comes to, for the response; ``from`` are the fields that said so."""
+    bounded = prompt.thinks and prompt.rules.budget is not None
+    return {
+        "enabled": prompt.thinks,
+        "budget": prompt.rules.budget if bounded else None,
+        "closing_allowance": prompt.rules.allowance if bounded else None,
+        "from": list(plan.sources),
+    }
 
 
 def _max_tokens(request: ChatRequest) -> int | None:

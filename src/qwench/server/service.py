@@ -7,9 +7,10 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from qwench import __version__
-from qwench.server.answer import Head
+from qwench.server.answer import Answer, Head
 from qwench.text.model import ModelText
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Service:
     text: ModelText
     settings: ServerSettings
     started: float = field(default_factory=time.time)  # seconds since 1970
+    answers: WeakValueDictionary[str, Answer] = field(default_factory=WeakValueDictionary)  # by the response's id
 
     @property
     def name(self) -> str:
