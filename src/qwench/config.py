@@ -21,6 +21,8 @@ from qwench.quantisation import QUANTIZATIONS, SIDE_FILE, StoredQuantisation, re
 
 LayerType = Literal["full_attention", "linear_attention"]
 DTYPES = ("float32", "bfloat16", "float16")
+KV_CACHE_DTYPES = ("auto", "int8")
+CACHE_TILE = 64  # tokens that the native kernels keep side by side: pages are whole tiles
 ON_DISCONNECT = ("stop", "finish")
 WHOLE_SETTINGS = (
     "max_model_len",
@@ -28,9 +30,9 @@ WHOLE_SETTINGS = (
     "memory",
     "max_step_tokens",
     "page_size",
+    "cache_dir_size",
     "tensor_parallel_size",
     "max_queue",
-    "cache_dir_size",
 )
 MAX_LAYERS = 4096
 
@@ -232,20 +234,21 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     quantization: str | None = None
+    kv_cache_dtype: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int | None = None
     memory: int | None = None
     seed: int = 0
     max_step_tokens: int = 512
-    page_size: int = 16
+    page_size: int = CACHE_TILE
     offline: bool = False
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
     prefix_cache: bool = True
-    max_queue: int = 1024
-    on_disconnect: str = "stop"
     cache_dir: str | None = None
     cache_dir_size: int | None = None
+    max_queue: int = 1024
+    on_disconnect: str = "stop"
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):
@@ -262,6 +265,16 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and (not is_whole(value) or value < 1):
                 raise UsageError(f"{name} is {value!r}; give a whole number of at least 1.", param=name)
+        if self.page_size % CACHE_TILE:
+            raise UsageError(
+                f"page_size is {self.page_size}; give a multiple of {CACHE_TILE}: so many tokens are read together.",
+                param="page_size",
+            )
+        if self.kv_cache_dtype not in KV_CACHE_DTYPES:
+            raise UsageError(
+                f"kv_cache_dtype is {self.kv_cache_dtype!r}; use {' or '.join(KV_CACHE_DTYPES)}.",
+                param="kv_cache_dtype",
+            )
         if self.cache_dir is not None and not self.prefix_cache:
             raise UsageError("cache_dir is set but prefix_cache is off; give one of them.", param="cache_dir")
         if self.tensor_parallel_size > 1:

@@ -78,9 +78,9 @@ class Generation:
     ) -> None:
         self.id = request.id
         self.prompt_len = request.prompt_len
-        self._request = request
         self._on_abort = on_abort
         self._on_end_thinking = on_end_thinking
+        self._request = request
         self._events: deque[TokenEvent] = deque()
         self._changed = threading.Condition()
         self._wake: Callable[[], None] | None = None
@@ -211,15 +211,16 @@ class EngineClient:
         background: bool = False,
         owner: str = "",
     ) -> Generation:
-        """Queue one sequence (``n`` is 1) for ``owner``, such as an API key; its answer is held to ``thinking``.
+        """Queue one sequence (``n`` is 1) for ``owner``, such as an API key, and hold its answer to the rules of
+        ``thinking``.
 
         Raises before anything runs: RequestError, ContextLengthExceeded with both numbers, Overloaded when too many
         requests are unfinished, EngineUnavailable while there is no engine.
         """
-        choices = self.submit_choices(
+        asked = self.submit_choices(
             prompt_token_ids, [sampling], thinking=thinking, marks=marks, background=background, owner=owner
         )
-        return choices[0]
+        return asked[0]
 
     def submit_choices(
         self,

@@ -67,7 +67,7 @@ def _disk(config: EngineConfig, files: ModelFiles, resolved: Resolved) -> DiskTi
     """The disk tier, where there is a folder for it. Raises UsageError where that cannot be written."""
     if config.cache_dir is None:
         return None
-    computed_by = (resolved.dtype, resolved.isa, config.quantization, config.page_size)
+    computed_by = (resolved.dtype, config.kv_cache_dtype, resolved.isa, config.quantization, config.page_size)
     folder = Path(config.cache_dir).expanduser()
     return DiskTier(folder, identity(files, computed_by), config.cache_dir_size or DEFAULT_DISK, config.page_size)
 
@@ -106,7 +106,7 @@ def assemble(
     Call it on the thread that will step the engine: torch keeps the number of threads per calling thread.
     """
     torch.set_num_threads(resolved.threads)
-    spec = CacheSpec.of(model, resolved.dtype)
+    spec = CacheSpec.of(model, resolved.dtype, config.kv_cache_dtype)
     page_bytes = max(1, spec.token_bytes * config.page_size)
     policy = PrefixPolicy(resolved.num_snapshots, state_pages=spec.sequence_bytes / page_bytes)
     num_slots = resolved.max_num_seqs + (policy.limit if policy.state_pages else 0)
