@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 
 from qwench.bench.rows import Row
 from qwench.bench.subject import Choice, Subject, build
@@ -22,7 +23,7 @@ from qwench.engine.request import Request, SamplingParams, Status
 
 STREAM_DEPTH = 128  # tokens that every stream remembers
 MARGIN = 1200  # tokens read beyond the last depth while it is measured
-ALONE_STEPS, AMONG_STEPS, USUAL_STEPS = 2, 30, 12
+ALONE_STEPS, AMONG_STEPS, USUAL_STEPS = 2, 30, 15
 Clock = Callable[[], float]
 
 
@@ -50,6 +51,7 @@ class Fairness:
 def rows(subject: Subject, prompt: int, streams: int, depths: Sequence[int], clock: Clock) -> list[Fairness]:
     """What a prompt of ``prompt`` tokens costs streams and is cost by them, at each of ``depths`` of it."""
     subject.engine.clock = clock
+    subject.engine.scheduler.turns.pace.patience = inf  # alone it is read in whole chunks
     return [_at(subject, prompt, streams, depth, clock) for depth in depths]
 
 

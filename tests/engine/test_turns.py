@@ -98,7 +98,7 @@ def test_a_background_prompt_stretches_gaps_less() -> None:
 
 def test_what_a_token_costs_is_known_by_depth() -> None:
     """After a short prompt, whose tokens are cheap, a deep one is not read in pieces as large."""
-    machine = Machine(each=1e-4, deep=1000)
+    machine = Machine(each=2e-4, deep=4000)
     engine = engine_on(machine)
     ask(engine, 0, 50, 10**6)
     for number in range(1, 5):

@@ -28,6 +28,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.seconds_per_answer = 0.0  # of the engine's work, between the ends of two answers
+        self.patience = PATIENCE
         self._usual: dict[int, deque[float]] = {}  # seconds of steps without prompts, by the magnitude of streams
         self._unchecked = 0  # steps since the last of those
         self._each: dict[tuple[bool, int], float] = {}  # seconds per prompt token: among streams or not, by depth
@@ -64,7 +65,7 @@ class Pace:
     def time(self, streams: int, stretch: float) -> float:
         """Seconds that a step may spend on prompts. None at all where it is to show what is usual."""
         if not streams:
-            return PATIENCE
+            return self.patience
         usual = self.usual(streams)
         return 0.0 if usual is None or self._unchecked >= RECHECK else (stretch - 1) * usual
 
@@ -120,7 +121,7 @@ class Turns:
         each = self.pace.each(self._streams, request.computed)
         if each is None:  # a guess, unless nobody waits
             return min(most, 2 * LEAST) if self._streams else most
-        return min(most, max(0 if self._shared else LEAST, int(self._left / each)))
+        return min(most, max(0 if self._shared else LEAST, int(min(most, self._left / each))))
 
     def read(self, request: Request, count: int, readers: Collection[Request]) -> None:
         """``request``, one of ``readers``, reads ``count`` tokens in this step."""
