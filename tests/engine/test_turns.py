@@ -4,7 +4,7 @@ equal shares. On a machine without a model, whose steps take the time a formula 
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -145,8 +145,7 @@ def test_nobody_starves_however_many_short_prompts_come(seed: int) -> None:
 
 
 def play(seed: int) -> None:
-    """A random schedule: at every step each stream gets its token; whoever is done was passed by no more than is fair;
-    keys that always had something to read had equal shares."""
+    """A random schedule: each stream gets its token in every step; who is done was passed by no more than is fair."""
     rng = random.Random(seed)
     machine = Machine(rng.uniform(0.001, 0.05), rng.uniform(1e-4, 5e-3), rng.choice([500, 10**6]), noise=0.1)
     most = rng.choice([16, 64, 512])
@@ -154,7 +153,6 @@ def play(seed: int) -> None:
     owners = ["", "a", "b", "c"][: rng.randint(1, 4)]
     begun: dict[Request, tuple[int, int]] = {}  # what was read before it came, and what its key's older ones lack
     asked: list[tuple[Request, Listener]] = []
-    read, busy = Counter[str](), defaultdict[str, int](int)
 
     def unread(owner: str) -> int:
         return sum(each.unread for each, _ in asked if each.owner == owner and not each.num_generated)
@@ -168,21 +166,10 @@ def play(seed: int) -> None:
             begun[request] = engine.counters.prompt_tokens, older
             asked.append((request, listener))
         live = {each for each in engine.scheduler.running if each.missing == 1}
-        backlog = {owner for owner in owners if unread(owner)}
         if not engine.step():
             continue
         _, step = machine.steps[-1]
         assert live <= {row.request for row in step.rows}
-        for row in step.rows:
-            if row.count > 1:
-                read[row.request.owner] += row.count
-        for owner in owners:
-            busy[owner] = busy[owner] + 1 if owner in backlog and unread(owner) else 0
-            if not busy[owner]:
-                read[owner] = max(read.values(), default=0)
-        waiting = [read[owner] for owner in owners if busy[owner]]
-        if min(busy.values()) and waiting:
-            assert max(waiting) - min(waiting) <= 2 * most + 300
         for request in [each for each in begun if each.num_generated]:
             before, older = begun.pop(request)
             passed = engine.counters.prompt_tokens - before
@@ -212,11 +199,34 @@ def test_a_key_with_one_short_prompt_does_not_wait_behind_another_keys_queue() -
         ask(engine, number, 200, 1, "busy")
     for _ in range(5):
         engine.step()
-    _, listener = ask(engine, 99, 100, 1, "quiet")
+    _, listener = ask(engine, 99, 400, 1, "quiet")
     before = engine.counters.prompt_tokens
     while not listener.reason:
         engine.step()
-    assert engine.counters.prompt_tokens - before <= 2 * 100 + 64
+    assert engine.counters.prompt_tokens - before <= 2 * 400 + 64
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_keys_that_all_have_much_to_read_read_equally(seed: int) -> None:
+    rng = random.Random(seed)
+    machine = Machine(rng.uniform(0.001, 0.05), rng.uniform(1e-4, 5e-3), noise=0.1)
+    most = rng.choice([16, 64, 512])
+    engine = engine_on(machine, max_step_tokens=most, slots=200)
+    ask(engine, 0, 5, 10**6)
+    for _ in range(5):
+        engine.step()
+    left = Counter[str]()
+    for number in range(1, 120):
+        owner = rng.choice("aabc")
+        length = rng.randint(20, 60) if owner == "a" else rng.randint(100, 400)
+        ask(engine, number, length, 1, owner)
+        left[owner] += length
+    read = dict.fromkeys("abc", 0)
+    while all(left[owner] - read[owner] > 400 for owner in "abc"):
+        engine.step()
+        for row in machine.steps[-1][1].rows:
+            read[row.request.owner or "a"] += row.count if row.count > 1 else 0
+        assert max(read.values()) - min(read.values()) <= 2 * most
 
 
 @pytest.mark.parametrize("seed", range(40))
