@@ -14,7 +14,7 @@ from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
 from qwench.engine.core import MAX_FAILURES_IN_A_ROW
 from qwench.engine.request import SamplingParams, Vocabulary
-from qwench.errors import ContextLengthExceeded, EngineUnavailable, RequestError
+from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, RequestError
 from tests.engine.ledger import VOCABULARY, ledger_answer, ledger_engine
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
@@ -276,3 +276,30 @@ def test_closing_does_not_wait_for_the_load(folder: Path) -> None:
     go_on.set()
     closing.join(30)
     assert "closed while it was loading" in client.status().message
+
+
+def test_a_full_queue_says_when_to_come_back_and_leaves_room_for_other_keys(folder: Path) -> None:
+    client = LedgerClient(EngineConfig(model=str(folder), max_queue=8))
+    client.start(Vocabulary(VOCABULARY, frozenset()))
+    client.wait_ready(30)
+    assert len(answer(client, [1, 2, 3])) == 12
+    long = SamplingParams(temperature=0, max_tokens=150)
+    mine = [client.submit([1, 2], long, owner="a") for _ in range(6)]
+    with pytest.raises(Overloaded, match="this key has 6 unfinished requests"):
+        client.submit([1, 2], long, owner="a")
+    others = [client.submit([1, 2], GREEDY, owner=owner) for owner in "bc"]
+    with pytest.raises(Overloaded, match="8 requests are unfinished, and the server takes 8") as refused:
+        client.submit([1, 2], GREEDY)
+    assert 0 < refused.value.retry_after < 60
+    for generation in [*mine, *others]:
+        generation.abort()
+        assert list(generation)[-1].finish_reason is not None
+    assert len(answer(client, [1, 2, 3])) == 12
+    client.close()
+
+
+def test_progress_is_known_to_every_thread(client: LedgerClient) -> None:
+    generation = client.submit([7] * 100, GREEDY)
+    seen = [generation.prompt_done for _ in generation]
+    assert seen == sorted(seen)
+    assert seen[-1] == generation.prompt_done == 100

@@ -35,6 +35,7 @@ class ScriptedEngine(EngineClient):
         self.rules: list[ThinkingRules | None] = []
         self.told_to_answer: set[int] = set()
         self.prompts: list[str] = []
+        self.owners: list[str] = []
         self.computed = 0  # tokens of every prompt that are read
 
     def become(self, status: EngineStatus) -> None:
@@ -49,9 +50,11 @@ class ScriptedEngine(EngineClient):
         choices: Sequence[SamplingParams],
         *,
         thinking: ThinkingRules | None = None,
+        owner: str = "",
         **more: Any,
     ) -> list[Generation]:
         self.rules += [thinking] * len(choices)
+        self.owners.append(owner)
         return [self._answer(prompt_token_ids, sampling) for sampling in choices]
 
     def _answer(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:

@@ -215,6 +215,11 @@ class Request:
         return len(self.token_ids) - self.computed
 
     @property
+    def is_live(self) -> bool:
+        """Whether it is generating: it has one token to compute, or the few that were put into its answer at once."""
+        return self.missing == 1 or self.computed >= self.prompt_len
+
+    @property
     def unread(self) -> int:
         """How many tokens it will take to compute, as far as can be told."""
         return len(self.token_ids) - (self.computed or self.expected)

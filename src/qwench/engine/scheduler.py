@@ -167,10 +167,10 @@ class Scheduler:
     def schedule(self) -> Step:
         """The next step; empty only if there is nothing to do."""
         rows = [
-            StepRow(request, request.computed, 1)
+            StepRow(request, request.computed, self._chunk(request, request.missing))
             for request in list(self.running)
             # An older row's growth may have preempted this one.
-            if request.status is Status.RUNNING and request.missing == 1 and self._grow(request)
+            if request.status is Status.RUNNING and request.is_live and self._grow(request)
         ]
         rows = [row for row in rows if row.request.status is Status.RUNNING]
         fresh = self._read(rows)
@@ -180,7 +180,7 @@ class Scheduler:
     def _read(self, rows: list[StepRow]) -> list[int]:
         """Add to the ``rows`` of streams those of prompts whose turn it is; the slots of those that begin anew."""
         budget = self.max_step_tokens - len(rows)
-        readers = [request for request in self.running if request.missing > 1]
+        readers = [request for request in self.running if not request.is_live]
         if len(self.running) < self.max_running:
             readers += self.waiting
         fresh: list[int] = []
@@ -194,6 +194,8 @@ class Scheduler:
                 assert request.state_slot is not None
                 fresh.append(request.state_slot)
             count = self._chunk(request, self.turns.may_read(request, budget))
+            if not count:
+                break
             self.turns.read(request, count, readers)
             readers.remove(request)
             rows.append(StepRow(request, request.computed, count))
@@ -202,8 +204,8 @@ class Scheduler:
 
     def took(self, step: Step, seconds: float) -> None:
         """``step`` took so long: the next ones are measured by it."""
-        streams = sum(row.count == 1 for row in step.rows)
-        self.turns.pace.took(seconds, streams, [(row.count, row.start) for row in step.rows if row.count > 1])
+        reads = [(row.count, row.start) for row in step.rows if not row.request.is_live]
+        self.turns.pace.took(seconds, len(step.rows) - len(reads), reads)
 
     def commit(self, step: Step, results: Sequence[RowResult]) -> Iterator[tuple[Request, TokenEvent]]:
         """Write the step's outcome into its requests, finish those that are done, and tell what happened.
@@ -268,8 +270,8 @@ class Scheduler:
         return kept
 
     def next_up(self) -> Request | None:
-        """The request that is admitted next, if there is room for one more."""
-        return self.waiting[0] if self.waiting and len(self.running) < self.max_running else None
+        """The request that is probably admitted next, if there is room for one more."""
+        return self.turns.first(self.waiting) if self.waiting and len(self.running) < self.max_running else None
 
     def adopt(self, request: Request, position: int) -> tuple[Snapshot, int] | None:
         """A snapshot after ``position`` tokens of a waiting request, and how many of its pages are filled already; the
@@ -287,6 +289,7 @@ class Scheduler:
         adopted = None
         if own is not None:
             adopted, _ = self.cache.keep(token_ids, pages, background=request.background, instead=None, must=True)
+            request.expected = position
         self.pages.release(pages)
         return (adopted, whole) if adopted else None
 
@@ -393,11 +396,11 @@ class Scheduler:
         return max(request.prompt_logprobs_told - 1, 0)
 
     def _grow(self, request: Request) -> bool:
-        """Give the request pages for one more token, preempting the youngest (abandoned ones first) until there are.
+        """Give the request pages for all its tokens, preempting the youngest (abandoned ones first) until there are.
 
         False if it was the request itself that had to go.
         """
-        needed = self._pages_for(request.computed + 1) - len(request.pages)
+        needed = self._pages_for(len(request.token_ids)) - len(request.pages)
         while needed > 0:
             alone = len(self.running) == 1
             pages = self.cache.take_pages(needed, background=request.background and not alone, pinned=alone)

@@ -13,7 +13,7 @@ from statistics import median
 
 from qwench.engine.request import Request
 
-STRETCH = 2.7  # a step with prompt tokens against one without: below the 3 we promise, for what an estimate is off by
+STRETCH = 2.6  # a step with prompt tokens against one without: below the 3 we promise, for what an estimate is off by
 IDLE_STRETCH = 1.5  # the same where only background prompts are read
 PATIENCE = 1.0  # seconds of a step where nobody waits for a token: so long it takes to notice that a client left
 LEAST = 8  # prompt tokens of a step, whatever they cost: nobody waits for ever
@@ -28,6 +28,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.seconds_per_answer = 0.0  # of the engine's work, between the ends of two answers
+        self.patience = PATIENCE
         self._usual: dict[int, deque[float]] = {}  # seconds of steps without prompts, by the magnitude of streams
         self._unchecked = 0  # steps since the last of those
         self._each: dict[tuple[bool, int], float] = {}  # seconds per prompt token: among streams or not, by depth
@@ -43,11 +44,11 @@ class Pace:
             self._unchecked = 0
             return
         self._unchecked += 1
-        usual = self.usual(streams) or 0.0
-        each = max(seconds - usual, seconds / 10) / tokens  # a step among others may be short by chance
-        place = (streams > 0, _magnitude(max(counts)[1]))
-        known = self._each.get(place, each)
-        self._each[place] = known + SWIFTNESS * (min(each, 2 * known) - known)
+        spent = max(seconds - (self.usual(streams) or 0.0), seconds / 10)  # a step may be short by chance
+        guesses = [self.each(streams, depth) or spent / tokens for _, depth in counts]
+        off = spent / sum(count * guess for (count, _), guess in zip(counts, guesses, strict=True))
+        for (_, depth), guess in zip(counts, guesses, strict=True):
+            self._each[streams > 0, _magnitude(depth)] = guess + SWIFTNESS * guess * (min(off, 2) - 1)
 
     def ended(self) -> None:
         """An answer is over."""
@@ -64,7 +65,7 @@ class Pace:
     def time(self, streams: int, stretch: float) -> float:
         """Seconds that a step may spend on prompts. None at all where it is to show what is usual."""
         if not streams:
-            return PATIENCE
+            return self.patience
         usual = self.usual(streams)
         return 0.0 if usual is None or self._unchecked >= RECHECK else (stretch - 1) * usual
 
@@ -90,10 +91,11 @@ class Turns:
         self._owed: dict[str, float] = {}  # tokens that each owner's oldest prompt should have been read by now
         self._left = 0.0  # seconds of this step
         self._streams = 0
+        self._shared = False  # somebody reads in this step already
 
     def begin(self, streams: int, readers: Collection[Request]) -> None:
         """A step with the tokens of ``streams`` begins, and ``readers`` have prompts to read."""
-        self._streams = streams
+        self._streams, self._shared = streams, False
         idle = all(request.background for request in readers)
         self._left = self.pace.time(streams, IDLE_STRETCH if idle else STRETCH)
         present = {request.owner for request in readers}
@@ -104,25 +106,28 @@ class Turns:
 
     def next(self, readers: Collection[Request]) -> Request | None:
         """Whose turn it is; None when the step's time is spent, or nobody has anything to read."""
-        if self._left <= 0 or not readers:
-            return None
-        owner = min(readers, key=lambda each: (self._served[each.owner], each.arrival)).owner
+        return self.first(readers) if self._left > 0 and readers else None
+
+    def first(self, readers: Collection[Request]) -> Request:
+        """Who of ``readers`` goes first, whether or not the step has time for it."""
+        owner = min(readers, key=lambda each: (self._served.get(each.owner, self._level), each.arrival)).owner
         own = [each for each in readers if each.owner == owner]
         if self._owed.get(owner, 0) > 0:
             return min(own, key=lambda each: each.arrival)
         return min(own, key=lambda each: (each.background, not each.num_generated, each.unread, each.arrival))
 
     def may_read(self, request: Request, most: int) -> int:
-        """How many tokens of its prompt, at most ``most``, the step has time for; a few in any case."""
+        """How many tokens of its prompt, at most ``most``, the step has time for; a few for whoever is first."""
         each = self.pace.each(self._streams, request.computed)
         if each is None:  # a guess, unless nobody waits
             return min(most, 2 * LEAST) if self._streams else most
-        return min(most, max(LEAST, int(self._left / each)))
+        return min(most, max(0 if self._shared else LEAST, int(min(most, self._left / each))))
 
     def read(self, request: Request, count: int, readers: Collection[Request]) -> None:
         """``request``, one of ``readers``, reads ``count`` tokens in this step."""
         each = self.pace.each(self._streams, request.computed)
-        self._left -= self._left if each is None else max(LEAST, count) * each
+        self._left -= self._left if each is None else count * each
+        self._shared = True
         self._served[request.owner] += count
         own = [other for other in readers if other.owner == request.owner]
         owed = self._owed.get(request.owner, 0.0)
