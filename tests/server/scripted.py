@@ -50,8 +50,10 @@ class ScriptedEngine(EngineClient):
         choices: Sequence[SamplingParams],
         *,
         thinking: ThinkingRules | None = None,
+        background: bool = False,
         **more: Any,
     ) -> list[Generation]:
+        self.background = background
         self.rules += [thinking] * len(choices)
         return [self._answer(prompt_token_ids, sampling) for sampling in choices]
 

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for any free one (8000)")
     parser.add_argument("--api-key", metavar="KEY", help=f"ask clients for this key (or set {KEY_VARIABLE})")
     parser.add_argument("--allow-no-key", action="store_true", help="let other machines in without a key")
+    parser.add_argument("--keep-noise", action="store_true", help="leave clients' billing lines in system prompts")
     parser.add_argument("--served-name", metavar="NAME", help="the name clients send as `model`")
     add_engine_flags(parser)
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     config = engine_config(args)
     with bind(args.host, args.port) as listener:
         client = EngineClient(config)
-        text = ModelText(client.files, client.model)
+        text = ModelText(client.files, client.model, keeps_noise=args.keep_noise)
         names = served_names(args.model, args.served_name)
         app = build_app(client, text, ServerSettings(names=names, api_key=key))
         where = url(args.host, listener.getsockname()[1])

@@ -163,8 +163,14 @@ class Answer:
         try:
             for prompt in prepared.prompts:
                 each = [sampling.for_choice(number) for number in range(sampling.n)]
-                marks, rules = prompt.layout.marks, prepared.rules
-                for generation in client.submit_choices(prompt.token_ids, each, thinking=rules, marks=marks):
+                generations = client.submit_choices(
+                    prompt.token_ids,
+                    each,
+                    thinking=prepared.rules,
+                    marks=prompt.layout.marks,
+                    background=prepared.background,
+                )
+                for generation in generations:
                     self.choices.append(Choice(len(self.choices), prompt, text, prepared, generation))
         except QwenchError:
             self.abort()
