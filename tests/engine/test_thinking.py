@@ -87,15 +87,16 @@ def test_the_bounds_hold_whatever_is_drawn() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_bounds_hold_whatever_is_drawn_in_thousands_of_ways() -> None:
-    for seed in range(400, 40_000):
+    for seed in range(400, 12_000):
         hold(seed)
 
 
 def hold(seed: int) -> None:
     rng = random.Random(seed)
     budget = rng.choice((None, 0, 1, 5, 64, 300, rng.randrange(2000)))
-    room = rng.choice((3, 4, 5, 8, 20, 60, 500, rng.randint(3, 3000)))
+    room = rng.choice((2, 3, 4, 5, 8, 20, 60, 500, rng.randint(3, 3000)))
     opened = rng.random() < 0.6
     rules = replace(RULES, budget=budget, open=opened, may_open=not opened and rng.random() < 0.6)
     run = Run(rules, room, adversary(seed), seed, rank=lambda rng: rng.choice((1, TOP_RANK, None, None)))

@@ -45,7 +45,7 @@ def random_fields(rng: random.Random, text: ModelText) -> dict[str, Any]:
     wanted = rng.sample([*(text.tokenizer.id_of(name) for name in strange), *text.tokenizer.encode("\n")], 2)
     return {
         **rng.choice(SWITCHES),
-        "max_tokens": rng.choice((3, 5, 9, 24, 60, 100)),
+        "max_tokens": rng.choice((2, 3, 5, 9, 24, 60, 100)),
         "n": rng.choice((1, 1, 3)),
         "temperature": rng.choice((0, 0.7, 1.5)),
         "seed": rng.randrange(1000),
@@ -66,7 +66,7 @@ def check(body: dict[str, Any], told: dict[str, Any]) -> None:
     assert told["usage"]["completion_tokens_details"]["reasoning_tokens"] == thought
 
 
-def test_no_answer_of_three_tokens_or_more_is_empty_streaming_or_not(http: httpx.Client, text: ModelText) -> None:
+def test_no_answer_of_two_tokens_or_more_is_empty_streaming_or_not(http: httpx.Client, text: ModelText) -> None:
     for seed in range(40):
         body = {"model": NAME, "messages": HELLO, **random_fields(random.Random(seed), text)}
         whole = post(http, **body).json()
@@ -76,16 +76,16 @@ def test_no_answer_of_three_tokens_or_more_is_empty_streaming_or_not(http: httpx
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_no_answer_is_empty_in_thousands_of_requests(http: httpx.Client, text: ModelText) -> None:
     for seed in range(1000, 3000):
         body = {"model": NAME, "messages": HELLO, **random_fields(random.Random(seed), text)}
         check(body, post(http, **body).json())
 
 
-def test_only_an_answer_of_fewer_tokens_may_say_nothing_and_then_says_length(http: httpx.Client) -> None:
-    for limit in (1, 2):
-        (choice,) = post(http, enable_thinking=True, max_tokens=limit).json()["choices"]
-        assert choice["message"]["content"] or choice["finish_reason"] == "length"
+def test_only_an_answer_of_one_token_may_say_nothing_and_then_says_length(http: httpx.Client) -> None:
+    (choice,) = post(http, enable_thinking=True, max_tokens=1).json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
 
 
 def test_what_was_understood_is_echoed_and_presets_follow_the_mode(http: httpx.Client, text: ModelText) -> None:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from qwench.engine.thinking import Closing
+from qwench.engine.thinking import Closing, Thought
 from qwench.errors import RequestError
 from qwench.text.model import ModelText
 from qwench.text.presets import SMALL_BUDGETS
@@ -178,10 +178,12 @@ def test_a_wish_that_a_model_cannot_meet_is_a_warning_and_a_switch_an_error(tmp_
         text.chat_prompt(USER, thinking=read_thinking({"think": True}))
 
 
-def test_a_budget_of_0_closes_a_block_that_the_template_always_opens(tmp_path: Path) -> None:
+def test_off_closes_a_block_that_the_template_always_opens(tmp_path: Path) -> None:
     text = model(tmp_path, template="<|im_start|>assistant\n<think>\n")
-    prompt = text.chat_prompt(USER, thinking=read_thinking({"thinking_budget": 0}))
-    assert (prompt.rules.open, prompt.rules.budget, prompt.rules.window) == (True, 0, 0)
+    for spelling in ({"thinking_budget": 0}, {"enable_thinking": False}, {"reasoning_effort": "none"}):
+        prompt = text.chat_prompt(USER, thinking=read_thinking(spelling))
+        assert (prompt.thinks, prompt.rules.open, prompt.rules.budget, prompt.rules.window) == (False, True, 0, 0)
+        assert Thought(prompt.rules, 1000).take(5) == prompt.rules.bare  # no sentence about something that was not
 
 
 def test_blank_ids_are_those_that_say_nothing(tmp_path: Path) -> None:

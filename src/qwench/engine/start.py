@@ -37,7 +37,7 @@ DEFAULT_DISK = 8 * 2**30
 # The operator's choices that leave a state's bits alone; of any other it is assumed that they do not.
 INDIFFERENT = (
     *("model", "device", "dtype", "max_model_len", "max_num_seqs", "memory", "seed", "max_step_tokens", "offline"),
-    *("gpu_memory_utilization", "prefix_cache", "cache_dir", "cache_dir_size"),
+    *("gpu_memory_utilization", "prefix_cache", "cache_dir", "cache_dir_size", "max_queue", "on_disconnect"),
 )
 MATRICES = ("table", "matrix", "experts")
 
@@ -112,7 +112,7 @@ def assemble(
     Call it on the thread that will step the engine: torch keeps the number of threads per calling thread.
     """
     torch.set_num_threads(resolved.threads)
-    spec = CacheSpec.of(model, resolved.dtype)
+    spec = CacheSpec.of(model, resolved.dtype, config.kv_cache_dtype)
     page_bytes = max(1, spec.token_bytes * config.page_size)
     policy = PrefixPolicy(resolved.num_snapshots, state_pages=spec.sequence_bytes / page_bytes)
     num_slots = resolved.max_num_seqs + (policy.limit if policy.state_pages else 0)
@@ -130,6 +130,7 @@ def assemble(
         page_size=config.page_size,
         max_step_tokens=config.max_step_tokens,
         policy=policy,
+        finish_abandoned=config.on_disconnect == "finish",
     )
     kernels = make_kernels(resolved.isa, resolved.threads)
     with memory_for("weights", "take a smaller model, a smaller dtype or a quantization"):

@@ -82,7 +82,8 @@ class Thought:
         self._said = rules.begun
         self._asked = False
         self._loops = LoopDetector()
-        self._state = _State.THINKING if rules.open else _State.MAY_OPEN if rules.may_open else _State.ANSWER
+        may_open = rules.may_open and rules.budget != 0
+        self._state = _State.THINKING if rules.open else _State.MAY_OPEN if may_open else _State.ANSWER
         self._set_room(room)
 
     def _set_room(self, room: int) -> None:

@@ -99,8 +99,8 @@ class ModelText:
         """Messages as clients send them -> prompt. Raises RequestError or TemplateError.
 
         ``variables`` are the request's chat_template_kwargs, of which those that ``thinking`` was read from are left
-        out. A thinking switch that the template does not have is refused, because nothing would come of it; the mere
-        wish to think is answered with a warning.
+        out. Where the template always opens the block, off means that the engine closes it at once. Thinking that the
+        template does not have is refused if a switch insists, because nothing would come of it, else warned about.
         """
         thinking = thinking or ThinkingPlan()
         more = {name: value for name, value in (variables or {}).items() if f"chat_template_kwargs.{name}" not in KNOWN}
@@ -116,36 +116,34 @@ class ModelText:
             clean, tools=tools, add_generation_prompt=add_generation_prompt, enable_thinking=switch, variables=more
         )
         opened = prompt_opens_thinking(text)
-        if switch is not None and add_generation_prompt and not self.chat.can_think and switch != opened:
-            always = "always thinks" if opened else "has no thinking mode"
-            raise RequestError(
-                f"enable_thinking is {switch}, but this model's chat template {always}; leave it out.",
-                param="enable_thinking",
-            )
         may_think = self.chat.will_think(text)
+        source = next(iter(thinking.sources), "enable_thinking")
+        if thinking.enabled and not may_think:
+            if switch and add_generation_prompt:
+                raise RequestError(
+                    f"{source} asks for thinking, but this model's chat template has no thinking mode; leave it out.",
+                    param=source,
+                )
+            warnings.append(f"{source}: no effect, this model has no thinking mode")
         asked = soft_switch(clean)
-        thinks = may_think and (opened or not self._obeys_soft_switch or asked is not False)
         if asked is not None and not self._obeys_soft_switch:
             warnings.append("messages: this model does not know /think and /no_think, send enable_thinking")
-        if thinking.enabled and not may_think:
-            warnings.append(f"{thinking.sources[0]}: no effect, this model has no thinking mode")
-        rules = self._rules(thinking, opened, may_think, begun=not add_generation_prompt)
+        silenced = thinking.enabled is False or (asked is False and self._obeys_soft_switch and not opened)
+        rules = self._rules(thinking, opened=opened, may_think=may_think, begun=not add_generation_prompt)
+        thinks = may_think and not silenced
         return ChatPrompt(text, self.tokenizer.encode(text), opened, thinks, rules, tuple(warnings))
 
-    def _rules(self, plan: ThinkingPlan, opened: bool, may_think: bool, *, begun: bool) -> ThinkingRules:
+    def _rules(self, plan: ThinkingPlan, *, opened: bool, may_think: bool, begun: bool) -> ThinkingRules:
         """What the engine holds the answer to."""
         shared = self._shared_rules
-        budget = self.presets.thinking_budget if plan.budget is None else plan.budget
         if shared.close_id is None:
             return replace(shared, begun=begun)
-        return replace(
-            shared,
-            sentence=closing_ids(plan.sentence, self.tokenizer) if plan.sentence else shared.sentence,
-            budget=None if budget == UNBOUNDED else budget,
-            open=opened,
-            may_open=may_think and not opened,
-            begun=begun,
-        )
+        budget = self.presets.thinking_budget if plan.budget is None else plan.budget
+        rules = replace(shared, open=opened, may_open=may_think and not opened, begun=begun)
+        if plan.enabled is False:  # a block that the template has opened all the same: an empty one
+            return replace(rules, budget=0, sentence=shared.bare)
+        sentence = closing_ids(plan.sentence, self.tokenizer) if plan.sentence else shared.sentence
+        return replace(rules, budget=None if budget == UNBOUNDED else budget, sentence=sentence)
 
     @cached_property
     def _shared_rules(self) -> ThinkingRules:
