@@ -267,9 +267,10 @@ class Scheduler:
         kept, self._kept = self._kept, []
         return kept
 
-    def next_up(self) -> Request | None:
-        """The request that is admitted next, if there is room for one more."""
-        return self.waiting[0] if self.waiting and len(self.running) < self.max_running else None
+    def unsought(self) -> list[Request]:
+        """Waiting requests that were not looked for on disk yet, as many as could run now."""
+        room = self.max_running - len(self.running)
+        return [request for request in self.waiting if not request.sought][:room] if room > 0 else []
 
     def adopt(self, request: Request, position: int) -> tuple[Snapshot, int] | None:
         """A snapshot after ``position`` tokens of a waiting request, and how many of its pages are filled already; the
