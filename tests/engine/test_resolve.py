@@ -83,7 +83,7 @@ def test_the_start_lines_say_what_was_quantised_how(model: ModelConfig) -> None:
     )
     lines = [str(next(choice for choice in each.choices if choice.name == "weights")) for each in (plain, q4)]
     assert lines[0] == "weights 1.40 GiB, 16.00 bits each: bfloat16 100% (as stored)"
-    assert lines[1] == "weights 486.8 MiB, 5.43 bits each: q4 55%, q6 39%, q5 6% (q4 as asked)"
+    assert lines[1] == "weights 491.2 MiB, 5.48 bits each: q4 55%, q6 39%, q5 6% (q4 as asked)"
 
 
 def test_what_is_not_loaded_is_listed() -> None:

@@ -128,7 +128,7 @@ def test_every_declared_dependency_is_imported_and_every_import_declared() -> No
     declared = {_name(line) for line in project["dependencies"]}
     trained = {_name(line) for line in project["optional-dependencies"]["train"]}
     came_along = {"starlette"}  # part of fastapi's own interface
-    compared = {"gguf", "transformers"}  # what a comparison with other engines needs; without them it says so
+    compared = {"gguf", "transformers", "vllm"}  # what a comparison with other engines needs; without them it says so
     run_time, training = set[str](), set[str]()
     optional = {"weights.gguf": {"gguf"}}  # code books of types that are converted; without it they are refused by name
     for path in files(PACKAGE, "*.py"):
