@@ -1,4 +1,4 @@
-# The whole interface of a developer: make demo · test · test-slow · oracle · check · bench · llama.cpp · clean.
+# The whole interface of a developer: make demo · test · test-slow · oracle · check · bench · bench-cache · llama.cpp · clean.
 # Every target creates .venv itself and installs again only when what is installed changed (Python code is read in place).
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ NATIVE := $(wildcard csrc/* csrc/*/*.*)
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow oracle check format bench llama.cpp clean
+.PHONY: help demo test test-slow oracle check format bench bench-cache llama.cpp clean
 
 help:
 	@echo "make demo       install, then see the embedded model answer, think and call a tool"
@@ -23,6 +23,7 @@ help:
 	@echo "make check      what CI runs: format, lint, types, tests"
 	@echo "make format     put the code into its format"
 	@echo "make bench      Qwench beside the machine's limits and beside other engines, in turns"
+	@echo "make bench-cache what conversations read again, beside llama.cpp's server"
 	@echo "make llama.cpp  build the engine that make bench compares with, from PyPI's source"
 	@echo "make clean      remove .venv and caches"
 
@@ -54,6 +55,9 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python bench/suite.py $(SUITE)
+
+bench-cache: $(VENV)/.installed-dev
+	$(BIN)/python bench/cache.py
 
 llama.cpp:
 	@PYTHON=$(PYTHON) tools/build_llama.sh

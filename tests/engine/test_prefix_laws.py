@@ -112,7 +112,7 @@ def play(seed: int, *, state_pages: float = 2.0, folder: Path | None = None) -> 
         near=rng.choice([1, 2, 4]),
     )
     if folder is not None:
-        disk = DiskTier(folder, bytes(31) + bytes([state_pages > 0]), rng.choice([4000, 10**6]), 4)
+        disk = DiskTier(folder, bytes([state_pages > 0]) + bytes(31), 50_000, 4)
         engine.shelf = Shelf(disk, engine.scheduler, engine.runner)  # type: ignore[arg-type]
     session = Session(rng, engine, stateful=state_pages > 0)
     for _ in range(rng.randint(2, 14)):

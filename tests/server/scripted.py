@@ -51,8 +51,10 @@ class ScriptedEngine(EngineClient):
         *,
         thinking: ThinkingRules | None = None,
         owner: str = "",
+        background: bool = False,
         **more: Any,
     ) -> list[Generation]:
+        self.background = background
         self.rules += [thinking] * len(choices)
         self.owners.append(owner)
         return [self._answer(prompt_token_ids, sampling) for sampling in choices]

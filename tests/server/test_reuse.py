@@ -9,7 +9,8 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from tests.server.conftest import NAME
+from tests.server.conftest import NAME, Start
+from tests.server.scripted import answering
 
 GREEDY: dict[str, Any] = {"model": NAME, "temperature": 0, "max_tokens": 3}
 
@@ -66,6 +67,22 @@ def test_marks_of_the_client_are_understood_and_kept(http: httpx.Client) -> None
     answer = http.post("/v1/chat/completions", json={**GREEDY, "messages": asked})
     assert answer.status_code == 200
     assert "cache mark" not in answer.headers.get("x-qwench-warnings", "")
+
+
+def test_what_nobody_goes_on_from_is_told_to_the_engine(scripted: Start) -> None:
+    engine, http = scripted(answering("Hello"))
+    hello, errand = "What is the answer?", "### Task:\nSuggest a title for this chat."
+    for content, tier, expected in (
+        (hello, None, False),
+        (hello, "flex", True),
+        (hello, "auto", False),
+        (errand, None, True),
+    ):
+        body = {"messages": [{"role": "user", "content": content}], "service_tier": tier}
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+        assert engine.background == expected
+    http.post("/v1/completions", json={"prompt": hello, "service_tier": "flex"})
+    assert engine.background
 
 
 def metrics(http: httpx.Client) -> dict[str, float]:

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     key = f"ask clients for this key (or set {KEY_VARIABLE}); given several times, keys share the engine equally"
     parser.add_argument("--api-key", metavar="KEY", action="append", help=key)
     parser.add_argument("--allow-no-key", action="store_true", help="let other machines in without a key")
+    parser.add_argument("--keep-noise", action="store_true", help="leave clients' billing lines in system prompts")
     parser.add_argument("--served-name", metavar="NAME", help="the name clients send as `model`")
     parser.add_argument(
         "--max-queue", type=int, default=1024, metavar="N", help="requests at a time; more get 429 (1024)"
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         from qwench.server.service import ServerSettings
         from qwench.text.model import ModelText
 
-        text = ModelText(client.files, client.model)
+        text = ModelText(client.files, client.model, keeps_noise=args.keep_noise)
         names = served_names(args.model, args.served_name)
         app = build_app(client, text, ServerSettings(names=names, api_keys=keys))
         where = url(args.host, listener.getsockname()[1])

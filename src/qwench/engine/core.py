@@ -14,6 +14,7 @@ from qwench.engine.shelf import Shelf
 
 Deliver = Callable[[TokenEvent], None]
 MAX_FAILURES_IN_A_ROW = 3
+MAX_CHECKED = 100_000  # shares of pages; to count more takes longer than a request that comes now should wait
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ class Engine:
     def step(self) -> bool:
         """One turn of the loop. False if there was nothing to do; then the books are checked."""
         if self.scheduler.is_idle():
-            self.scheduler.check()
+            if sum(len(snapshot.pages) for snapshot in self.scheduler.cache) <= MAX_CHECKED:
+                self.scheduler.check()
             return False
         if self.shelf is not None:
             self.counters.disk_tokens += self.shelf.recall()

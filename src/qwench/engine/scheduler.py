@@ -269,9 +269,10 @@ class Scheduler:
         kept, self._kept = self._kept, []
         return kept
 
-    def next_up(self) -> Request | None:
-        """The request that is probably admitted next, if there is room for one more."""
-        return self.turns.first(self.waiting) if self.waiting and len(self.running) < self.max_running else None
+    def unsought(self) -> list[Request]:
+        """Waiting requests that were not looked for on disk yet, as many as could run now."""
+        room = self.max_running - len(self.running)
+        return [request for request in self.waiting if not request.sought][:room] if room > 0 else []
 
     def adopt(self, request: Request, position: int) -> tuple[Snapshot, int] | None:
         """A snapshot after ``position`` tokens of a waiting request, and how many of its pages are filled already; the
@@ -396,7 +397,8 @@ class Scheduler:
         return max(request.prompt_logprobs_told - 1, 0)
 
     def _grow(self, request: Request) -> bool:
-        """Give the request pages for all its tokens, preempting the youngest (abandoned ones first) until there are.
+        """Give the request pages for all it knows (thinking that is closed adds several tokens at once), preempting
+        the youngest, abandoned ones first, until there are.
 
         False if it was the request itself that had to go.
         """

@@ -9,6 +9,7 @@ from typing import Protocol
 from qwench.cache.disk import DiskTier
 from qwench.cache.prefix import Snapshot
 from qwench.cache.tree import pack
+from qwench.engine.request import Request
 from qwench.engine.scheduler import Scheduler
 
 
@@ -36,10 +37,10 @@ class Shelf:
                 self.disk.put(entry, *self.runner.read(snapshot, entry.first_page))
 
     def recall(self) -> int:
-        """Bring in what is stored of the request that is next, and how many tokens more that is than memory held."""
-        request = self.scheduler.next_up()
-        if request is None or request.sought:
-            return 0
+        """Bring in what is stored of requests that may begin now; how many tokens more that is than memory held."""
+        return sum(self._recall(request) for request in self.scheduler.unsought())
+
+    def _recall(self, request: Request) -> int:
         request.sought = True
         limit, cache = self.scheduler.reusable(request), self.scheduler.cache
         entry = self.disk.find(pack(request.token_ids), limit)
@@ -59,4 +60,5 @@ class Shelf:
             self.disk.lose(entry, str(error))
             return 0
         snapshot.tier = "disk"
+        request.expected = entry.position
         return gain

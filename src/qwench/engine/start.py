@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -36,6 +36,11 @@ from qwench.weights.recipe import kinds_for
 from qwench.weights.source import Progress, UnusedTensor, WeightSource
 
 DEFAULT_DISK = 8 * 2**30
+# The operator's choices that leave a state's bits alone; of any other it is assumed that they do not.
+INDIFFERENT = (
+    *("model", "device", "dtype", "max_model_len", "max_num_seqs", "memory", "seed", "max_step_tokens", "offline"),
+    *("gpu_memory_utilization", "prefix_cache", "cache_dir", "cache_dir_size", "max_queue", "on_disconnect"),
+)
 MATRICES = ("table", "matrix", "experts")
 
 
@@ -82,9 +87,10 @@ def _disk(config: EngineConfig, files: ModelFiles, resolved: Resolved) -> DiskTi
     """The disk tier, where there is a folder for it. Raises UsageError where that cannot be written."""
     if config.cache_dir is None:
         return None
-    computed_by = (resolved.dtype, config.kv_cache_dtype, resolved.isa, config.quantization, config.page_size)
+    told = {name: value for name, value in asdict(config).items() if name not in INDIFFERENT}
+    settings = (resolved.dtype, resolved.isa, sorted(told.items()))
     folder = Path(config.cache_dir).expanduser()
-    return DiskTier(folder, identity(files, computed_by), config.cache_dir_size or DEFAULT_DISK, config.page_size)
+    return DiskTier(folder, identity(files, settings), config.cache_dir_size or DEFAULT_DISK, config.page_size)
 
 
 def random_engine(config: EngineConfig, model: ModelConfig, vocabulary: Vocabulary) -> tuple[Engine, Resolved]:

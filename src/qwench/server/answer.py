@@ -168,8 +168,14 @@ class Answer:
         try:
             for prompt in prepared.prompts:
                 each = [sampling.for_choice(number) for number in range(sampling.n)]
-                marks, rules = prompt.layout.marks, prepared.rules
-                generations = client.submit_choices(prompt.token_ids, each, thinking=rules, marks=marks, owner=owner)
+                generations = client.submit_choices(
+                    prompt.token_ids,
+                    each,
+                    thinking=prepared.rules,
+                    marks=prompt.layout.marks,
+                    background=prepared.background,
+                    owner=owner,
+                )
                 for generation in generations:
                     self.choices.append(Choice(len(self.choices), prompt, text, prepared, generation))
         except QwenchError:

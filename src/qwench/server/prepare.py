@@ -16,11 +16,13 @@ from qwench.errors import ModelNotFound, RequestError
 from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
 from qwench.text.marks import Layout, layout, with_orders
 from qwench.text.model import ChatPrompt, ModelText
+from qwench.text.noise import is_errand
 from qwench.text.thinking import ThinkingPlan, read_thinking
 
 MAX_STOP_STRINGS = 32
 MAX_TOP_LOGPROBS = 20
 MAX_ANSWERS = 128  # prompts times n in one request
+BACKGROUND_TIER = "flex"  # OpenAI's word for work that nobody waits for
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
 SAMPLING_FIELDS = (
     "n",
@@ -56,7 +58,8 @@ class Prepared:
 
     ``thinking_open``: the prompt ends inside a thinking block. ``split_thinking``: reasoning is told apart
     from content, and sent along if ``show_reasoning``. ``rules``: what the engine holds the answer to; ``thinking``:
-    what was understood, told in the response. ``warnings``: one per ignored field, for the warning header.
+    what was understood, told in the response. ``background``: nobody goes on from it, so it displaces nothing that is
+    kept of others. ``warnings``: one per ignored field, for the warning header.
     """
 
     prompts: tuple[Prompt, ...]
@@ -68,6 +71,7 @@ class Prepared:
     rules: ThinkingRules | None = None
     thinking: Mapping[str, object] | None = None
     show_reasoning: bool = True
+    background: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -107,6 +111,7 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
         rules=prompt.rules,
         thinking=_echo(plan, prompt),
         show_reasoning=plan.show,
+        background=request.service_tier == BACKGROUND_TIER or is_errand(request.messages),
         warnings=(*warnings, *plan.warnings, *prompt.warnings, *unkept, *_crowded(plan, own["max_tokens"])),
     )
 
@@ -133,6 +138,7 @@ def prepare_completion(body: Mapping[str, object], text: ModelText, names: Seque
         sampling=sampling,
         stream=bool(request.stream),
         include_usage=_include_usage(request),
+        background=request.service_tier == BACKGROUND_TIER,
         warnings=tuple(warnings),
     )
 

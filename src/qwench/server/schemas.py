@@ -96,13 +96,13 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule("reasoning_budget_message", CHAT, _S, "what is written in the model's name when its thinking is cut"),
     FieldRule("include_reasoning", CHAT, _S, "true or false; false leaves the reasoning out of the response"),
     FieldRule("chat_template_kwargs", CHAT, _S, "enable_thinking, thinking_budget and variables of the chat template"),
+    FieldRule("service_tier", BOTH, _S, "flex never displaces what is kept of other conversations; others do nothing"),
     FieldRule("echo", COMPLETIONS, _S, "the prompt before the answer, with its log-probabilities when asked for"),
     # Accepted without effect: nothing in the answer's text depends on them.
     FieldRule("store", BOTH, _I, "nothing is stored", (False,)),
     FieldRule("metadata", BOTH, _I, "nothing is stored"),
     FieldRule("user", BOTH, _I, "requests are not attributed to users"),
     FieldRule("safety_identifier", BOTH, _I, "requests are not attributed to users"),
-    FieldRule("service_tier", BOTH, _I, "there is one tier", ("auto", "default")),
     FieldRule("verbosity", CHAT, _I, "ask for it in the prompt"),
     FieldRule("prediction", CHAT, _I, "predicted outputs only save time elsewhere"),
     FieldRule("parallel_tool_calls", CHAT, _I, "the model decides", (True,)),
@@ -172,6 +172,7 @@ class _Shared(BaseModel):
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
+    service_tier: str | None = None
 
 
 class ChatRequest(_Shared):

@@ -18,6 +18,7 @@ from qwench.files import ModelFiles
 from qwench.gguf.file import GgufFile
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
 from qwench.text.gguf_text import gguf_template, gguf_tokenizer
+from qwench.text.noise import without_noise
 from qwench.text.presets import QWEN3, ModelPresets, presets_for
 from qwench.text.thinking import KNOWN, UNBOUNDED, ThinkingPlan, closing_ids, rules_for, soft_switch
 from qwench.text.tokenizer import Tokenizer
@@ -42,9 +43,13 @@ class ChatPrompt:
 
 
 class ModelText:
-    """Raises CheckpointError, TemplateError or ConfigError if what ``files`` hold cannot be used."""
+    """``keeps_noise``: what clients write anew with every request is left in system prompts.
 
-    def __init__(self, files: ModelFiles, config: ModelConfig) -> None:
+    Raises CheckpointError, TemplateError or ConfigError if what ``files`` hold cannot be used.
+    """
+
+    def __init__(self, files: ModelFiles, config: ModelConfig, *, keeps_noise: bool = False) -> None:
+        self.keeps_noise = keeps_noise
         self.template: ChatTemplate | None
         if isinstance(files, GgufFile):
             self.path = files.path
@@ -105,12 +110,13 @@ class ModelText:
             if name in self.chat.reserved:
                 raise _taken(name, "is the chat template's own; leave it out")
         switch = thinking.enabled if thinking.insists or self.chat.can_think else None
-        clean = normalise_messages(messages)
+        clean: Sequence[Mapping[str, Any]] = normalise_messages(messages)
+        clean, warnings = (clean, []) if self.keeps_noise else without_noise(clean)
         text = self.chat.render(
             clean, tools=tools, add_generation_prompt=add_generation_prompt, enable_thinking=switch, variables=more
         )
         opened = prompt_opens_thinking(text)
-        may_think, warnings = self.chat.will_think(text), list[str]()
+        may_think = self.chat.will_think(text)
         source = next(iter(thinking.sources), "enable_thinking")
         if thinking.enabled and not may_think:
             if switch and add_generation_prompt:
