@@ -23,8 +23,12 @@ from qwench.engine.client import EngineClient
 from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
 from qwench.errors import EngineUnavailable, RequestError, UsageError
 from qwench.progress import Progress
-from qwench.text.chat import prompt_opens_thinking
-from qwench.text.model import ModelText
+from qwench.reason import told
+from qwench.reason.checks import read_check
+from qwench.reason.recipes import Task, question, reason
+from qwench.reason.strategy import read_strategy
+from qwench.text.chat import normalise_messages, prompt_opens_thinking
+from qwench.text.model import ChatPrompt, ModelText
 from qwench.text.stream import AnswerStream
 from qwench.text.tokenizer import Tokenizer
 
@@ -83,6 +87,17 @@ class RequestOutput:
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
     finished: bool = True
     num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class ReasonedOutput:
+    """The answer many samples came to. ``report`` tells votes, samples, checks and tokens (docs/reasoning.md)."""
+
+    text: str
+    reasoning_content: str | None
+    token_ids: list[int]
+    finish_reason: str
+    report: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -194,6 +209,42 @@ class LLM:
             for prompt, params in zip(prompts, sampling, strict=True)
         ]
         return self._answer(jobs, show=bool(use_tqdm))
+
+    def reason(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        strategy: str | Mapping[str, Any] = "vote",
+        *,
+        budget: int | None = None,
+        check: object = None,
+        sampling_params: SamplingParams | None = None,
+        enable_thinking: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> ReasonedOutput:
+        """Answer a conversation with many samples: "vote", "best_of" or "forest", or a mapping with their settings.
+
+        ``budget`` bounds the tokens of all samples together; the log says beforehand what they can come to. A check is
+        {"schema": ...}, {"regex": ...}, "arithmetic" or {"command": [...]}; docs/reasoning.md has all.
+        Raises RequestError naming what is wrong before anything runs.
+        """
+        given = {"method": strategy} if isinstance(strategy, str) else dict(strategy)
+        given |= {name: value for name, value in (("budget", budget), ("check", check)) if value is not None}
+        plan, wanted = read_strategy(given, "strategy")
+        turns = normalise_messages(messages)
+
+        def render(asked: Sequence[Mapping[str, Any]]) -> ChatPrompt:
+            return self.text.chat_prompt(asked, enable_thinking=enable_thinking, variables=chat_template_kwargs)
+
+        sampling = sampling_params or self.text.sampling_defaults(render(turns).thinks)
+        checker = None if wanted is None else read_check(wanted, question(turns))
+        task = Task(turns, render, sampling, plan, checker)
+        limit = task.limit(self.client)
+        logger.info(told.before(plan, limit))
+        outcome = self._wait_for(reason(self.client, self.text.tokenizer, task, limit))
+        sample = outcome.sample
+        return ReasonedOutput(
+            sample.content, sample.reasoning or None, sample.token_ids, outcome.finish_reason, outcome.report
+        )
 
     def get_tokenizer(self) -> Tokenizer:
         return self.text.tokenizer

@@ -51,9 +51,12 @@ LAYERS = {
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
     "text": Layer((*BASE, "text", "engine.request"), ("tokenizers", "jinja2")),
     "plan": Layer((*BASE, "plan")),
-    "llm": Layer((*BASE, "text", "engine.client", "engine.request")),
+    "reason.cell": Layer(),  # these two run as processes of their own
+    "reason.judge": Layer(),
+    "reason": Layer((*BASE, "text", "engine.client", "engine.request", "reason")),
+    "llm": Layer((*BASE, "text", "engine.client", "engine.request", "reason")),
     "server": Layer(
-        (*BASE, "text", "engine.client", "engine.request", "server", "__init__"),
+        (*BASE, "text", "engine.client", "engine.request", "reason", "server", "__init__"),
         ("fastapi", "starlette", "pydantic", "uvicorn"),
     ),
     "bench": ANYTHING,

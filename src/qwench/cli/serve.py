@@ -6,11 +6,13 @@ import argparse
 import errno
 import ipaddress
 import os
+import re
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from qwench.cli.engine import add_engine_flags, add_model_argument, engine_config
 from qwench.errors import QwenchError, UsageError
@@ -19,6 +21,7 @@ from qwench.fault import fault
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
+    from qwench.reason.checks import Command
 
 SUMMARY = "serve a model over HTTP, compatible with OpenAI's API"
 KEY_VARIABLE = "QWENCH_API_KEY"
@@ -33,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key", metavar="KEY", help=f"ask clients for this key (or set {KEY_VARIABLE})")
     parser.add_argument("--allow-no-key", action="store_true", help="let other machines in without a key")
     parser.add_argument("--served-name", metavar="NAME", help="the name clients send as `model`")
+    parser.add_argument(
+        "--checker",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="a command that clients may have answers checked with, by this name; runs without a network",
+    )
     add_engine_flags(parser)
 
 
@@ -47,11 +57,12 @@ def run(args: argparse.Namespace) -> int:
     key = args.api_key if args.api_key is not None else os.environ.get(KEY_VARIABLE)
     check_exposure(args.host, key, allowed=args.allow_no_key)
     config = engine_config(args)
+    checkers = named_checkers(args.checker)
     with bind(args.host, args.port) as listener:
         client = EngineClient(config)
         text = ModelText(client.files, client.model)
         names = served_names(args.model, args.served_name)
-        app = build_app(client, text, ServerSettings(names=names, api_key=key))
+        app = build_app(client, text, ServerSettings(names=names, api_key=key, checkers=checkers))
         where = url(args.host, listener.getsockname()[1])
         _say(f"Loading {names[0]}; {where}/health shows the progress")
         client.start(text.vocabulary)
@@ -59,6 +70,19 @@ def run(args: argparse.Namespace) -> int:
         watch.start()
         serve(app, client, listener)
     return 0
+
+
+def named_checkers(given: Sequence[str]) -> dict[str, Command]:
+    """The operator's commands by name, each tried before anything is loaded. Raises UsageError."""
+    from qwench.cli.reasoning import read_flag
+
+    checkers: dict[str, Command] = {}
+    for text in given:
+        name, equals, command = text.partition("=")
+        if not re.fullmatch(r"[\w.-]{1,64}", name) or not equals or name in checkers:
+            raise UsageError(f"--checker is {text!r}; give NAME=COMMAND, each name once, such as tests=./check.sh.")
+        checkers[name] = cast("Command", read_flag(f"command:{command}", "", "--checker"))
+    return checkers
 
 
 def check_exposure(host: str, key: str | None, *, allowed: bool) -> None:

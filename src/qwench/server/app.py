@@ -30,6 +30,7 @@ from qwench.server.answer import Answer, Format, Head, whole
 from qwench.server.body import parse, read_body
 from qwench.server.chat import ChatFormat
 from qwench.server.completions import CompletionFormat
+from qwench.server.considered import answer_to
 from qwench.server.errors import (
     InternalError,
     InvalidApiKey,
@@ -147,7 +148,7 @@ async def generate(
     raw = await read_body(request, service.settings.max_body_bytes)
     # Rendering and tokenising a long conversation takes a while; other streams go on meanwhile.
     prepared = await asyncio.to_thread(lambda: prepare(parse(raw), service.text, service.settings.names))
-    answer = Answer(service.client, service.text, prepared)
+    answer = answer_to(service.client, service.text, prepared, service.settings.checkers)
     form = make_format(service.head(prefix), answer, service.text.tokenizer)
     headers = _warning_header(prepared.warnings)
     if prepared.stream:

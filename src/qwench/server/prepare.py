@@ -11,8 +11,12 @@ from typing import Any
 
 from qwench.engine.request import SamplingParams
 from qwench.errors import ModelNotFound, RequestError
+from qwench.reason.recipes import Task
+from qwench.reason.samples import Render
+from qwench.reason.strategy import read_strategy
 from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
-from qwench.text.model import ModelText
+from qwench.text.chat import normalise_messages
+from qwench.text.model import ChatPrompt, ModelText
 
 MAX_STOP_STRINGS = 32
 MAX_TOP_LOGPROBS = 20
@@ -46,11 +50,20 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Considering:
+    """A reasoning_strategy as it is asked for; which checks there are is for the server to say."""
+
+    task: Task
+    check: object
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A request that is understood. ``sampling.n`` answers are wanted for each prompt.
 
     ``thinking_open``: the prompt ends inside a thinking block. ``split_thinking``: reasoning is told apart
-    from content. ``warnings``: one per ignored field, for the warning header.
+    from content. ``warnings``: one per ignored field, for the warning header. ``considering``: the answer is to be
+    chosen from many samples.
     """
 
     prompts: tuple[Prompt, ...]
@@ -60,6 +73,7 @@ class Prepared:
     stream: bool = False
     include_usage: bool = False
     warnings: tuple[str, ...] = ()
+    considering: Considering | None = None
 
 
 def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[str] = ()) -> Prepared:
@@ -71,24 +85,26 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
     request = shape(ChatRequest, fields)
     check_model(request.model, names)
     thinking, warning = _thinking(request)
-    prompt = text.chat_prompt(
-        request.messages,
-        tools=chosen_tools(request),
-        enable_thinking=thinking,
-        variables=request.chat_template_kwargs,
-    )
+    tools = chosen_tools(request)
+
+    def render(messages: Sequence[Mapping[str, Any]]) -> ChatPrompt:
+        return text.chat_prompt(messages, tools=tools, enable_thinking=thinking, variables=request.chat_template_kwargs)
+
+    prompt = render(request.messages)
     own = {
         "max_tokens": _max_tokens(request),
         "logprobs": _chat_logprobs(request),
     }
+    sampling = text.sampling(prompt.thinks, _asked(request, own))
     return Prepared(
         prompts=(Prompt(tuple(prompt.token_ids)),),
-        sampling=text.sampling(prompt.thinks, _asked(request, own)),
+        sampling=sampling,
         thinking_open=prompt.thinking_open,
         split_thinking=True,
         stream=bool(request.stream),
         include_usage=_include_usage(request),
         warnings=(*warnings, *warning),
+        considering=_considering(request, render, sampling),
     )
 
 
@@ -150,6 +166,24 @@ def _thinking(request: ChatRequest) -> tuple[bool | None, list[str]]:
             raise RequestError(f"{reason}.", param="reasoning_effort")
         return False, []
     return switch, ["reasoning_effort: ignored, only none has an effect (send enable_thinking)"]
+
+
+def _considering(request: ChatRequest, render: Render, sampling: SamplingParams) -> Considering | None:
+    """The reasoning_strategy, if there is one and nothing contradicts it."""
+    if request.reasoning_strategy is None:
+        return None
+    strategy, check = read_strategy(request.reasoning_strategy)
+    for name, given in (("n", sampling.n > 1), ("logprobs", request.logprobs), ("tools", request.tools)):
+        if given:
+            reason = (
+                "one answer is chosen from many, and they tell of single ones"
+                if name != "tools"
+                else "a call is no vote"
+            )
+            raise RequestError(
+                f"{name} cannot be combined with reasoning_strategy ({reason}); leave it out.", param=name
+            )
+    return Considering(Task(normalise_messages(request.messages), render, sampling, strategy), check)
 
 
 def _max_tokens(request: ChatRequest) -> int | None:

@@ -86,6 +86,9 @@ FIELDS: tuple[FieldRule, ...] = (
         "reasoning_effort", CHAT, _S, "none switches thinking off; other levels have no effect yet, with a warning"
     ),
     FieldRule("chat_template_kwargs", CHAT, _S, "enable_thinking and further variables of the chat template"),
+    FieldRule(
+        "reasoning_strategy", CHAT, _S, "an object with method vote, best_of or forest, samples, budget, check and more"
+    ),
     FieldRule("echo", COMPLETIONS, _S, "the prompt before the answer, with its log-probabilities when asked for"),
     # Accepted without effect: nothing in the answer's text depends on them.
     FieldRule("store", BOTH, _I, "nothing is stored", (False,)),
@@ -183,6 +186,7 @@ class ChatRequest(_Shared):
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_strategy: dict[str, Any] | None = None
 
 
 class CompletionRequest(_Shared):

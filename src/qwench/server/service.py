@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from qwench import __version__
+from qwench.reason.checks import Command
 from qwench.server.answer import Head
 from qwench.text.model import ModelText
 
@@ -20,12 +23,14 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream."""
+    """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream.
+    ``checkers`` are commands that clients may have answers checked with, by name."""
 
     names: tuple[str, ...]
     api_key: str | None = None
     max_body_bytes: int = 32 * MEBIBYTE
     keepalive: float = 10.0
+    checkers: Mapping[str, Command] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
