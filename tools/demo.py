@@ -22,6 +22,7 @@ from qwench.errors import QwenchError
 from qwench.plan.shapes import text_parameters
 from qwench.text.model import ModelText
 from qwench.text.stream import AnswerStream
+from qwench.text.thinking import ThinkingPlan
 
 SUM = (34, 48, 15, 69)
 WEATHER_TOOL = {
@@ -61,12 +62,12 @@ class Demo:
 
     def answer(self, messages: list[Message], *, thinking: bool = False, tools: list[Message] | None = None) -> str:
         """Show the answer as it comes, thoughts behind a bar, and return its content."""
-        prompt = self.text.chat_prompt(messages, tools=tools, enable_thinking=thinking)
+        prompt = self.text.chat_prompt(messages, tools=tools, thinking=ThinkingPlan(enabled=thinking))
         stream = AnswerStream(self.text.tokenizer, thinking_open=prompt.thinking_open)
         sampling = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
         content, kind, start = "", "", time.perf_counter()
         print(f"  {self.paint(DIM, 'nano  ')}  ", end="")
-        for event in self.client.submit(prompt.token_ids, sampling):
+        for event in self.client.submit(prompt.token_ids, sampling, thinking=prompt.rules):
             pieces = stream.push(event.token_ids)
             if event.finish_reason is not None:
                 pieces += stream.finish()

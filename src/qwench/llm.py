@@ -14,13 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from qwench.config import EngineConfig
-from qwench.engine.client import EngineClient
+from qwench.engine.client import EngineClient, Generation
 from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
+from qwench.engine.thinking import Closing, ThinkingRules
 from qwench.errors import EngineUnavailable, RequestError, UsageError
 from qwench.progress import Progress
 from qwench.reason import told
@@ -28,8 +30,10 @@ from qwench.reason.checks import read_check
 from qwench.reason.recipes import Task, question, reason
 from qwench.reason.strategy import read_strategy
 from qwench.text.chat import normalise_messages, prompt_opens_thinking
-from qwench.text.model import ChatPrompt, ModelText
+from qwench.text.marks import layout
+from qwench.text.model import ModelText
 from qwench.text.stream import AnswerStream
+from qwench.text.thinking import ThinkingPlan, read_thinking
 from qwench.text.tokenizer import Tokenizer
 
 Prompt = str | Mapping[str, Any]
@@ -45,6 +49,7 @@ OPTIONS = (
     "max_step_tokens",
     "page_size",
     "offline",
+    "prefix_cache",
     "trust_remote_code",
 )
 
@@ -60,7 +65,11 @@ class Logprob:
 
 @dataclass
 class CompletionOutput:
-    """One answer. Of ``chat``, ``text`` is the answer proper and ``reasoning_content`` the thinking before it."""
+    """One answer. Of ``chat``, ``text`` is the answer proper and ``reasoning_content`` the thinking before it.
+
+    ``thinking_closed_by`` tells who ended that: the model, or its budget (docs/thinking.md has all). A token that was
+    written and not drawn has no entries in ``logprobs``.
+    """
 
     index: int
     text: str
@@ -71,6 +80,7 @@ class CompletionOutput:
     stop_reason: int | str | None = None
     reasoning_content: str | None = None
     reasoning_tokens: int = 0
+    thinking_closed_by: str | None = None
 
     def finished(self) -> bool:
         return self.finish_reason is not None
@@ -109,14 +119,14 @@ class _Job:
     token_ids: list[int]
     sampling: SamplingParams
     thinking_open: bool = False
-    split_thinking: bool = False
+    rules: ThinkingRules | None = None  # of a chat, whose reasoning is told apart
 
 
 class LLM:
     """A model in this process. ``memory`` (for cached keys, values and states) takes bytes or text such as "2GiB".
 
-    Further options: tensor_parallel_size, gpu_memory_utilization, max_step_tokens, page_size, offline; and
-    trust_remote_code, which may only be False. Raises QwenchError with one sentence if the model cannot be run.
+    Further options: tensor_parallel_size, gpu_memory_utilization, max_step_tokens, page_size, offline, prefix_cache;
+    and trust_remote_code, which may only be False. Raises QwenchError with one sentence if the model cannot be run.
     Use it as a context manager, or call ``close``.
     """
 
@@ -186,18 +196,14 @@ class LLM:
         add_generation_prompt: bool = True,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer a conversation, or each of several. ``enable_thinking`` None leaves it to the model's template."""
-        if thinking_budget is not None:
-            raise RequestError(
-                "thinking_budget is not available yet; bound the whole answer with max_tokens, or set "
-                "enable_thinking=False.",
-                param="thinking_budget",
-            )
+        """Answer a conversation, or each of several. ``enable_thinking`` None leaves it to the model's template;
+        ``thinking_budget`` bounds the thinking in tokens (0: none) and leaves room for the answer."""
+        plan = _thinking(enable_thinking, thinking_budget, chat_template_kwargs)
         prompts = [
             self.text.chat_prompt(
                 conversation,
                 tools=tools,
-                enable_thinking=enable_thinking,
+                thinking=plan,
                 add_generation_prompt=add_generation_prompt,
                 variables=chat_template_kwargs,
             )
@@ -205,9 +211,11 @@ class LLM:
         ]
         sampling = self._sampling(sampling_params, [prompt.thinks for prompt in prompts])
         jobs = [
-            _Job(next(self._ids), prompt.text, prompt.token_ids, params, prompt.thinking_open, split_thinking=True)
+            _Job(next(self._ids), prompt.text, prompt.token_ids, params, prompt.thinking_open, prompt.rules)
             for prompt, params in zip(prompts, sampling, strict=True)
         ]
+        for warning in {*plan.warnings, *(warning for prompt in prompts for warning in prompt.warnings)}:
+            logger.warning(warning)
         return self._answer(jobs, show=bool(use_tqdm))
 
     def reason(
@@ -219,6 +227,7 @@ class LLM:
         check: object = None,
         sampling_params: SamplingParams | None = None,
         enable_thinking: bool | None = None,
+        thinking_budget: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> ReasonedOutput:
         """Answer a conversation with many samples: "vote", "best_of" or "forest", or a mapping with their settings.
@@ -232,9 +241,8 @@ class LLM:
         plan, wanted = read_strategy(given, "strategy")
         turns = normalise_messages(messages)
 
-        def render(asked: Sequence[Mapping[str, Any]]) -> ChatPrompt:
-            return self.text.chat_prompt(asked, enable_thinking=enable_thinking, variables=chat_template_kwargs)
-
+        thinking = _thinking(enable_thinking, thinking_budget, chat_template_kwargs)
+        render = partial(self.text.chat_prompt, thinking=thinking, variables=chat_template_kwargs)
         sampling = sampling_params or self.text.sampling_defaults(render(turns).thinks)
         checker = None if wanted is None else read_check(wanted, question(turns))
         task = Task(turns, render, sampling, plan, checker)
@@ -333,13 +341,14 @@ class _Choice:
             tokenizer,
             stop=sampling.stop_strings,
             thinking_open=job.thinking_open,
-            split_thinking=job.split_thinking,
+            split_thinking=job.rules is not None,
             skip_special_tokens=sampling.skip_special_tokens,
             include_stop=sampling.include_stop_str_in_output,
         )
         self._text: dict[str, list[str]] = {"reasoning": [], "content": []}
         self._token_ids: list[int] = []
-        self._logprobs: list[TokenLogprob] = []
+        self._logprobs: list[TokenLogprob | None] = []
+        self._closed_by: Closing | None = None
         self._finish_reason: str | None = None
         self._stop_token_id: int | None = None
         self.prompt_logprobs: list[TokenLogprob] = []
@@ -355,6 +364,7 @@ class _Choice:
             raise EngineUnavailable(f"The engine failed on a prompt: {event.error or 'no reason given'}.")
         self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
         self.prompt_logprobs += event.prompt_logprobs
+        self._closed_by = event.closed_by
         before = self._stream.num_tokens
         pieces = self._stream.push(event.token_ids)
         added = self._stream.num_tokens - before
@@ -376,12 +386,13 @@ class _Choice:
             index=self._index,
             text="".join(self._text["content"]),
             token_ids=self._token_ids,
-            cumulative_logprob=sum(each.logprob for each in self._logprobs) if wanted else None,
-            logprobs=[_top(each, self._tokenizer) for each in self._logprobs] if wanted else None,
+            cumulative_logprob=sum(each.logprob for each in self._logprobs if each) if wanted else None,
+            logprobs=[_top(each, self._tokenizer) if each else {} for each in self._logprobs] if wanted else None,
             finish_reason=self._finish_reason,
             stop_reason=stop_id if self._stream.stopped is None else self._stream.stopped,
             reasoning_content="".join(self._text["reasoning"]) or None,
             reasoning_tokens=self._stream.reasoning_tokens,
+            thinking_closed_by=self._closed_by,
         )
 
 
@@ -395,6 +406,7 @@ class _Run:
         self._done = 0
         self._tokens = 0
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._turn = asyncio.Lock()  # two jobs that each hold half of the room would wait for ever
 
     async def all(self, jobs: Sequence[_Job]) -> list[RequestOutput]:
         try:
@@ -405,8 +417,13 @@ class _Run:
         return [task.result() for task in tasks]
 
     async def _job(self, job: _Job) -> RequestOutput:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._choice(job, index)) for index in range(job.sampling.n)]
+        generations = await self._submit(job)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._choice(job, index, each)) for index, each in enumerate(generations)]
+        finally:
+            for generation in generations:  # also of tasks that never came to run
+                generation.abort()
         choices = [task.result() for task in tasks]
         logprobs: list[dict[int, Logprob] | None] | None = None
         if job.sampling.prompt_logprobs is not None:
@@ -420,18 +437,26 @@ class _Run:
             num_cached_tokens=choices[0].cached_tokens,
         )
 
-    async def _choice(self, job: _Job, index: int) -> _Choice:
+    async def _submit(self, job: _Job) -> list[Generation]:
+        """All answers of a job at once, so that they share its prompt."""
+        async with self._turn:
+            for _ in range(job.sampling.n):
+                await self._room.acquire()
+        each = [job.sampling.for_choice(index) for index in range(job.sampling.n)]
+        marks = layout(job.token_ids, self._tokenizer).marks
+        return self._client.submit_choices(job.token_ids, each, thinking=job.rules, marks=marks)
+
+    async def _choice(self, job: _Job, index: int, generation: Generation) -> _Choice:
         choice = _Choice(job, index, self._tokenizer)
-        async with self._room:
-            generation = self._client.submit(job.token_ids, job.sampling.for_choice(index))
-            try:
-                async for event in generation:
-                    self._tokens += choice.take(event)
-                    self._bar.update(self._done, self._speed())
-                    if choice.finished:
-                        break
-            finally:
-                generation.abort()
+        try:
+            async for event in generation:
+                self._tokens += choice.take(event)
+                self._bar.update(self._done, self._speed())
+                if choice.finished:
+                    generation.abort()
+                    break
+        finally:
+            self._room.release()
         self._done += 1
         self._bar.update(self._done, self._speed())
         return choice
@@ -491,6 +516,10 @@ def _read_prompt(item: object, tokenizer: Tokenizer, place: str) -> tuple[str | 
         '{"prompt_token_ids": ids}.',
         param="prompts",
     )
+
+
+def _thinking(enable: bool | None, budget: int | None, variables: Mapping[str, Any] | None) -> ThinkingPlan:
+    return read_thinking({"enable_thinking": enable, "thinking_budget": budget, "chat_template_kwargs": variables})
 
 
 def _conversations(messages: Sequence[Any]) -> Sequence[object]:

@@ -43,6 +43,24 @@ def test_the_answer_is_data_and_the_rest_is_not(scripted: Install, capsys: pytes
     assert not engine.alive
 
 
+def test_a_budget_goes_to_the_engine_and_its_end_is_told(scripted: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = scripted(
+        lambda _prompt, sampling: [
+            TokenEvent(tuple(engine.text.tokenizer.encode(THOUGHT)), closed_by="soft"),
+            TokenEvent(finish_reason="stop", closed_by="soft"),
+        ]
+    )
+    assert cli.main(["chat", "m", "-p", "What?", "--think-budget", "64", "--json"]) == 0
+    told = capsys.readouterr()
+    assert engine.prompts[0].endswith("<think>\n")
+    assert engine.rules[0] is not None
+    assert engine.rules[0].budget == 64
+    assert "of them thinking (closed at the budget); " in told.err
+    assert json.loads(told.out)["thinking_closed_by"] == "soft"
+    assert cli.main(["chat", "m", "-p", "What?", "--think-budget", "0"]) == 0
+    assert engine.prompts[1].endswith("<think>\n\n</think>\n\n")
+
+
 def test_no_think_closes_the_block(scripted: Install, capsys: pytest.CaptureFixture[str]) -> None:
     engine = scripted("Hi.\n")
     assert cli.main(["chat", "m", "-p", "x", "--no-think"]) == 0
@@ -101,7 +119,7 @@ def test_an_answer_that_is_none_says_so(
     ("arguments", "sentence"),
     [
         (["-p", ""], "the prompt is empty; give a text with -p"),
-        (["-p", "x", "--think-budget", "9"], "--think-budget is not available yet; use --no-think"),
+        (["-p", "x", "--think-budget", "-9"], "--think-budget is -9; give a number of tokens from 0"),
         (["-p", "x", "--image", "a.png"], "--image is not available yet"),
         (["-p", "x", "--video", "a.mp4"], "--video is not available yet"),
         (["-p", "x", "--think", "--no-think"], "not allowed with argument --think"),

@@ -51,6 +51,24 @@ def generate(source: Path, target: Path, model: Path | str = "m") -> int:
     return cli.main(["generate", str(model), str(source), "-o", str(target)])
 
 
+def test_a_budget_bounds_the_chats_that_say_nothing_of_thinking(scripted: Install, files: tuple[Path, Path]) -> None:
+    engine = scripted("Yes.")
+    source, target = files
+    requests = [
+        request("a"),
+        request("b", think=False),
+        request("c", "x", "/v1/completions"),
+        request("d", think="low"),
+    ]
+    write(source, requests)
+    assert cli.main(["generate", "m", str(source), "-o", str(target), "--think-budget", "64"]) == 0
+    by_prompt = sorted((rules.open, rules.budget) for rules in engine.rules if rules is not None)
+    assert by_prompt == [(False, None), (True, 64), (True, 1024)]
+    assert engine.rules.count(None) == 1
+    target.unlink()
+    assert cli.main(["generate", "m", str(source), "-o", str(target), "--think-budget", "-1"]) == UsageError.exit_code
+
+
 def test_results_are_what_the_openai_client_reads(
     checkpoint: Path, files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

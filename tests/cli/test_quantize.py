@@ -59,7 +59,7 @@ def test_a_plain_folder_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
         ([], "give either --bits (8, 6, 5, 4, 3 or 2) or --type"),
         (["--bits", "4", "--type", "q4"], "give either --bits"),
         (["--type", "q7"], "--type is 'q7'; did you mean q"),
-        (["--bits", "7"], "argument --bits: invalid choice: 7"),
+        (["--bits", "7"], "--bits is 7; it must be 8, 6, 5, 4, 3 or 2."),
         (["--bits", "4", "--delete-source"], "--delete-source would remove the embedded model"),
     ],
 )

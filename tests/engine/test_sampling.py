@@ -13,6 +13,7 @@ import torch
 from qwench.engine import sampling
 from qwench.engine.request import Request, SamplingParams
 from qwench.engine.sampling import token_logprobs, uniform
+from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.ops.choosing import Chooser, NativeChooser, TorchChooser
 from qwench.ops.native import Native, instruction_sets
 
@@ -133,6 +134,25 @@ def test_logprobs_are_raw_ranked_and_always_hold_the_drawn_token() -> None:
         assert entry.logprob == pytest.approx(expected[row, token].item(), abs=1e-5)
         assert entry.rank == order.index(token) + 1
         assert [i for i, _ in entry.top] == order[: (2, 0)[row]]
+
+
+def test_a_rank_is_told_among_the_likeliest_only() -> None:
+    for chooser in choosers():
+        found = [sampling.rank_among(LOGITS.flip(0), token, 3, chooser) for token in range(5)]
+        assert found == [None, None, 3, 2, 1]
+        assert sampling.rank_among(LOGITS, 0, 99, chooser) == 1
+
+
+def test_what_a_thought_bans_is_never_drawn() -> None:
+    """Until something was said, whatever the temperature, the bias or the penalties."""
+    rules = ThinkingRules(end_ids=frozenset((0, 7)), open_id=1, close_id=2)  # 7 is not in the vocabulary
+    ways: list[dict[str, Any]] = [{"top_p": 0.5}, {"temperature": 0}, {"logit_bias": {0: 100.0}}, {"top_k": 1}]
+    for params in ways:
+        asked = request(**params)
+        asked.thought = Thought(rules, 50)
+        assert sample(LOGITS[None], [asked])[0] in {3, 4}
+        asked.thought.take(3)
+        assert sample(LOGITS[None], [asked])[0] in {0, 1}
 
 
 @pytest.mark.parametrize("temperature", [1e-308, 1e-6, 1e-5, 1e-4])

@@ -18,6 +18,7 @@ from qwench.files import open_files, read_config
 from qwench.gguf.file import GgufFile, open_gguf
 from qwench.text.gguf_text import QWEN2, QWEN35, gguf_template, gguf_tokenizer
 from qwench.text.model import ModelText
+from qwench.text.thinking import ThinkingPlan
 from qwench.text.tokenizer import Tokenizer
 from tests.gguf.conftest import NANO
 from tests.gguf.export import tell_tokenizer
@@ -95,13 +96,17 @@ def test_nano_s_tokenizer_template_and_advice(nano_f32: Path) -> None:
     assert theirs.tokenizer.special_ids <= ours.tokenizer.special_ids
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     for thinking in (None, True, False):
-        assert ours.chat_prompt(messages, enable_thinking=thinking) == theirs.chat_prompt(
-            messages, enable_thinking=thinking
+        asked = ThinkingPlan(enabled=thinking)
+        found, expected = (each.chat_prompt(messages, thinking=asked) for each in (ours, theirs))
+        assert (found.token_ids, found.thinks, found.thinking_open) == (
+            expected.token_ids,
+            expected.thinks,
+            expected.thinking_open,
         )
     assert ours.stop_token_ids == theirs.stop_token_ids
-    found, expected = ours.sampling_defaults(thinking=False), theirs.sampling_defaults(thinking=False)
-    assert (found.temperature, found.top_p) == pytest.approx((expected.temperature, expected.top_p))
-    assert found.top_k == expected.top_k
+    ours_drawn, theirs_drawn = (each.sampling_defaults(thinking=False) for each in (ours, theirs))
+    assert (ours_drawn.temperature, ours_drawn.top_p) == pytest.approx((theirs_drawn.temperature, theirs_drawn.top_p))
+    assert ours_drawn.top_k == theirs_drawn.top_k
     assert ours.presets.direct.source == "metadata of the file"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from qwench import LLM, SamplingParams
-from qwench.engine.request import TokenEvent, Vocabulary
+from qwench.engine.request import TokenEvent, TokenLogprob, Vocabulary
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, ModelNotFound, QwenchError, RequestError, UsageError
 from qwench.llm import Prompt, read_size
 from tests.server.scripted import ScriptedEngine, answering
@@ -147,7 +147,7 @@ def test_the_engines_limits_come_as_its_errors(llm: LLM) -> None:
     deadline = time.monotonic() + 10
     while (stats.running or stats.waiting) and time.monotonic() < deadline:
         stats = llm.client.stats()
-    assert (stats.running, stats.waiting, stats.pages_used, stats.slots_used) == (0, 0, 0, 0)
+    assert (stats.running, stats.waiting, stats.slots_used) == (0, 0, stats.snapshots)
 
 
 def test_a_bad_prompt_is_refused_before_any_other_runs(llm: LLM) -> None:
@@ -175,6 +175,26 @@ def test_reasoning_stands_apart_in_chat_and_not_in_generate(scripted: Open) -> N
     assert answer.reasoning_tokens == len(llm.get_tokenizer().encode("I see.\n</think>"))
     raw = llm.generate("x", SamplingParams(), use_tqdm=False)[0].outputs[0]
     assert (raw.reasoning_content, raw.text) == (None, "I see.\n</think>\n\nForty-two.")
+
+
+def test_a_budget_reaches_the_engine_and_its_end_the_output(scripted: Open) -> None:
+    def script(_prompt: str, _sampling: SamplingParams) -> Iterable[TokenEvent]:
+        ids = tuple(engine.text.tokenizer.encode("I see.\n</think>\n\nYes."))
+        yield TokenEvent(ids[:1], (TokenLogprob(ids[0], -0.5, 1, ()),))
+        yield TokenEvent(ids[1:], (None,) * (len(ids) - 1), finish_reason="length", closed_by="budget")
+
+    llm, engine = scripted(script)
+    answer = llm.chat(USER, SamplingParams(logprobs=0), thinking_budget=64, use_tqdm=False)[0].outputs[0]
+    assert (answer.reasoning_content, answer.text, answer.thinking_closed_by) == ("I see.", "Yes.", "budget")
+    assert answer.cumulative_logprob == -0.5  # what was written was not drawn
+    assert answer.logprobs is not None
+    assert len(answer.logprobs) == len(answer.token_ids)
+    llm.chat(USER, thinking_budget=64, enable_thinking=False, use_tqdm=False)
+    llm.generate("x", use_tqdm=False)
+    first, second, third = engine.rules
+    assert first is not None
+    assert second is not None
+    assert (first.open, first.budget, second.open, third) == (True, 64, False, None)
 
 
 def test_a_stop_string_ends_the_sequence_in_the_engine(scripted: Open) -> None:
@@ -238,7 +258,7 @@ def test_the_template_gets_its_variables(scripted: Open) -> None:
         ),
         (lambda llm: llm.chat([]), "messages is empty"),
         (lambda llm: llm.chat([{"role": "critic", "content": "x"}]), r"messages\[0\] has the role 'critic'"),
-        (lambda llm: llm.chat(USER, thinking_budget=100), "thinking_budget is not available yet"),
+        (lambda llm: llm.chat(USER, thinking_budget=-1), "thinking_budget is -1; give a number of tokens from 0"),
         (lambda llm: llm.generate("x", SamplingParams(max_tokens=0)), "max_tokens is 0"),
         (lambda llm: llm.generate("x", SamplingParams(temperature=float("nan"))), "temperature is nan"),
     ],

@@ -45,18 +45,20 @@ LAYERS = {
     "weights": Layer((*BASE, "device", "ops", "model.parameters", "weights"), TENSORS),
     "cache.storage": Layer((*BASE, "device", "ops", "cache"), TENSORS),
     "cache": Layer((*BASE, "cache")),
-    "engine.request": Layer(("errors", "cache.prefix")),  # the latter for a type only
+    "engine.loops": Layer(),
+    "engine.thinking": Layer(("engine.loops",)),
+    "engine.request": Layer(("errors", "engine.thinking", "cache.prefix")),  # the last for a type only
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request")),
     "engine.client": Layer((*BASE, "device", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
-    "text": Layer((*BASE, "text", "engine.request"), ("tokenizers", "jinja2")),
+    "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2")),
     "plan": Layer((*BASE, "plan")),
     "reason.cell": Layer(),  # these two run as processes of their own
     "reason.judge": Layer(),
-    "reason": Layer((*BASE, "text", "engine.client", "engine.request", "reason")),
-    "llm": Layer((*BASE, "text", "engine.client", "engine.request", "reason")),
+    "reason": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason")),
+    "llm": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason")),
     "server": Layer(
-        (*BASE, "text", "engine.client", "engine.request", "reason", "server", "__init__"),
+        (*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason", "server", "__init__"),
         ("fastapi", "starlette", "pydantic", "uvicorn"),
     ),
     "bench": ANYTHING,

@@ -11,6 +11,7 @@ from typing import Any
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient, EngineStatus, Generation
 from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
+from qwench.engine.thinking import ThinkingRules
 from qwench.text.model import ModelText
 
 END = "<|im_end|>"
@@ -32,6 +33,8 @@ class ScriptedEngine(EngineClient):
         self.go = threading.Event()  # for scripts that wait
         self.alive: set[int] = set()
         self.submitted: list[SamplingParams] = []
+        self.rules: list[ThinkingRules | None] = []
+        self.told_to_answer: set[int] = set()
         self.prompts: list[str] = []
         self._numbers = count()
 
@@ -42,8 +45,14 @@ class ScriptedEngine(EngineClient):
         self.become(EngineStatus("stopped", 1.0))
 
     def submit_choices(
-        self, prompt_token_ids: Sequence[int], choices: Sequence[SamplingParams], **more: Any
+        self,
+        prompt_token_ids: Sequence[int],
+        choices: Sequence[SamplingParams],
+        *,
+        thinking: ThinkingRules | None = None,
+        **more: Any,
     ) -> list[Generation]:
+        self.rules += [thinking] * len(choices)
         return [self._answer(prompt_token_ids, sampling) for sampling in choices]
 
     def _answer(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> Generation:
@@ -52,7 +61,7 @@ class ScriptedEngine(EngineClient):
         self.prompts.append(prompt)
         self.submitted.append(sampling)
         events = iter(self.script(prompt, sampling))
-        generation = Generation(next(self._numbers), len(prompt_token_ids), self.alive.discard)
+        generation = Generation(next(self._numbers), len(prompt_token_ids), self.alive.discard, self.told_to_answer.add)
         self.alive.add(generation.id)
         threading.Thread(target=self._deliver, args=(generation, events), daemon=True).start()
         return generation

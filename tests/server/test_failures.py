@@ -84,7 +84,7 @@ def test_leaving_frees_pages_and_slots_of_the_real_engine(engine: EngineClient, 
         assert any("data" in line and engine.stats().running for line in answer.iter_lines())
     wait_until(lambda: engine.stats().running == 0)
     stats = engine.stats()
-    assert (stats.pages_used, stats.slots_used, stats.waiting) == (0, 0, 0)
+    assert (stats.slots_used, stats.waiting) == (stats.snapshots, 0)  # only what is kept of them, and no request
 
 
 def test_a_stop_string_frees_the_request(scripted: Start) -> None:
@@ -116,7 +116,7 @@ def test_a_full_queue_is_429_with_retry_after_and_nothing_left_running(scripted:
             return super().submit_choices(prompt_token_ids, choices, **more)
 
     engine, http = scripted(lambda folder: Full(folder, lambda _prompt, _sampling: [threading.Event()]))
-    answer = http.post(CHAT, json=BODY | {"n": 2})
+    answer = http.post("/v1/completions", json={"model": NAME, "prompt": ["one", "two"]})
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) >= 1
     assert "x-should-retry" not in answer.headers

@@ -107,7 +107,18 @@ def test_a_body_that_is_no_json_object_is_told_where(
         ({"enable_thinking": True, "chat_template_kwargs": {"enable_thinking": False}}, "enable_thinking"),
         ({"enable_thinking": True, "reasoning_effort": "none"}, "reasoning_effort"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"thinking_budget": 100}, "thinking_budget"),
+        ({"thinking_budget": -1}, "thinking_budget"),
+        ({"thinking_budget": 2**31}, "thinking_budget"),
+        ({"thinking_budget": "many"}, "thinking_budget"),
+        ({"thinking": {"type": "enabled", "budget_tokens": -5}}, "thinking.budget_tokens"),
+        ({"reasoning_budget": -2}, "reasoning_budget"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort"),
+        ({"think": "much"}, "think"),
+        ({"thinking": {"type": "maybe"}}, "thinking.type"),
+        ({"reasoning": {"exclude": "yes"}}, "reasoning.exclude"),
+        ({"thinking_budget": 64, "reasoning_budget": 65}, "thinking_budget"),
+        ({"reasoning_effort": "low", "think": "high"}, "reasoning_effort"),
+        ({"think": True, "thinking": {"type": "disabled"}}, "think"),
         ({"messages": [{"role": "user", "content": "half \ud800"}]}, None),
     ],
     ids=str,
@@ -147,13 +158,13 @@ def test_what_completions_cannot_do_is_refused_by_field(http: httpx.Client, fiel
 
 
 def test_ignored_and_unknown_fields_are_named_in_a_header(http: httpx.Client) -> None:
-    fields = {"store": True, "metadata": {"a": "b"}, "reasoning_effort": "high", "größe\n": 1, "service_tier": "auto"}
+    fields = {"store": True, "metadata": {"a": "b"}, "verbosity": "high", "größe\n": 1, "service_tier": "auto"}
     for stream in (False, True):
         answer = http.post(CHAT, json={"messages": HELLO, "max_tokens": 1, "stream": stream, **fields})
         assert answer.status_code == 200
         warnings = answer.headers["x-qwench-warnings"]
         named = [warning.split(":")[0] for warning in warnings.split("; ")]
-        assert sorted(named) == sorted(["store", "metadata", "reasoning_effort", r"'gr\xf6\xdfe\n'"])
+        assert sorted(named) == sorted(["store", "metadata", "verbosity", r"'gr\xf6\xdfe\n'"])
     many = {f"unknown_{number}": 1 for number in range(1000)}
     assert len(http.post(CHAT, json={"messages": HELLO, "max_tokens": 1, **many}).headers["x-qwench-warnings"]) <= 2000
     assert "x-qwench-warnings" not in http.post(CHAT, json={"messages": HELLO, "max_tokens": 1}).headers

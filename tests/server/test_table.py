@@ -126,9 +126,14 @@ def test_the_newer_name_of_max_tokens_counts_too(text: ModelText) -> None:
 def test_reasoning_effort_none_switches_thinking_off(text: ModelText) -> None:
     off = prepared("chat", text, reasoning_effort="none")
     assert (off.thinking_open, off.warnings) == (False, ())
-    high = prepared("chat", text, reasoning_effort="high", enable_thinking=True)
-    assert high.thinking_open
-    assert high.warnings[0].startswith("reasoning_effort: ignored")
+    high = prepared("chat", text, reasoning_effort="high")
+    assert (high.thinking_open, high.warnings) == (True, ())
+    assert high.thinking == {
+        "enabled": True,
+        "budget": 16_384,
+        "closing_allowance": high.rules.allowance if high.rules else None,
+        "from": ["reasoning_effort"],
+    }
 
 
 def test_any_model_will_do_where_no_name_is_given(text: ModelText) -> None:

@@ -14,6 +14,7 @@ from qwench.engine.request import SamplingParams, Vocabulary
 from qwench.errors import CheckpointError, ConfigError, RequestError, TemplateError
 from qwench.text.model import ModelText
 from qwench.text.presets import SamplingPreset, presets_for
+from qwench.text.thinking import read_thinking
 from tests.text.tiny import TEMPLATE, write_text_files
 
 
@@ -66,6 +67,7 @@ def test_published_models_have_their_cards_values(
         assert [preset.temperature, preset.top_p, preset.top_k, preset.presence_penalty] == list(wanted)
         assert [preset.min_p, preset.repetition_penalty] == [0.0, 1.0]
         assert "model card" in preset.source
+    assert presets.thinking_budget == {"qwen3_51024": 2048, "qwen31024": 4096}.get(f"{model[0]}{model[1]}")
     assert presets.of(thinking=True) is presets.thinking
     assert presets.of(thinking=False) is presets.direct
 
@@ -165,7 +167,7 @@ def test_a_prompt_knows_whether_the_model_will_think(
     tmp_path: Path, template: str, switch: bool | None, opened: bool, thinks: bool
 ) -> None:
     text = ModelText(write_text_files(tmp_path, template=template), config("qwen3_5", 1024, 24))
-    prompt = text.chat_prompt(USER, enable_thinking=switch)
+    prompt = text.chat_prompt(USER, thinking=read_thinking({"enable_thinking": switch}))
     assert (prompt.thinking_open, prompt.thinks) == (opened, thinks)
     assert prompt.token_ids == text.tokenizer.encode(prompt.text)
 
@@ -178,31 +180,17 @@ def test_variables_replace_nothing_that_is_ours(tmp_path: Path, name: str) -> No
     assert caught.value.param == "chat_template_kwargs"
 
 
-def test_the_thinking_switch_has_two_places_and_one_meaning(tmp_path: Path) -> None:
-    text = ModelText(write_text_files(tmp_path), config("qwen3_5", 1024, 24))
-    plain = text.chat_prompt(USER, enable_thinking=False)
-    assert text.chat_prompt(USER, variables={"enable_thinking": False}) == plain
-    assert text.chat_prompt(USER, enable_thinking=False, variables={"enable_thinking": False}) == plain
-    with pytest.raises(RequestError, match="disagree; send one of them"):
-        text.chat_prompt(USER, enable_thinking=True, variables={"enable_thinking": False})
-    with pytest.raises(RequestError, match=r"^enable_thinking is 'false'; it should be true, false or left out"):
-        text.chat_prompt(USER, enable_thinking="false")  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match=r"^chat_template_kwargs\.enable_thinking is 0; it should be"):
-        text.chat_prompt(USER, variables={"enable_thinking": 0})
-
-
 @pytest.mark.parametrize(
     ("template", "switch", "sentence"),
     [
         (
             "<|im_start|>assistant\n",
             True,
-            "enable_thinking is True, but this model's chat template has no thinking mode",
+            "enable_thinking asks for thinking, but this model's chat template has no thinking mode; leave it out",
         ),
-        ("<|im_start|>assistant\n<think>\n", False, "enable_thinking is False, but .* always thinks; leave it out"),
     ],
 )
 def test_a_switch_that_would_do_nothing_is_refused(tmp_path: Path, template: str, switch: bool, sentence: str) -> None:
     text = ModelText(write_text_files(tmp_path, template=template), config("qwen3_5", 1024, 24))
     with pytest.raises(RequestError, match=sentence):
-        text.chat_prompt(USER, enable_thinking=switch)
+        text.chat_prompt(USER, thinking=read_thinking({"enable_thinking": switch}))

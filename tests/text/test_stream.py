@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
@@ -92,38 +91,40 @@ def test_only_what_may_begin_a_stop_string_is_held_back(text: str, stops: list[s
         assert not held or any(stop.startswith(held) for stop in stops)
 
 
+TAGS = ("<think>", "</think>", "<tool_call>")
+
+
 def split_whole(text: str, thinking_open: bool) -> list[Piece]:
     """The definition, with the whole text at hand."""
     opened = re.match(r"\s*<think>", text)
-    if opened:
-        text = text[opened.end() :]
-    elif not thinking_open:
+    if not thinking_open and not opened:
         return [Piece("content", text)] if text else []
+    if opened and not thinking_open:
+        text = text[opened.end() :]
     closing = re.search(r"\n*(</think>\n*|(?=<tool_call>))", text)
     reasoning, content = (text[: closing.start()], text[closing.end() :]) if closing else (text, "")
-    reasoning = reasoning.lstrip("\n")
-    pieces = [Piece("reasoning", reasoning), Piece("content", content)]
+    reasoning = re.sub(r"^(\n*<think>)*", "", reasoning)  # the tag may be said again at the beginning, however often
+    pieces = [Piece("reasoning", reasoning.lstrip("\n")), Piece("content", content)]
     return [piece for piece in pieces if piece.text]
+
+
+def split_parts(parts: list[str], thinking_open: bool) -> list[Piece]:
+    splitter = ThinkingSplitter(thinking_open=thinking_open)
+    pieces = [piece for part in parts for piece in (splitter.tag if part in TAGS else splitter.push)(part)]
+    return joined(pieces + splitter.finish())
 
 
 @settings(max_examples=250, deadline=None)
 @given(TAGGED, st.lists(st.integers(0, 80), max_size=6), st.booleans())
 def test_splitting_in_any_portions(text: str, cuts: list[int], thinking_open: bool) -> None:
-    splitter = ThinkingSplitter(thinking_open=thinking_open)
-    pieces = [piece for portion in portions(text, cuts) for piece in splitter.push(portion)]
-    assert joined(pieces + splitter.finish()) == split_whole(text, thinking_open)
+    parts = re.split("(<think>|</think>|<tool_call>)", text)
+    cut = [piece for part in parts for piece in ([part] if part in TAGS else portions(part, cuts))]
+    assert split_parts(cut, thinking_open) == split_whole(text, thinking_open)
 
 
-@pytest.mark.parametrize(
-    "text", ["<think>\nab\n</think>\n\ncd", "a</think>b", "\n\nx<tool_call>\ny", "<thin", "a\n<", ""]
-)
-@pytest.mark.parametrize("thinking_open", [False, True])
-def test_splitting_at_every_pair_of_places(text: str, thinking_open: bool) -> None:
-    for first in range(len(text) + 1):
-        for second in range(first, len(text) + 1):
-            splitter = ThinkingSplitter(thinking_open=thinking_open)
-            pieces = splitter.push(text[:first]) + splitter.push(text[first:second]) + splitter.push(text[second:])
-            assert joined(pieces + splitter.finish()) == split_whole(text, thinking_open)
+def test_spelled_out_tags_are_text() -> None:
+    assert split_parts(["a</thi", "nk>b"], thinking_open=True) == [Piece("reasoning", "a</think>b")]
+    assert split_parts(["<", "think>x"], thinking_open=False) == [Piece("content", "<think>x")]
 
 
 @settings(max_examples=200, deadline=None)
@@ -141,8 +142,18 @@ def test_the_stream_in_any_portions(
 
     whole = stream([ids])
     assert stream([ids[a:b] for a, b in zip([0, *borders], [*borders, len(ids)], strict=True)]) == whole
-    told = TOKENIZER.decode(ids, skip_special_tokens=False)
-    assert whole[0] == split_whole(stop_by_letters(told, stops, include), thinking_open)
+    pieces = split_whole(TOKENIZER.decode(ids, skip_special_tokens=False), thinking_open)
+    content = [
+        Piece(each.kind, stop_by_letters(each.text, stops, include)) for each in pieces if each.kind == "content"
+    ]
+    assert whole[0] == [each for each in (*(p for p in pieces if p.kind == "reasoning"), *content) if each.text]
+
+
+def test_stop_strings_do_not_stop_the_thinking() -> None:
+    ids = TOKENIZER.encode("a STOP b\n</think>\n\nc STOP d")
+    stream = AnswerStream(TOKENIZER, stop=["STOP", "\n\n"], thinking_open=True)
+    assert joined(stream.push(ids) + stream.finish()) == [Piece("reasoning", "a STOP b"), Piece("content", "c ")]
+    assert stream.stopped == "STOP"
 
 
 def answer(text: str, **options: Any) -> tuple[list[Piece], AnswerStream]:
@@ -163,11 +174,11 @@ def test_reasoning_tokens_count_the_block_with_its_closing_tag() -> None:
     assert answer(opened + "x")[1].reasoning_tokens == len(TOKENIZER.encode(opened))
 
 
-def test_a_closing_tag_written_in_letters_counts_too() -> None:
+def test_a_tag_written_in_letters_is_text_as_it_is_to_the_model() -> None:
     ids = TOKENIZER.encode_plain("why</think>so")
     assert TOKENIZER.id_of("</think>") not in ids
     stream = AnswerStream(TOKENIZER, thinking_open=True)
-    assert joined(stream.push(ids) + stream.finish()) == [Piece("reasoning", "why"), Piece("content", "so")]
+    assert joined(stream.push(ids) + stream.finish()) == [Piece("reasoning", "why</think>so")]
 
 
 def test_a_tool_call_ends_open_reasoning_and_stays_content() -> None:

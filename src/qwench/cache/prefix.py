@@ -31,9 +31,13 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Found:
-    """Of a sequence ``matched`` tokens are stored, and ``position`` of them need not be computed again."""
+    """Of a sequence ``matched`` tokens are stored, and ``position`` of them need not be computed again.
+
+    ``differs``: other tokens are stored behind those.
+    """
 
     matched: int = 0
+    differs: bool = False
     position: int = 0
     snapshot: Snapshot | None = None
 
@@ -72,14 +76,15 @@ class PrefixCache:
     def find(self, token_ids: Sequence[int], limit: int) -> Found:
         """The deepest use of what is stored for at most ``limit`` of the tokens."""
         matched, passed, below = self._tree.walk(pack(token_ids))
+        differs = matched < below.end or bool(below.children)
         if not self.policy.state_pages:  # keys and values alone serve every position on their way
             snapshot = below.any_entry()
             position = min(matched, limit)
-            return Found(matched, position, snapshot) if snapshot and position else Found(matched)
+            return Found(matched, differs, position, snapshot) if snapshot and position else Found(matched, differs)
         for node in reversed(passed):
             if node.entry is not None and node.end <= limit:
-                return Found(matched, node.end, node.entry)
-        return Found(matched)
+                return Found(matched, differs, node.end, node.entry)
+        return Found(matched, differs)
 
     def use(self, snapshot: Snapshot) -> None:
         """It was of use, and those before it on its way with it."""

@@ -17,16 +17,24 @@ from typing import TYPE_CHECKING, Any
 from qwench.cli.engine import add_engine_flags, add_model_argument, not_yet, running
 from qwench.cli.reasoning import Wish, add_reasoning_flags, consider, read_wish
 from qwench.cli.terminal import Terminal
-from qwench.errors import EngineUnavailable, QwenchError, UsageError
+from qwench.errors import EngineUnavailable, QwenchError, RequestError, UsageError
 from qwench.reason import told
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
     from qwench.engine.request import SamplingParams
     from qwench.text.model import ChatPrompt, ModelText
+    from qwench.text.thinking import ThinkingPlan
 
 SUMMARY = "talk to a model: one answer with -p, else a conversation"
 SAMPLING_FLAGS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+CUTS = {  # what ended the thinking where it was not the model alone
+    "soft": "closed at the budget",
+    "budget": "cut at the budget",
+    "reserve": "cut to leave room for the answer",
+    "loop": "cut because it went in circles",
+    "end_of_turn": "closed where the model would have stopped",
+}
 HELP = """\
 /think       think before answering
 /no-think    answer at once
@@ -44,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     thinking.add_argument("--think", action="store_true", help="think before answering")
     thinking.add_argument("--no-think", action="store_true", help="answer at once")
     thinking.add_argument(
-        "--think-budget", type=int, metavar="N", help="think for at most N tokens (not available yet)"
+        "--think-budget", type=int, metavar="N", help="think for at most about N tokens, then answer; 0 does not think"
     )
     parser.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     parser.add_argument("--image", action="append", metavar="FILE", help="a picture to look at (not available yet)")
@@ -68,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     SamplingParams(**overrides)  # a wrong value is told before the model is loaded
     wish = read_wish(args)
     prompt = _single_prompt(args)
-    thinking = True if args.think else False if args.no_think else None
+    thinking = _thinking(args)
     with running(args, chat=True) as (client, text):
         chat = Chat(client, text, Terminal(), args.system, thinking, overrides, wish)
         if prompt is None:
@@ -82,10 +90,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.think_budget is not None:
-        raise not_yet("--think-budget", "use --no-think, or bound the whole answer with --max-tokens")
     if args.image or args.video:
         raise not_yet("--image" if args.image else "--video", "describe in words what is to be seen")
+
+
+def _thinking(args: argparse.Namespace) -> ThinkingPlan:
+    """What the flags want of thinking. Raises UsageError."""
+    from qwench.text.thinking import read_thinking
+
+    switch = True if args.think else False if args.no_think else None
+    try:
+        return read_thinking({"enable_thinking": switch, "thinking_budget": args.think_budget})
+    except RequestError as error:
+        raise UsageError(error.message.replace("thinking_budget", "--think-budget")) from None
 
 
 def _single_prompt(args: argparse.Namespace) -> str | None:
@@ -114,6 +131,8 @@ class Reply:
     content: str = ""
     tokens: int = 0
     reasoning_tokens: int = 0
+    closed_by: str | None = None
+    cached_tokens: int = 0
     finish_reason: str | None = None
     first_seconds: float = 0.0
     seconds: float = 0.0
@@ -143,9 +162,11 @@ class Reply:
             "reasoning_content": self.reasoning or None,
             "finish_reason": self.finish_reason,
             "thinking": self.thinking,
+            "thinking_closed_by": self.closed_by,
             "sampling": {name: getattr(self.sampling, name) for name in sampled},
             "usage": {
                 "prompt_tokens": self.prompt_tokens,
+                "cached_tokens": self.cached_tokens,
                 "completion_tokens": self.tokens,
                 "reasoning_tokens": self.reasoning_tokens,
             },
@@ -158,9 +179,12 @@ class Reply:
         if self.report is not None:
             return f"{told.after(self.report)}; {self.seconds:.2f} s"
         thought = f", {self.reasoning_tokens} of them thinking" if self.reasoning_tokens else ""
+        if self.closed_by in CUTS:
+            thought += f" ({CUTS[self.closed_by]})"
+        reused = f"; {self.cached_tokens} of {self.prompt_tokens} read before" if self.cached_tokens else ""
         return (
             f"{self.tokens} tokens{thought}; {self.speed:.1f} tokens/s, first after {self.first_seconds:.2f} s, "
-            f"{self.seconds:.2f} s in all"
+            f"{self.seconds:.2f} s in all{reused}"
         )
 
     def complaint(self) -> str | None:
@@ -182,7 +206,7 @@ class Chat:
     text: ModelText
     terminal: Terminal
     system: str | None = None
-    thinking: bool | None = None
+    thinking: ThinkingPlan | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     wish: Wish | None = None  # to have answers chosen from many samples
     clock: Callable[[], float] = time.monotonic
@@ -192,7 +216,9 @@ class Chat:
         """Stream the answer to ``question``. An interrupt ends it, keeps what was said, and is raised again."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         asked = [*self.messages, {"role": "user", "content": question}]
-        prompt = self.text.chat_prompt([*system, *asked], enable_thinking=self.thinking)
+        prompt = self.text.chat_prompt([*system, *asked], thinking=self.thinking)
+        for warning in prompt.warnings:
+            self.terminal.note(warning)
         sampling = self.text.sampling(prompt.thinks, self.overrides)
         reply = Reply(prompt.thinks, len(prompt.token_ids), sampling)
         try:
@@ -216,7 +242,7 @@ class Chat:
         start = self.clock()
 
         def render(turns: Sequence[Mapping[str, Any]]) -> ChatPrompt:
-            return self.text.chat_prompt(turns, enable_thinking=self.thinking)
+            return self.text.chat_prompt(turns, thinking=self.thinking)
 
         outcome = consider(self.client, self.text.tokenizer, wish.task(messages, render, reply.sampling), self.terminal)
         sample, reply.report = outcome.sample, outcome.report
@@ -228,18 +254,22 @@ class Chat:
                 self.terminal.write(kind, text)
 
     def _stream(self, prompt: ChatPrompt, reply: Reply, show: bool) -> None:
+        from qwench.text.marks import layout
         from qwench.text.stream import AnswerStream
 
         stream = AnswerStream(self.text.tokenizer, thinking_open=prompt.thinking_open)
         start = self.clock()
-        for event in self.client.submit(prompt.token_ids, reply.sampling):
+        marks = layout(prompt.token_ids, self.text.tokenizer).marks
+        for event in self.client.submit(prompt.token_ids, reply.sampling, thinking=prompt.rules, marks=marks):
             if event.finish_reason == "error":
                 raise EngineUnavailable(f"the engine failed on this answer: {event.error or 'no reason given'}.")
             reply.seconds = self.clock() - start
+            reply.cached_tokens += event.cached_tokens
             if event.token_ids and not reply.tokens:
                 reply.first_seconds = reply.seconds
             pieces = stream.push(event.token_ids)
             reply.tokens, reply.reasoning_tokens = stream.num_tokens, stream.reasoning_tokens
+            reply.closed_by = event.closed_by
             if event.finish_reason is not None:
                 reply.finish_reason = event.finish_reason
                 pieces += stream.finish()
@@ -308,8 +338,10 @@ def _command(chat: Chat, line: str) -> bool:
         chat.messages = []
         chat.terminal.note("(the conversation is forgotten)")
     elif line in {"/think", "/no-think"}:
-        chat.thinking = line == "/think"
-        chat.terminal.note("(it thinks before answering)" if chat.thinking else "(it answers at once)")
+        from qwench.text.thinking import read_thinking
+
+        chat.thinking = read_thinking({"enable_thinking": line == "/think"})
+        chat.terminal.note("(it thinks before answering)" if line == "/think" else "(it answers at once)")
     else:
         nearest = get_close_matches(line, known, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else "/help lists the commands."

@@ -34,6 +34,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-model-len", type=int, metavar="N", help="window in tokens, prompt and answer together")
     group.add_argument("--max-num-seqs", type=int, metavar="N", help="answers generated at the same time")
     group.add_argument("--memory", metavar="SIZE", help="for cached keys, values and states, such as 4GiB")
+    group.add_argument("--no-prefix-cache", action="store_true", help="read every prompt from its beginning")
     group.add_argument("--offline", action="store_true", help="never use the network to find the model")
 
 
@@ -51,6 +52,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         max_num_seqs=args.max_num_seqs,
         memory=None if args.memory is None else read_size(args.memory, "--memory"),
         offline=args.offline,
+        prefix_cache=not args.no_prefix_cache,
     )
 
 

@@ -51,11 +51,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT.jsonl",
         help="one result a line; what is answered there already is not asked again",
     )
+    parser.add_argument(
+        "--think-budget",
+        type=int,
+        metavar="N",
+        help="think for at most about N tokens in chats that say nothing of thinking",
+    )
     add_engine_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Answer all requests. Raises RequestError at the end if some failed, OutputError if results cannot be written."""
+    if args.think_budget is not None and args.think_budget < 0:
+        raise UsageError(f"--think-budget is {args.think_budget}; give a number of tokens, 0 for no thinking.")
     total = _count_lines(args.input)
     if args.output.exists() and args.output.samefile(args.input):
         raise UsageError("the input is also the output; give another file with -o.")
@@ -70,7 +78,7 @@ def _run(args: argparse.Namespace, results: ResultFile, total: int) -> int:
     from qwench.progress import clock_time
 
     with running(args) as (client, text):
-        batch = Batch(client, text, args.input, results)
+        batch = Batch(client, text, args.input, results, args.think_budget)
         try:
             seconds = batch.run(total)
         except KeyboardInterrupt:
@@ -108,6 +116,7 @@ class Batch:
     text: ModelText
     source: Path
     results: ResultFile
+    think_budget: int | None = None  # of chats that say nothing of thinking
     seen: int = 0
     answered: int = 0
     skipped: int = 0
@@ -184,11 +193,15 @@ class Batch:
         from qwench.server.chat import ChatFormat
         from qwench.server.completions import CompletionFormat
         from qwench.server.prepare import prepare_chat, prepare_completion
+        from qwench.text.thinking import read_thinking
 
         chat = line.url == URLS[0]
         if line.body.get("stream"):
             raise RequestError("stream is true, but a batch has whole answers; leave it out.", param="stream")
-        prepared = (prepare_chat if chat else prepare_completion)(line.body, self.text)
+        body = line.body
+        if chat and self.think_budget is not None and not read_thinking(body).sources:
+            body = {**body, "thinking_budget": self.think_budget}
+        prepared = (prepare_chat if chat else prepare_completion)(body, self.text)
         self.warnings.update(prepared.warnings)
         answer = await self._submit(prepared)
         self.running.add(answer)

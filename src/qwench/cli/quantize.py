@@ -29,7 +29,7 @@ RECEIPT = "receipt.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="nano, a short name, Hub id or folder with unquantised weights")
     parser.add_argument("target", metavar="DST", type=Path, help="a new folder; of an interrupted run, its folder")
-    parser.add_argument("--bits", type=int, choices=BITS, help="about this many bits a weight; finer where it matters")
+    parser.add_argument("--bits", type=int, help="about this many bits a weight; finer where it matters")
     parser.add_argument("--type", metavar="TYPE", help="the same by name: q8, q6, q5, q4, q3, q2 or mxfp4")
     parser.add_argument("--no-receipt", action="store_true", help="do not run both models to compare them")
     parser.add_argument(
@@ -73,6 +73,8 @@ def check(args: argparse.Namespace) -> str:
 
     if (args.bits is None) == (args.type is None):
         raise UsageError("give either --bits (8, 6, 5, 4, 3 or 2) or --type (such as mxfp4).")
+    if args.type is None and args.bits not in BITS:
+        raise UsageError(f"--bits is {args.bits}; it must be 8, 6, 5, 4, 3 or 2.")
     name = f"q{args.bits}" if args.type is None else args.type
     try:
         EngineConfig(quantization=name)

@@ -13,13 +13,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from qwench.config import EngineConfig
 from qwench.engine.request import Marks, Request, SamplingParams, Saved, TokenEvent, Vocabulary
+from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
 from qwench.files import open_files, read_config
 from qwench.weights.locate import locate
@@ -68,10 +70,17 @@ class EngineStats:
 class Generation:
     """One running request. Iterate it, blocking or ``async``, once; leaving early aborts it."""
 
-    def __init__(self, request_id: int, prompt_len: int, on_abort: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        request_id: int,
+        prompt_len: int,
+        on_abort: Callable[[int], None],
+        on_end_thinking: Callable[[int], None],
+    ) -> None:
         self.id = request_id
         self.prompt_len = prompt_len
         self._on_abort = on_abort
+        self._on_end_thinking = on_end_thinking
         self._events: deque[TokenEvent] = deque()
         self._changed = threading.Condition()
         self._wake: Callable[[], None] | None = None
@@ -81,6 +90,11 @@ class Generation:
         """End the request and free what it holds. Safe to call from any thread, and again."""
         if not self._finished:
             self._on_abort(self.id)
+
+    def end_thinking(self) -> None:
+        """Have the model stop thinking and answer. Safe to call from any thread, and again."""
+        if not self._finished:
+            self._on_end_thinking(self.id)
 
     def deliver(self, event: TokenEvent) -> None:
         """Called by the engine's thread."""
@@ -187,18 +201,26 @@ class EngineClient:
         prompt_token_ids: Sequence[int],
         sampling: SamplingParams,
         *,
+        thinking: ThinkingRules | None = None,
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
     ) -> Generation:
-        """Queue one sequence (``n`` is 1). Raises before anything runs: RequestError, ContextLengthExceeded with both
-        numbers, Overloaded when too many requests are unfinished, EngineUnavailable while there is no engine."""
-        return self.submit_choices(prompt_token_ids, [sampling], marks=marks, background=background)[0]
+        """Queue one sequence (``n`` is 1), whose answer is held to the rules of ``thinking``.
+
+        Raises before anything runs: RequestError, ContextLengthExceeded with both numbers, Overloaded when too many
+        requests are unfinished, EngineUnavailable while there is no engine.
+        """
+        choices = self.submit_choices(
+            prompt_token_ids, [sampling], thinking=thinking, marks=marks, background=background
+        )
+        return choices[0]
 
     def submit_choices(
         self,
         prompt_token_ids: Sequence[int],
         choices: Sequence[SamplingParams],
         *,
+        thinking: ThinkingRules | None = None,
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
     ) -> list[Generation]:
@@ -208,6 +230,9 @@ class EngineClient:
             self.check(prompt_token_ids, sampling)
             request = self._request(len(prompt_token_ids), prompt_token_ids, sampling)
             request.marks, request.background = marks, background
+            if thinking is not None:
+                rules = replace(thinking, end_ids=frozenset(), begun=True) if sampling.ignore_eos else thinking
+                request.thought = Thought(rules, request.max_total - request.prompt_len)
             requests.append(request)
         return self._queue(requests)
 
@@ -242,7 +267,12 @@ class EngineClient:
         token_ids = (*saved.token_ids, *more)
         for sampling in choices:
             self.check(token_ids, sampling)
-        return self._queue([self._request(saved.prompt_len, token_ids, sampling) for sampling in choices])
+        requests = [self._request(saved.prompt_len, token_ids, sampling) for sampling in choices]
+        for request in requests:
+            request.thought = copy(saved.thought)
+            if request.thought is not None:
+                request.thought.go_on(request.max_total - request.prompt_len, more)
+        return self._queue(requests)
 
     def check(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> None:
         """Raise what ``submit`` would raise for this prompt, and run nothing."""
@@ -265,7 +295,9 @@ class EngineClient:
 
     def _queue(self, requests: Sequence[Request]) -> list[Generation]:
         """Hand requests with the same tokens to the engine, all or none."""
-        generations = [Generation(request.id, request.prompt_len, self._abort) for request in requests]
+        generations = [
+            Generation(request.id, request.prompt_len, self._abort, self._end_thinking) for request in requests
+        ]
 
         def listener(generation: Generation) -> Callable[[TokenEvent], None]:
             def deliver(event: TokenEvent) -> None:
@@ -353,6 +385,9 @@ class EngineClient:
 
     def _abort(self, request_id: int) -> None:
         self._commands.put(lambda engine: engine.abort(request_id))
+
+    def _end_thinking(self, request_id: int) -> None:
+        self._commands.put(lambda engine: engine.end_thinking(request_id))
 
     def _run(self) -> None:
         """The engine's thread: load, then serve until closed or broken."""

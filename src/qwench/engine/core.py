@@ -70,6 +70,11 @@ class Engine:
             self.counters.aborted += 1
             self._publish(request, TokenEvent(finish_reason="abort"))
 
+    def end_thinking(self, request_id: int) -> None:
+        """Have a request's thinking closed; unknown or finished ids are left alone."""
+        if request_id in self._listeners:
+            self.scheduler.end_thinking(self._listeners[request_id][0])
+
     def step(self) -> bool:
         """One turn of the loop. False if there was nothing to do; then the books are checked."""
         if self.scheduler.is_idle():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
+from qwench.engine.thinking import Closing, Thought
 from qwench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -154,13 +155,14 @@ class Marks:
 
 @dataclass(frozen=True)
 class Reuse:
-    """What was known of a sequence when it began: ``cached`` tokens were not computed again, ``matched`` were stored.
+    """What was known of a prompt when it began: ``cached`` tokens were not computed again, ``matched`` were stored.
 
-    ``matched`` is where the sequence differs from all that is stored, or all of it.
+    ``differs``: something else is stored behind those, so that the next token is where two sequences part.
     """
 
     cached: int
     matched: int
+    differs: bool
 
 
 class Status(Enum):
@@ -180,6 +182,7 @@ class Request:
     stop_token_ids: frozenset[int]
     seed: int
     max_total: int  # prompt and answer together never exceed this
+    thought: Thought | None = None
     computed: int = 0
     prompt_logprobs_told: int = (
         0  # prompt tokens whose log-probability was delivered, counted with the first (it has none)
@@ -210,11 +213,13 @@ class Saved:
     """A sequence as it was at some moment: continued from here, it goes on as the original did.
 
     ``snapshot`` is None where there was no room for one; then continuing means computing ``token_ids`` again.
+    ``thought`` is how far its thinking was.
     """
 
     prompt_len: int
     token_ids: tuple[int, ...]
     snapshot: Snapshot | None
+    thought: Thought | None = None
 
 
 @dataclass(frozen=True)
@@ -223,16 +228,20 @@ class TokenEvent:
 
     ``stop_token_id`` is the id that ended the answer (it is not among ``token_ids``). ``error`` is the failure behind
     finish_reason "error". ``prompt_logprobs`` comes in pieces, one entry per prompt token from the second on.
+    ``logprobs``, where asked for, has one entry per token, None for those that were not drawn but written by us.
+    ``closed_by`` tells how thinking ended, from then on; ``repeats`` that the answer goes in circles.
     ``reuse`` comes with the first event.
     """
 
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] = ()
+    logprobs: tuple[TokenLogprob | None, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
     reuse: Reuse | None = None
     error: str | None = None
+    closed_by: Closing | None = None
+    repeats: bool = False
 
     @property
     def cached_tokens(self) -> int:

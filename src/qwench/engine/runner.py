@@ -9,8 +9,9 @@ import torch
 from qwench.cache.storage import Storage
 from qwench.engine.batching import build_batch
 from qwench.engine.request import TokenLogprob
-from qwench.engine.sampling import sample, token_logprobs
+from qwench.engine.sampling import rank_among, sample, token_logprobs
 from qwench.engine.scheduler import Copies, RowResult, Step, StepRow
+from qwench.engine.thinking import TOP_RANK
 from qwench.fault import fault
 from qwench.model.batch import Batch, CacheTensors
 from qwench.ops.choosing import Chooser, TorchChooser
@@ -91,7 +92,10 @@ class Runner:
                 zip(asked, token_logprobs(logits[asked], [tokens[place] for place in asked], tops), strict=True)
             )
         for place, index in enumerate(indices):
-            results[index] = RowResult(tokens[place], found.get(place), results[index].prompt_logprobs)
+            thought, rank = requests[place].thought, None
+            if thought is not None and thought.wants_rank and thought.rules.close_id is not None:
+                rank = rank_among(logits[place], thought.rules.close_id, TOP_RANK, self.chooser)
+            results[index] = RowResult(tokens[place], found.get(place), results[index].prompt_logprobs, rank=rank)
 
 
 def _prompt_logprobs(logits: torch.Tensor, row: StepRow) -> tuple[TokenLogprob, ...]:

@@ -44,6 +44,12 @@ def token_logprobs(logits: torch.Tensor, token_ids: Sequence[int], tops: Sequenc
     ]
 
 
+def rank_among(logits: torch.Tensor, token: int, count: int, chooser: Chooser) -> int | None:
+    """The rank of ``token`` in a row [V], 1 being the likeliest; None where it is not among the ``count`` likeliest."""
+    likeliest = chooser.top(logits, min(count, len(logits)))[1].tolist()
+    return likeliest.index(token) + 1 if token in likeliest else None
+
+
 def _is_plain_greedy(request: Request) -> bool:
     """Whether the row's largest raw logit is the answer."""
     return request.sampling.is_greedy and not _is_adjusted(request)
@@ -58,11 +64,12 @@ def _is_adjusted(request: Request) -> bool:
         or params.frequency_penalty != 0
         or params.repetition_penalty != 1
         or request.num_generated < params.min_tokens
+        or bool(_banned(request))
     )
 
 
 def _adjust(logits: torch.Tensor, request: Request) -> torch.Tensor:
-    """Penalties, bias and the ban on ending too early: one row [V] as it is, or a copy where there are any.
+    """Penalties, bias and the bans on ending too early: one row [V] as it is, or a copy where there are any.
 
     Presence and frequency count generated tokens only; repetition counts the prompt too.
     """
@@ -80,9 +87,15 @@ def _adjust(logits: torch.Tensor, request: Request) -> torch.Tensor:
         logits[ids] -= params.presence_penalty + params.frequency_penalty * counts
     for token, bias in (params.logit_bias or {}).items():
         logits[token] += bias
+    banned = _banned(request)
     if request.num_generated < params.min_tokens:
-        logits[[token for token in request.stop_token_ids if token < len(logits)]] = -torch.inf
+        banned |= request.stop_token_ids
+    logits[[token for token in banned if token < len(logits)]] = -torch.inf
     return logits
+
+
+def _banned(request: Request) -> frozenset[int]:
+    return request.thought.banned if request.thought is not None else frozenset()
 
 
 def _draw(logits: torch.Tensor, request: Request, chooser: Chooser) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 from qwench.cache.cuts import cut_points
@@ -69,13 +70,15 @@ class Step:
 class RowResult:
     """What the runner found for one row: the drawn token if it samples, and log-probabilities where asked for.
 
-    ``error`` says why this row alone cannot go on.
+    ``error`` says why this row alone cannot go on. ``rank`` is that of the token that closes thinking, where the
+    request's thought asked for it and it is among the likeliest.
     """
 
     token_id: int | None = None
     logprob: TokenLogprob | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     error: str | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,11 @@ class Scheduler:
             self._release_choices(request)
         request.status = Status.FINISHED
 
+    def end_thinking(self, request: Request) -> None:
+        """Have the request's thinking closed with its next token."""
+        if request.thought is not None:
+            request.thought.end()
+
     def is_idle(self) -> bool:
         return not self.running and not self.waiting
 
@@ -188,9 +196,12 @@ class Scheduler:
                 if result.prompt_logprobs or reuse:
                     yield request, TokenEvent(prompt_logprobs=result.prompt_logprobs, reuse=reuse)
                 continue
-            token_id = result.token_id
-            stops = token_id in request.stop_token_ids and request.num_generated >= request.sampling.min_tokens
-            request.token_ids.append(token_id)
+            token_id, thought = result.token_id, request.thought
+            known = (token_id,) if thought is None else thought.take(token_id, result.rank)
+            drawn = known == (token_id,)  # else thinking was closed in its place
+            stops = drawn and not (thought and thought.is_open) and token_id in request.stop_token_ids
+            stops = stops and request.num_generated >= request.sampling.min_tokens
+            request.token_ids += known
             reason: FinishReason | None = None
             if stops:
                 reason = "stop"
@@ -201,12 +212,14 @@ class Scheduler:
             yield (
                 request,
                 TokenEvent(
-                    token_ids=() if stops else (token_id,),
-                    logprobs=() if result.logprob is None else (result.logprob,),
+                    token_ids=() if stops else known,
+                    logprobs=() if result.logprob is None else (result.logprob,) if drawn else (None,) * len(known),
                     prompt_logprobs=result.prompt_logprobs,
                     finish_reason=reason,
                     stop_token_id=token_id if stops else None,
                     reuse=reuse,
+                    closed_by=thought.closed_by if thought else None,
+                    repeats=thought is not None and thought.repeats,
                 ),
             )
 
@@ -224,7 +237,7 @@ class Scheduler:
             snapshot = None
         if snapshot is not None:
             snapshot.pins += 1
-        return Saved(request.prompt_len, tuple(request.token_ids), snapshot)
+        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, copy(request.thought))
 
     def release(self, saved: Saved) -> None:
         """Nobody will continue from ``saved``; what is kept for it may go."""
@@ -257,10 +270,11 @@ class Scheduler:
             return False
         found = self.cache.find(request.token_ids, self._reusable(request))
         # Alone with the cache it begins anew: what is found may hold the one page that is missing.
-        if not self._begin(request, found) and (self.running or not self._begin(request, Found(found.matched))):
+        if not self._begin(request, found) and (self.running or not self._begin(request, Found())):
             return False
         if request.reuse is None:
-            request.reuse = Reuse(min(request.computed, request.prompt_len), min(found.matched, request.prompt_len))
+            cached, matched = (min(count, request.prompt_len) for count in (request.computed, found.matched))
+            request.reuse = Reuse(cached, matched, found.differs)
         junction = min(found.matched, len(request.token_ids) - 1)
         if junction - request.computed >= self.cache.policy.near and junction not in request.cuts:
             insort(request.cuts, junction)  # here it leaves what is stored; whoever leaves it here again will gain

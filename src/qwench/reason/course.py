@@ -139,12 +139,14 @@ class Course:
         return count(self.ballots())
 
     def outcome(self) -> Outcome:
-        """The leader's surest sample; without votes the surest that is complete; else whatever there is."""
+        """The leader's surest sample; without votes the surest that is complete."""
         tallies = self.tallies()
         agreed = [s for s in self.samples if self.counts(s) and tallies and self.key(s) == tallies[0].key]
         whole = [sample for sample in self.samples if sample.whole]
-        said = [sample for sample in self.samples if sample.content.strip()]
-        chosen = max(agreed or whole or said or self.samples, key=lambda sample: sample.mean)
+        if agreed or whole:
+            chosen = max(agreed or whole, key=lambda sample: sample.mean)
+        else:  # what came farthest
+            chosen = max(self.samples, key=lambda sample: (bool(sample.content.strip()), len(sample.token_ids)))
         return Outcome(chosen, self._report(chosen, tallies))
 
     def _report(self, chosen: Sample, tallies: Sequence[Tally]) -> dict[str, Any]:

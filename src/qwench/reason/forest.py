@@ -1,15 +1,17 @@
 """A small forest of thoughts. Experimental: several trees of thought grow in steps, and their answers vote.
 
 Sparse activation: after each step only as many thoughts as there are trees go on, those whose last step was the surest.
-Self-correction: an answer that failed its check (without one: an unsure one that is outvoted) is looked at once more.
+Self-correction: an answer that failed its check (without one: is unsure and outvoted) is looked at again.
 Consensus: the answers vote, corrected ones in place of what they corrected.
 
-A thought that branches is continued from its own tokens: the engine has their pages and state, so nothing is read twice.
+A thought goes on from its own tokens, whose pages and state the engine keeps; a step shorter than the distance between
+two of its snapshots is read once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 from qwench.reason.course import Course
@@ -21,10 +23,12 @@ LOOK_AGAIN = "Go through that answer once more, step by step. If it is wrong, co
 async def forest(course: Course) -> None:
     strategy = course.strategy
     step = min(strategy.step, course.limit)
-    thoughts = await course.draw([Ask(course.messages, step)] * strategy.samples)
+    thoughts = await course.draw([Ask(course.messages, step, step=True)] * strategy.samples)
     for _ in range(strategy.depth - 1):
         alive = surest(thoughts, strategy.samples)
-        asks = [_onward(course, thought, step) for thought in alive for _ in range(strategy.branches)]
+        asks = [
+            replace(_onward(course, thought, step), step=True) for thought in alive for _ in range(strategy.branches)
+        ]
         if not (asks := [ask for ask in asks if ask.limit > 0]):
             break
         thoughts = await course.draw(asks)

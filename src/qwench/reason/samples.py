@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from qwench.engine.request import SamplingParams
+from qwench.engine.thinking import ThinkingRules
 from qwench.errors import EngineUnavailable, RequestError
 from qwench.reason.confidence import LowestWindow
+from qwench.text.marks import layout
 from qwench.text.model import ChatPrompt
 from qwench.text.stream import AnswerStream
 from qwench.text.tokenizer import Tokenizer
@@ -40,6 +42,8 @@ class Sample:
     tokens: int = 0
     reasoning_tokens: int = 0
     finish_reason: str | None = None
+    closed_by: str | None = None
+    repeats: bool = False
     confidence: float = -math.inf
     mean: float = -math.inf
     prompt_tokens: int = 0
@@ -55,13 +59,15 @@ class Sample:
 class Ask:
     """What to draw: an answer to ``messages`` of at most ``limit`` tokens, going on from ``begun``.
 
-    It is given up as soon as its confidence is below ``floor``.
+    It is given up as soon as its confidence is below ``floor``. A ``step`` is a piece of
+    thought without an end of its own.
     """
 
     messages: Sequence[Message]
     limit: int
     begun: tuple[int, ...] = ()
     floor: float = -math.inf
+    step: bool = False
 
 
 class Drawing:
@@ -90,6 +96,7 @@ class Drawing:
                 raise EngineUnavailable(f"The engine failed on a sample: {event.error or 'no reason given'}.")
             sample.cached_tokens = max(sample.cached_tokens, event.cached_tokens)
             sample.tokens += len(event.token_ids)
+            sample.closed_by, sample.repeats = event.closed_by or sample.closed_by, event.repeats or sample.repeats
             for entry in event.logprobs:
                 if entry is not None:
                     self._measure(entry.logprob)
@@ -174,7 +181,9 @@ class Sampler:
             return []
         choices = [self._choice(min(ask.limit, max(room, 1)), self.drawn + at) for at, ask in enumerate(asks)]
         drawings: list[Drawing] = []
-        for ask, generation in zip(asks, self.client.submit_choices(ids, choices), strict=True):
+        rules, marks = _onward(prompt.rules, asks[0]), layout(prompt.token_ids, self.tokenizer).marks
+        generations = self.client.submit_choices(ids, choices, thinking=rules, marks=marks)
+        for ask, generation in zip(asks, generations, strict=True):
             sample = Sample(self.drawn, list(begun), prompt_tokens=len(prompt.token_ids))
             drawings.append(Drawing(sample, ask, generation, self._stream(prompt), self.window))
             self.drawn += 1
@@ -193,6 +202,17 @@ class Sampler:
             skip_special_tokens=self.sampling.skip_special_tokens,
             include_stop=self.sampling.include_stop_str_in_output,
         )
+
+
+def _onward(rules: ThinkingRules, ask: Ask) -> ThinkingRules | None:
+    """What a sample is held to that goes on from ``ask.begun``; a mere step on the way to no end at all."""
+    if ask.step:
+        return None
+    if not ask.begun:
+        return rules
+    open_now = (rules.open or rules.open_id in ask.begun) and rules.close_id not in ask.begun
+    left = None if rules.budget is None else max(0, rules.budget - len(ask.begun))
+    return replace(rules, open=open_now, may_open=False, begun=not open_now, budget=left)
 
 
 def check_temperature(sampling: SamplingParams) -> None:

@@ -20,8 +20,8 @@ MAX_BUDGET = 2**31
 class Strategy:
     """``vote``: samples until their leader would stay ahead with ``confidence``; the most confident share ``keep`` of
     them votes. ``best_of``: samples until one passes the check, half of the later ones shown what failed. ``forest``:
-    ``samples`` trees that grow ``depth`` steps of ``step`` tokens; as many as there are trees stay alive, each branching
-    into ``branches``; their answers vote.
+    ``samples`` trees that grow ``depth`` steps of ``step`` tokens; as many as there are trees stay alive, each
+    branching into ``branches``; their answers vote.
 
     ``budget`` bounds the tokens of all samples together; None: what ``samples`` answers can come to. ``window`` is the
     stretch of tokens over which confidence is measured; ``answer`` says how answers are compared.

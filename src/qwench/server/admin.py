@@ -18,6 +18,7 @@ from qwench.server.errors import RETRY_AFTER, json_response
 from qwench.server.prepare import check_model
 from qwench.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, components, shape
 from qwench.server.service import Service
+from qwench.text.thinking import read_thinking
 
 
 def body_of(name: str) -> dict[str, object]:
@@ -130,13 +131,9 @@ def _present(fields: dict[str, object]) -> dict[str, object]:
 
 
 def _render(service: Service, messages: list[dict[str, object]], asked: TokenizeRequest | TemplateRequest) -> str:
-    prompt = service.text.chat_prompt(
-        messages,
-        tools=asked.tools,
-        enable_thinking=asked.enable_thinking,
-        variables=asked.chat_template_kwargs,
-    )
-    return prompt.text
+    spelled = {"enable_thinking": asked.enable_thinking, "chat_template_kwargs": asked.chat_template_kwargs}
+    plan, variables = read_thinking(spelled), asked.chat_template_kwargs
+    return service.text.chat_prompt(messages, tools=asked.tools, thinking=plan, variables=variables).text
 
 
 def _tokenize(service: Service, asked: TokenizeRequest) -> dict[str, object]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from qwench.engine.request import TokenEvent, TokenLogprob
+from qwench.engine.thinking import Closing
 from qwench.errors import EngineUnavailable, QwenchError
 from qwench.server.prepare import Prepared, Prompt
 from qwench.text.model import ModelText
@@ -32,6 +33,7 @@ class Delta:
     """What was added to choice ``index``. An ``echo`` is the prompt itself; ``end`` carries the finish reason.
 
     ``logprobs`` belong to the content tokens whose text this delta completes (to the prompt's, in an ``echo``).
+    ``details`` come with the end: how the thinking went.
     """
 
     index: int
@@ -39,6 +41,7 @@ class Delta:
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: Literal["stop", "length"] | None = None
+    details: Mapping[str, object] | None = None
 
 
 class Choice:
@@ -50,6 +53,9 @@ class Choice:
         self.generation = generation
         self.finished = False
         self.cached_tokens = 0
+        self._closed_by: Closing | None = None
+        self._repeats = False
+        self._show_reasoning = prepared.show_reasoning
         self._tokenizer = text.tokenizer
         self._stream = AnswerStream(
             text.tokenizer,
@@ -80,6 +86,7 @@ class Choice:
         if event.finish_reason == "abort":
             raise EngineUnavailable("The engine stopped before the answer was complete; send the request again.")
         self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
+        self._closed_by, self._repeats = event.closed_by, event.repeats
         self._prompt_logprobs.extend(event.prompt_logprobs)
         deltas: list[Delta] = []
         if self._echo_due and (event.token_ids or event.finish_reason):
@@ -114,12 +121,19 @@ class Choice:
         for piece in pieces:
             self._content_begun |= piece.kind == "content"
             logprobs = self._release() if piece.kind == "content" else ()
+            if piece.kind == "reasoning" and not self._show_reasoning:
+                continue
             deltas.append(Delta(self.index, piece.kind, piece.text, logprobs))
         return deltas
 
     def _end(self, reason: Literal["stop", "length"]) -> Delta:
         self.finished = True
-        return Delta(self.index, "end", logprobs=self._release(), finish_reason=reason)
+        details = {
+            "thinking_tokens": self.reasoning_tokens,
+            "closed_by": self._closed_by,
+            "answer_repeats": self._repeats,
+        }
+        return Delta(self.index, "end", logprobs=self._release(), finish_reason=reason, details=details)
 
     def _release(self) -> tuple[TokenLogprob, ...]:
         released = tuple(self._pending)
@@ -139,6 +153,7 @@ class Answer:
     ) -> None:
         self.prepared = prepared
         self.choices: list[Choice] = []
+        self.reuse: list[str] = []  # one sentence for each prompt, once it is known
         self._clock = clock
         self._started = clock()
         self._first_token: float | None = None
@@ -147,8 +162,9 @@ class Answer:
         sampling = prepared.sampling
         try:
             for prompt in prepared.prompts:
-                for number in range(sampling.n):
-                    generation = client.submit(prompt.token_ids, sampling.for_choice(number))
+                each = [sampling.for_choice(number) for number in range(sampling.n)]
+                marks, rules = prompt.layout.marks, prepared.rules
+                for generation in client.submit_choices(prompt.token_ids, each, thinking=rules, marks=marks):
                     self.choices.append(Choice(len(self.choices), prompt, text, prepared, generation))
         except QwenchError:
             self.abort()
@@ -158,6 +174,13 @@ class Answer:
         """Free everything the engine still holds for this answer; harmless when it is complete."""
         for choice in self.choices:
             choice.generation.abort()
+
+    def end_thinking(self) -> bool:
+        """Have every choice that still runs stop thinking and answer. False if none runs any more."""
+        running = [choice for choice in self.choices if not choice.finished]
+        for choice in running:
+            choice.generation.end_thinking()
+        return bool(running)
 
     async def deltas(self, silence: float | None = None) -> AsyncGenerator[Delta | None]:
         """The deltas of all choices as they come; None whenever ``silence`` seconds passed without one."""
@@ -190,6 +213,9 @@ class Answer:
             if event.token_ids:
                 self._last_token = self._clock()
                 self._first_token = self._first_token or self._last_token
+            if event.reuse is not None and choice.index % self.prepared.sampling.n == 0:
+                self.reuse.append(choice.prompt.layout.told(event.reuse))
+                logger.info("%s", self.reuse[-1])
             if event.finish_reason == "error" and self._client.status().state != "ready":
                 break
             for delta in choice.take(event):

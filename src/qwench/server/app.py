@@ -34,12 +34,15 @@ from qwench.server.considered import answer_to
 from qwench.server.errors import (
     InternalError,
     InvalidApiKey,
+    NoSuchResponse,
     error_response,
     json_response,
     on_http_error,
     on_qwench_error,
 )
+from qwench.server.metrics import metrics_routes
 from qwench.server.prepare import Prepared, prepare_chat, prepare_completion
+from qwench.server.schemas import ControlRequest, shape, show
 from qwench.server.service import ServerSettings, Service
 from qwench.server.sse import ClientGone, EventStream, unless_gone
 from qwench.text.model import ModelText
@@ -53,6 +56,7 @@ logger = logging.getLogger(__name__)
 Prepare = Callable[[Mapping[str, object], ModelText, Sequence[str]], Prepared]
 MakeFormat = Callable[[Head, Answer, Tokenizer], Format]
 WARNINGS_HEADER = "x-qwench-warnings"
+REUSE_HEADER = "x-qwench-cache"  # of a whole answer; a stream tells the same in a comment
 MAX_WARNINGS = 2000  # characters; proxies refuse long headers
 KEYLESS = frozenset({"/health"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -114,7 +118,7 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
     """The whole server. ``client`` may still be loading: requests that need it get 503 until it is ready."""
     service = Service(client, text, settings)
     app = FastAPI(title="Qwench", version=__version__, openapi_url=None, redirect_slashes=False)
-    routers = [answer_routes(service), model_routes(service), token_routes(service)]
+    routers = [answer_routes(service), model_routes(service), token_routes(service), metrics_routes(service)]
     listed = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     for router in (*routers, docs_routes(service, listed)):
         app.include_router(router)
@@ -133,6 +137,15 @@ def answer_routes(service: Service) -> APIRouter:
         """Answer a conversation."""
         return await generate(service, request, prepare_chat, ChatFormat, "chatcmpl")
 
+    @router.post("/v1/chat/completions/control", openapi_extra=body_of("ControlRequest"))
+    async def control(request: Request) -> Response:
+        """End the thinking of a running response: its id, and the action reasoning_end."""
+        asked = shape(ControlRequest, parse(await read_body(request, service.settings.max_body_bytes)))
+        answer = service.answers.get(asked.id)
+        if answer is None or not answer.end_thinking():
+            raise NoSuchResponse(f"No response {show(asked.id)} is running; send the id of one that is.", param="id")
+        return json_response({"id": asked.id, "action": asked.action, "success": True})
+
     @router.post("/v1/completions", openapi_extra=body_of("CompletionRequest"))
     async def completions(request: Request) -> Response:
         """Continue raw text or token ids."""
@@ -149,12 +162,15 @@ async def generate(
     # Rendering and tokenising a long conversation takes a while; other streams go on meanwhile.
     prepared = await asyncio.to_thread(lambda: prepare(parse(raw), service.text, service.settings.names))
     answer = answer_to(service.client, service.text, prepared, service.settings.checkers)
-    form = make_format(service.head(prefix), answer, service.text.tokenizer)
+    head = service.head(prefix)
+    service.answers[head.id] = answer
+    form = make_format(head, answer, service.text.tokenizer)
     headers = _warning_header(prepared.warnings)
     if prepared.stream:
         return EventStream(answer, form, service.settings.keepalive, headers)
     try:
-        return json_response(await unless_gone(request.receive, whole(answer, form)), headers=headers)
+        body = await unless_gone(request.receive, whole(answer, form))
+        return json_response(body, headers={**headers, REUSE_HEADER: "; ".join(answer.reuse)[:MAX_WARNINGS]})
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED)
     finally:

@@ -26,11 +26,12 @@ class ChatFormat:
         """The chunks that tell ``delta``: the choice's role first, its finish reason last."""
         chunks = []
         if delta.index not in self._begun:
+            first = self._chunk(delta.index, {"role": "assistant", "content": ""})
+            chunks.append(first if self._begun else {**first, "thinking": self._answer.prepared.thinking})
             self._begun.add(delta.index)
-            chunks.append(self._chunk(delta.index, {"role": "assistant", "content": ""}))
         if delta.kind == "end":
             self._ended += 1
-            last = self._chunk(delta.index, {}, self._logprobs(delta.logprobs), delta.finish_reason)
+            last = self._chunk(delta.index, {}, self._logprobs(delta.logprobs), delta)
             if self._ended == len(self._deltas):
                 last |= {"timings": self._answer.timings(), **self._answer.extension()}
             return [*chunks, last]
@@ -56,6 +57,7 @@ class ChatFormat:
             "usage": self._answer.usage(),
             "timings": self._answer.timings(),
             **self._answer.extension(),
+            "thinking": self._answer.prepared.thinking,
         }
 
     def _choice(self, index: int, deltas: list[Delta]) -> dict[str, object]:
@@ -75,6 +77,7 @@ class ChatFormat:
             "message": message,
             "logprobs": {"content": self._entries(logprobs), "refusal": None} if wanted else None,
             "finish_reason": deltas[-1].finish_reason,
+            "finish_details": deltas[-1].details,
         }
 
     def _envelope(self, kind: str) -> dict[str, object]:
@@ -88,9 +91,11 @@ class ChatFormat:
         }
 
     def _chunk(
-        self, index: int, delta: dict[str, object], logprobs: object = None, finish_reason: str | None = None
+        self, index: int, delta: dict[str, object], logprobs: object = None, end: Delta | None = None
     ) -> dict[str, object]:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": end and end.finish_reason}
+        if end is not None:
+            choice["finish_details"] = end.details
         chunk = {**self._envelope("chat.completion.chunk"), "choices": [choice]}
         if self._answer.prepared.include_usage:
             chunk["usage"] = None  # the usage comes in a chunk of its own

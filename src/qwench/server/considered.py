@@ -53,11 +53,16 @@ class Considered(Answer):
             self._outcome = work.result()
             self._last_token = self._clock()
             sample = self._outcome.sample
-            if sample.reasoning:
+            if sample.reasoning and self.prepared.show_reasoning:
                 yield Delta(0, "reasoning", sample.reasoning)
             if sample.content:
                 yield Delta(0, "content", sample.content)
-            yield Delta(0, "end", finish_reason=self._outcome.finish_reason)
+            details = {
+                "thinking_tokens": sample.reasoning_tokens,
+                "closed_by": sample.closed_by,
+                "answer_repeats": sample.repeats,
+            }
+            yield Delta(0, "end", finish_reason=self._outcome.finish_reason, details=details)
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)

@@ -33,6 +33,12 @@ class NoSuchRoute(QwenchError):
     status, type, code = 404, "invalid_request_error", "unknown_url"
 
 
+class NoSuchResponse(RequestError):
+    """No response of this id is running."""
+
+    status = 404
+
+
 class WrongMethod(QwenchError):
     """The path has a route, but not for this method."""
 

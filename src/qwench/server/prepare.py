@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qwench.engine.request import SamplingParams
+from qwench.engine.thinking import ThinkingRules
 from qwench.errors import ModelNotFound, RequestError
 from qwench.reason.recipes import Task
 from qwench.reason.samples import Render
 from qwench.reason.strategy import read_strategy
 from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
 from qwench.text.chat import normalise_messages
+from qwench.text.marks import Layout, layout, with_orders
 from qwench.text.model import ChatPrompt, ModelText
+from qwench.text.thinking import ThinkingPlan, read_thinking
 
 MAX_STOP_STRINGS = 32
 MAX_TOP_LOGPROBS = 20
@@ -43,9 +47,10 @@ SAMPLING_FIELDS = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its ids, and its text when the request wants it echoed."""
+    """One prompt: its ids, where its messages begin, and its text when the request wants it echoed."""
 
     token_ids: tuple[int, ...]
+    layout: Layout
     echo: str | None = None
 
 
@@ -62,8 +67,9 @@ class Prepared:
     """A request that is understood. ``sampling.n`` answers are wanted for each prompt.
 
     ``thinking_open``: the prompt ends inside a thinking block. ``split_thinking``: reasoning is told apart
-    from content. ``warnings``: one per ignored field, for the warning header. ``considering``: the answer is to be
-    chosen from many samples.
+    from content, and sent along if ``show_reasoning``. ``rules``: what the engine holds the answer to; ``thinking``:
+    what was understood, told in the response. ``warnings``: one per ignored field, for the warning header.
+    ``considering``: the answer is to be chosen from many samples.
     """
 
     prompts: tuple[Prompt, ...]
@@ -72,6 +78,9 @@ class Prepared:
     split_thinking: bool = False
     stream: bool = False
     include_usage: bool = False
+    rules: ThinkingRules | None = None
+    thinking: Mapping[str, object] | None = None
+    show_reasoning: bool = True
     warnings: tuple[str, ...] = ()
     considering: Considering | None = None
 
@@ -84,26 +93,36 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
     fields, warnings = sift(body, "chat")
     request = shape(ChatRequest, fields)
     check_model(request.model, names)
-    thinking, warning = _thinking(request)
-    tools = chosen_tools(request)
-
-    def render(messages: Sequence[Mapping[str, Any]]) -> ChatPrompt:
-        return text.chat_prompt(messages, tools=tools, enable_thinking=thinking, variables=request.chat_template_kwargs)
-
+    plan = read_thinking(request.thinking_fields)
+    render = partial(
+        text.chat_prompt,
+        tools=chosen_tools(request),
+        thinking=plan,
+        variables=request.chat_template_kwargs,
+    )
     prompt = render(request.messages)
+    found, unkept = with_orders(
+        layout(prompt.token_ids, text.tokenizer),
+        prompt.token_ids,
+        request.messages,
+        lambda messages: render(messages, add_generation_prompt=False).token_ids,
+    )
     own = {
         "max_tokens": _max_tokens(request),
         "logprobs": _chat_logprobs(request),
     }
     sampling = text.sampling(prompt.thinks, _asked(request, own))
     return Prepared(
-        prompts=(Prompt(tuple(prompt.token_ids)),),
+        prompts=(Prompt(tuple(prompt.token_ids), found),),
         sampling=sampling,
         thinking_open=prompt.thinking_open,
         split_thinking=True,
         stream=bool(request.stream),
         include_usage=_include_usage(request),
-        warnings=(*warnings, *warning),
+        rules=prompt.rules,
+        thinking=_echo(plan, prompt),
+        show_reasoning=plan.show,
+        warnings=(*warnings, *plan.warnings, *prompt.warnings, *unkept, *_crowded(plan, own["max_tokens"])),
         considering=_considering(request, render, sampling),
     )
 
@@ -156,16 +175,23 @@ def chosen_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
     return request.tools if request.tools and choice == "auto" else None
 
 
-def _thinking(request: ChatRequest) -> tuple[bool | None, list[str]]:
-    switch, effort = request.enable_thinking, request.reasoning_effort
-    if effort is None:
-        return switch, []
-    if effort == "none":
-        if switch or (request.chat_template_kwargs or {}).get("enable_thinking"):
-            reason = "reasoning_effort is 'none' but enable_thinking is true; send one of them"
-            raise RequestError(f"{reason}.", param="reasoning_effort")
-        return False, []
-    return switch, ["reasoning_effort: ignored, only none has an effect (send enable_thinking)"]
+def _crowded(plan: ThinkingPlan, max_tokens: int | None) -> list[str]:
+    """A warning where the budget alone would fill the whole answer."""
+    if max_tokens is None or plan.budget is None or plan.budget < max_tokens:
+        return []
+    reason = f"max_tokens is {max_tokens}, so thinking ends earlier and leaves a share for the answer"
+    return [f"{plan.sources[0]}: {reason}"]
+
+
+def _echo(plan: ThinkingPlan, prompt: ChatPrompt) -> dict[str, object]:
+    """What the request comes to, for the response; ``from`` are the fields that said so."""
+    bounded = prompt.thinks and prompt.rules.budget is not None
+    return {
+        "enabled": prompt.thinks,
+        "budget": prompt.rules.budget if bounded else None,
+        "closing_allowance": prompt.rules.allowance if bounded else None,
+        "from": list(plan.sources),
+    }
 
 
 def _considering(request: ChatRequest, render: Render, sampling: SamplingParams) -> Considering | None:
@@ -245,6 +271,7 @@ def _completion_prompt(item: str | list[int], text: ModelText, echo: bool) -> Pr
     ids = tuple(text.tokenizer.encode(item) if isinstance(item, str) else item)
     if not ids:
         raise RequestError("prompt is empty; send some text or at least one token id.", param="prompt")
+    found = layout(ids, text.tokenizer)
     if not echo:
-        return Prompt(ids)
-    return Prompt(ids, item if isinstance(item, str) else text.tokenizer.decode(ids, skip_special_tokens=False))
+        return Prompt(ids, found)
+    return Prompt(ids, found, item if isinstance(item, str) else text.tokenizer.decode(ids, skip_special_tokens=False))

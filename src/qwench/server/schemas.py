@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from qwench.errors import RequestError
+from qwench.text.thinking import KNOWN, concerns_thinking
 
 Endpoint = Literal["chat", "completions"]
 BOTH: tuple[Endpoint, ...] = ("chat", "completions")
@@ -44,7 +45,6 @@ class FieldRule:
 
 
 _S, _I, _R = Treatment.SUPPORTED, Treatment.IGNORED, Treatment.REFUSED
-_SWITCH = "send enable_thinking true or false instead"
 
 FIELDS: tuple[FieldRule, ...] = (
     FieldRule("model", BOTH, _S, "the served name or its short name; absent means the served model"),
@@ -82,10 +82,20 @@ FIELDS: tuple[FieldRule, ...] = (
         "tool_choice", CHAT, _S, "auto or none (it leaves the tools out of the prompt); forcing a call is not there yet"
     ),
     FieldRule("enable_thinking", CHAT, _S, "true or false; absent means the model's default"),
-    FieldRule(
-        "reasoning_effort", CHAT, _S, "none switches thinking off; other levels have no effect yet, with a warning"
-    ),
-    FieldRule("chat_template_kwargs", CHAT, _S, "enable_thinking and further variables of the chat template"),
+    FieldRule("enableThinking", CHAT, _S, "enable_thinking"),
+    FieldRule("think", CHAT, _S, "true, false, or a level of effort"),
+    FieldRule("thinking", CHAT, _S, "true, false, or an object with type, budget_tokens and display"),
+    FieldRule("reasoning_effort", CHAT, _S, "none, minimal, low, medium, high, xhigh or max: a thinking budget each"),
+    FieldRule("reasoning", CHAT, _S, "an object with effort, max_tokens, enabled and exclude"),
+    FieldRule("output_config", CHAT, _S, "an object with effort"),
+    FieldRule("thinking_budget", CHAT, _S, "the most tokens of thinking; 0 switches it off"),
+    FieldRule("thinking_token_budget", CHAT, _S, "thinking_budget"),
+    FieldRule("thinking_budget_tokens", CHAT, _S, "thinking_budget, or -1 for no bound"),
+    FieldRule("reasoning_budget", CHAT, _S, "thinking_budget, or -1 for no bound"),
+    FieldRule("reasoning_budget_tokens", CHAT, _S, "thinking_budget, or -1 for no bound"),
+    FieldRule("reasoning_budget_message", CHAT, _S, "what is written in the model's name when its thinking is cut"),
+    FieldRule("include_reasoning", CHAT, _S, "true or false; false leaves the reasoning out of the response"),
+    FieldRule("chat_template_kwargs", CHAT, _S, "enable_thinking, thinking_budget and variables of the chat template"),
     FieldRule(
         "reasoning_strategy", CHAT, _S, "an object with method vote, best_of or forest, samples, budget, check and more"
     ),
@@ -106,7 +116,7 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule("cache_prompt", BOTH, _I, "reuse is not chosen per request"),
     FieldRule("priority", BOTH, _I, "requests are served in order", (0,)),
     FieldRule("keep_alive", BOTH, _I, "the model stays loaded"),
-    FieldRule("include_reasoning", CHAT, _I, "reasoning is always sent beside the content", (True,)),
+    FieldRule("reasoning_control", CHAT, _I, "every running response can be told to stop thinking", (True,)),
     # Refused: ignoring them would change what the caller gets.
     FieldRule("response_format", BOTH, _R, "structured output is not there yet", ({"type": "text"},)),
     FieldRule("guided_json", BOTH, _R, "structured output is not there yet"),
@@ -120,13 +130,6 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule("audio", CHAT, _R, "the models have no audio output"),
     FieldRule("modalities", CHAT, _R, "the models answer in text", (["text"],)),
     FieldRule("web_search_options", CHAT, _R, "there is no web search"),
-    FieldRule("thinking_budget", CHAT, _R, f"thinking budgets are not there yet; {_SWITCH}"),
-    FieldRule("thinking_token_budget", CHAT, _R, f"thinking budgets are not there yet; {_SWITCH}"),
-    FieldRule("reasoning_budget", CHAT, _R, f"thinking budgets are not there yet; {_SWITCH}"),
-    FieldRule("reasoning", CHAT, _R, f"this spelling is not there yet; {_SWITCH}"),
-    FieldRule("thinking", CHAT, _R, f"this spelling is not there yet; {_SWITCH}"),
-    FieldRule("think", CHAT, _R, f"this spelling is not there yet; {_SWITCH}"),
-    FieldRule("enableThinking", CHAT, _R, f"this spelling is not there yet; {_SWITCH}"),
     FieldRule("repeat_penalty", BOTH, _R, "send repetition_penalty instead", (1,)),
     FieldRule("continue_final_message", CHAT, _R, "continuing a message is not there yet", (False,)),
     FieldRule("add_generation_prompt", CHAT, _R, "an answer always starts a new assistant turn", (True,)),
@@ -175,7 +178,7 @@ class _Shared(BaseModel):
 
 
 class ChatRequest(_Shared):
-    """``POST /v1/chat/completions``. Messages are checked by the text layer, which names the index."""
+    """``POST /v1/chat/completions``. Messages and thinking are checked by the text layer, which names the place."""
 
     messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
@@ -184,9 +187,26 @@ class ChatRequest(_Shared):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     enable_thinking: bool | None = None
+    enableThinking: bool | None = None  # noqa: N815 - as some clients spell it
+    think: bool | str | None = None
+    thinking: bool | dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    reasoning: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+    thinking_budget: int | None = None
+    thinking_token_budget: int | None = None
+    thinking_budget_tokens: int | None = None
+    reasoning_budget: int | None = None
+    reasoning_budget_tokens: int | None = None
+    reasoning_budget_message: str | None = None
+    include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_strategy: dict[str, Any] | None = None
+
+    @property
+    def thinking_fields(self) -> dict[str, Any]:
+        """The fields that text/thinking reads, as they were sent."""
+        return {name: getattr(self, name) for name in sorted({known.partition(".")[0] for known in KNOWN})}
 
 
 class CompletionRequest(_Shared):
@@ -195,6 +215,15 @@ class CompletionRequest(_Shared):
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: int | None = None
     echo: bool | None = None
+
+
+class ControlRequest(BaseModel):
+    """``POST /v1/chat/completions/control``: ``id`` is that of a running response."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    id: str
+    action: Literal["reasoning_end"]
 
 
 class TokenizeRequest(BaseModel):
@@ -236,7 +265,7 @@ Shape = TypeVar("Shape", bound=BaseModel)
 
 def components() -> dict[str, Any]:
     """The request types as OpenAPI components."""
-    kinds = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, TemplateRequest)
+    kinds = (ChatRequest, CompletionRequest, ControlRequest, TokenizeRequest, DetokenizeRequest, TemplateRequest)
     wanted: list[tuple[type[BaseModel], Literal["validation"]]] = [(kind, "validation") for kind in kinds]
     _, schema = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
     definitions: dict[str, Any] = schema["$defs"]
@@ -261,7 +290,8 @@ def sift(body: Mapping[str, object], endpoint: Endpoint) -> tuple[dict[str, obje
         if value is None:
             continue
         if rule is None:
-            warnings.append(f"{show(name)}: unknown field, ignored")
+            hint = ", thinking is steered by enable_thinking and thinking_budget" if concerns_thinking(name) else ""
+            warnings.append(f"{show(name)}: unknown field, ignored{hint if endpoint == 'chat' else ''}")
         elif rule.treatment is Treatment.SUPPORTED:
             kept[name] = value
         elif _is_neutral(value, rule):

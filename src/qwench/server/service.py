@@ -7,12 +7,12 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from qwench import __version__
 from qwench.reason.checks import Command
-from qwench.server.answer import Head
+from qwench.server.answer import Answer, Head
 from qwench.text.model import ModelText
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class ServerSettings:
     api_key: str | None = None
     max_body_bytes: int = 32 * MEBIBYTE
     keepalive: float = 10.0
-    checkers: Mapping[str, Command] = MappingProxyType({})
+    checkers: Mapping[str, Command] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Service:
     text: ModelText
     settings: ServerSettings
     started: float = field(default_factory=time.time)  # seconds since 1970
+    answers: WeakValueDictionary[str, Answer] = field(default_factory=WeakValueDictionary)  # by the response's id
 
     @property
     def name(self) -> str:

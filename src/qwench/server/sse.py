@@ -57,11 +57,15 @@ async def _disconnected(receive: Receive) -> None:
 
 async def events(answer: Answer, form: Format, keepalive: float) -> AsyncGenerator[bytes]:
     """``answer`` as the lines of an event stream; a failure becomes an error event, and the stream ends there."""
+    told = 0  # sentences about reuse
     tokens = sum(len(prompt.token_ids) for prompt in answer.prepared.prompts)
     yield comment(f"reading {tokens} prompt tokens")
     try:
         async with aclosing(answer.deltas(keepalive)) as deltas:
             async for delta in deltas:
+                for sentence in answer.reuse[told:]:
+                    yield comment(sentence)
+                told = len(answer.reuse)
                 if delta is None:
                     yield comment("keep-alive")
                     continue

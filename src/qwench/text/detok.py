@@ -13,13 +13,11 @@ from qwench.text.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """``push`` ids, ``finish`` once. Ids in ``keep`` are shown even when special tokens are skipped."""
+    """``push`` ids; ``finish`` where no character goes on, at the latest at the end."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True, keep: frozenset[int] = frozenset()
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
-        self._skipped = tokenizer.special_ids - keep if skip_special_tokens else frozenset()
+        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_ids: Iterable[int]) -> str:

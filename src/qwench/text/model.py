@@ -6,17 +6,20 @@ What the faces (LLM, server, commands) hold beside the engine. Knows no weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from qwench.config import ModelConfig
 from qwench.engine.request import SamplingParams, Vocabulary
+from qwench.engine.thinking import ThinkingRules
 from qwench.errors import CheckpointError, RequestError, TemplateError
 from qwench.files import ModelFiles
 from qwench.gguf.file import GgufFile
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
 from qwench.text.gguf_text import gguf_template, gguf_tokenizer
-from qwench.text.presets import ModelPresets, presets_for
+from qwench.text.presets import QWEN3, ModelPresets, presets_for
+from qwench.text.thinking import KNOWN, UNBOUNDED, ThinkingPlan, closing_ids, rules_for, soft_switch
 from qwench.text.tokenizer import Tokenizer
 
 TEMPLATE_OWN = frozenset(("messages", "tools", "add_generation_prompt"))
@@ -25,12 +28,17 @@ END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A conversation for the engine. ``thinks``: the model is expected to; ``thinking_open``: it already does."""
+    """A conversation for the engine. ``thinks``: the model is expected to; ``thinking_open``: it already does.
+
+    ``rules`` are what the engine holds the answer to; ``warnings`` tell of wishes that this model cannot meet.
+    """
 
     text: str
     token_ids: list[int]
     thinking_open: bool
     thinks: bool
+    rules: ThinkingRules
+    warnings: tuple[str, ...] = ()
 
 
 class ModelText:
@@ -52,6 +60,7 @@ class ModelText:
                 f"{config.vocab_size}; the two files belong to different models."
             )
         self.presets: ModelPresets = presets_for(files, config)
+        self._obeys_soft_switch = config.model_type in QWEN3
         ends = (self.tokenizer.id_of(token) for token in END_TOKENS)
         stops = {*config.eos_token_ids, *(end for end in ends if end is not None)}
         # A padding row is never drawn, so it cannot end an answer either.
@@ -78,42 +87,61 @@ class ModelText:
         messages: object,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        enable_thinking: bool | None = None,
+        thinking: ThinkingPlan | None = None,
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> ChatPrompt:
         """Messages as clients send them -> prompt. Raises RequestError or TemplateError.
 
-        ``variables`` are the request's chat_template_kwargs; ``enable_thinking`` may be among them. A thinking switch
-        that the template does not have is refused, because nothing would come of it.
+        ``variables`` are the request's chat_template_kwargs, of which those that ``thinking`` was read from are left
+        out. Where the template always opens the block, off means that the engine closes it at once. Thinking that the
+        template does not have is refused if a switch insists, because nothing would come of it, else warned about.
         """
-        more = dict(variables or {})
-        enable_thinking = _one_switch(enable_thinking, more.pop("enable_thinking", None))
+        thinking = thinking or ThinkingPlan()
+        more = {name: value for name, value in (variables or {}).items() if f"chat_template_kwargs.{name}" not in KNOWN}
         for name in more:
             if name in TEMPLATE_OWN:
                 raise _taken(name, "has a parameter of its own; use that")
             if name in self.chat.reserved:
                 raise _taken(name, "is the chat template's own; leave it out")
+        switch = thinking.enabled if thinking.insists or self.chat.can_think else None
+        clean = normalise_messages(messages)
         text = self.chat.render(
-            normalise_messages(messages),
-            tools=tools,
-            add_generation_prompt=add_generation_prompt,
-            enable_thinking=enable_thinking,
-            variables=more,
+            clean, tools=tools, add_generation_prompt=add_generation_prompt, enable_thinking=switch, variables=more
         )
         opened = prompt_opens_thinking(text)
-        if (
-            enable_thinking is not None
-            and add_generation_prompt
-            and not self.chat.can_think
-            and enable_thinking != opened
-        ):
-            always = "always thinks" if opened else "has no thinking mode"
-            raise RequestError(
-                f"enable_thinking is {enable_thinking}, but this model's chat template {always}; leave it out.",
-                param="enable_thinking",
-            )
-        return ChatPrompt(text, self.tokenizer.encode(text), opened, self.chat.will_think(text))
+        may_think, warnings = self.chat.will_think(text), list[str]()
+        source = next(iter(thinking.sources), "enable_thinking")
+        if thinking.enabled and not may_think:
+            if switch and add_generation_prompt:
+                raise RequestError(
+                    f"{source} asks for thinking, but this model's chat template has no thinking mode; leave it out.",
+                    param=source,
+                )
+            warnings.append(f"{source}: no effect, this model has no thinking mode")
+        asked = soft_switch(clean)
+        if asked is not None and not self._obeys_soft_switch:
+            warnings.append("messages: this model does not know /think and /no_think, send enable_thinking")
+        silenced = thinking.enabled is False or (asked is False and self._obeys_soft_switch and not opened)
+        rules = self._rules(thinking, opened=opened, may_think=may_think, begun=not add_generation_prompt)
+        thinks = may_think and not silenced
+        return ChatPrompt(text, self.tokenizer.encode(text), opened, thinks, rules, tuple(warnings))
+
+    def _rules(self, plan: ThinkingPlan, *, opened: bool, may_think: bool, begun: bool) -> ThinkingRules:
+        """What the engine holds the answer to."""
+        shared = self._shared_rules
+        if shared.close_id is None:
+            return replace(shared, begun=begun)
+        budget = self.presets.thinking_budget if plan.budget is None else plan.budget
+        rules = replace(shared, open=opened, may_open=may_think and not opened, begun=begun)
+        if plan.enabled is False:  # a block that the template has opened all the same: an empty one
+            return replace(rules, budget=0, sentence=shared.bare)
+        sentence = closing_ids(plan.sentence, self.tokenizer) if plan.sentence else shared.sentence
+        return replace(rules, budget=None if budget == UNBOUNDED else budget, sentence=sentence)
+
+    @cached_property
+    def _shared_rules(self) -> ThinkingRules:
+        return rules_for(self.tokenizer, self.stop_token_ids)
 
     def sampling_defaults(self, thinking: bool) -> SamplingParams:
         """The recommended sampling of the mode."""
@@ -126,18 +154,3 @@ class ModelText:
 
 def _taken(name: str, reason: str) -> RequestError:
     return RequestError(f"chat_template_kwargs holds {name}, which {reason}.", param="chat_template_kwargs")
-
-
-def _one_switch(enable: object, inner: object) -> bool | None:
-    """The one meaning of both thinking switches, or None where neither was given. Raises RequestError."""
-    for name, value in (("enable_thinking", enable), ("chat_template_kwargs.enable_thinking", inner)):
-        if value is not None and not isinstance(value, bool):
-            raise RequestError(f"{name} is {value!r:.80}; it should be true, false or left out.", param=name)
-    if enable is not None and inner is not None and enable != inner:
-        raise RequestError(
-            "enable_thinking and chat_template_kwargs.enable_thinking disagree; send one of them.",
-            param="enable_thinking",
-        )
-    found = inner if enable is None else enable
-    assert found is None or isinstance(found, bool)
-    return found

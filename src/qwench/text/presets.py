@@ -1,4 +1,4 @@
-"""Recommended sampling, per published model and per mode, with its source.
+"""Recommended sampling, per published model and per mode, with its source; and how long the small models may think.
 
 A model is recognised by its shape (hidden size, layers, experts), because folders are renamed while fine-tuned copies
 keep the shape. Else the checkpoint's generation_config.json counts, else nothing is changed (neutral).
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from qwench.config import ModelConfig
@@ -21,6 +22,9 @@ from qwench.text.gguf_text import gguf_sampling
 
 QWEN35 = frozenset(("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"))
 QWEN3 = frozenset(("qwen3", "qwen3_moe"))
+SMALL_BUDGETS: Mapping[str, int] = MappingProxyType(
+    {"Qwen3.5-0.8B": 2048, "Qwen3.5-2B": 4096, "Qwen3-0.6B": 4096, "Qwen3-1.7B": 8192}
+)
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,14 @@ NEUTRAL = SamplingPreset("neutral (no recommendation for this model)")
 
 @dataclass(frozen=True)
 class ModelPresets:
-    """One preset per mode."""
+    """One preset per mode.
+
+    The default budget is ours, no card's: the smallest models often do not stop thinking by themselves.
+    """
 
     thinking: SamplingPreset
     direct: SamplingPreset
+    thinking_budget: int | None = None  # in tokens, where a request names none; None does not bound
 
     def of(self, *, thinking: bool) -> SamplingPreset:
         return self.thinking if thinking else self.direct
@@ -74,7 +82,8 @@ def _card(
         source = f"{name} model card, {mode}"
         return SamplingPreset(source, temperature, top_p, top_k, presence_penalty=presence)
 
-    return ModelPresets(preset("thinking, general", thinking), preset("non-thinking, general", direct))
+    budget = SMALL_BUDGETS.get(name)
+    return ModelPresets(preset("thinking, general", thinking), preset("non-thinking, general", direct), budget)
 
 
 def published(config: ModelConfig) -> ModelPresets | None:

@@ -1,17 +1,17 @@
 """AnswerStream: generated ids -> pieces of reasoning and content, with stop strings, in any portions.
 
 The law: however the ids are cut into portions, the pieces of each kind concatenate to the same text. Three stages, each
-holding back only what it cannot know yet: ids -> text (detok), text -> text before a stop string (StopFilter),
-text -> reasoning | content (ThinkingSplitter). Only generated text is looked at, never the prompt.
+holding back only what it cannot know yet: ids -> text and tags (detok), these -> reasoning | content
+(ThinkingSplitter), content -> content before a stop string (StopFilter). Only what was generated is looked at, never
+the prompt.
 
-Stop strings are searched in the whole output as the model wrote it, reasoning and tags included, before it is split:
-that is what vLLM does and what a user who stops at ``</think>`` expects.
+Stop strings are about the answer: what is thought before it is not searched. Where nothing is split, as in raw
+completions, the whole output is searched as the model wrote it.
 Knows nothing of the engine: whoever reads ``stopped`` ends the generation.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -67,94 +67,68 @@ class StopFilter:
 
 
 class _State(Enum):
-    START = "may still open with <think>"
+    START = "white space so far; a <think> may follow"
     REASONING = "inside the think block"
     AFTER = "behind </think>, line breaks are dropped"
     CONTENT = "the answer"
 
 
 class ThinkingSplitter:
-    """Text -> pieces. ``thinking_open``: the prompt has already opened the think block.
+    """Text and tags -> pieces. ``thinking_open``: the prompt has already opened the think block.
 
     Line breaks at the borders of the block belong to the tags, as the template writes them, and are dropped. A
-    ``<tool_call>`` inside an open block ends the reasoning and is itself content (the model forgets to close).
-    ``opened`` tells that a block was found; ``close_offset`` is where in the text it ended, None while it is open.
+    ``<tool_call>`` inside an open block ends the reasoning and is itself content (the model forgets to close). A tag is
+    a token of its own; where its letters are spelled out they are text, as they are to the model.
+    ``opened`` and ``closed`` tell how far the block has come.
     """
 
     def __init__(self, *, thinking_open: bool) -> None:
-        self._thinking_open = thinking_open
-        self._state = _State.START
-        self._buffer = ""
+        self._state = _State.REASONING if thinking_open else _State.START
+        self._held = ""  # white space that waits for what follows
         self._leading = True  # nothing of the reasoning was given out yet
-        self._offset = 0  # of the start of the buffer in the whole text
         self.opened = thinking_open
-        self.close_offset: int | None = None
-
-    @property
-    def in_content(self) -> bool:
-        """Whether all that follows is content."""
-        return self._state is _State.CONTENT
+        self.closed = False
 
     def push(self, text: str) -> list[Piece]:
-        if self.in_content:  # most of most answers
-            return [Piece("content", text)] if text else []
-        self._buffer += text
-        pieces: list[Piece] = []
-        state = None
-        while state is not self._state:  # a change of state may make more of the buffer readable
-            state = self._state
-            if state is _State.START:
-                self._open()
-            elif state is _State.REASONING:
-                self._reason(pieces)
-            elif state is _State.AFTER:
-                self._drop(len(self._buffer) - len(self._buffer.lstrip("\n")))
-                self._state = _State.CONTENT if self._buffer else state
-            else:
-                _add(pieces, "content", self._drop(len(self._buffer)))
-        return pieces
+        if self._state is _State.REASONING:
+            return self._reason(text)
+        if self._state is _State.AFTER:
+            text = text.lstrip("\n")
+            self._state = _State.CONTENT if text else _State.AFTER
+        elif self._state is _State.START:
+            text = self._held + text
+            if not text.strip():
+                self._held = text
+                return []
+            self._held, self._state = "", _State.CONTENT
+        return [Piece("content", text)] if text else []
+
+    def tag(self, tag: str) -> list[Piece]:
+        """One of the three tags, as a token."""
+        if self._state is _State.START and tag == THINK_OPEN:
+            self._held, self._state, self.opened = "", _State.REASONING, True
+            return []
+        if self._state is not _State.REASONING:
+            return self.push(tag)
+        if tag == THINK_OPEN:  # said again at the beginning of a block that is open
+            return [] if self._leading else self._reason(tag)
+        self.closed, self._held = True, ""
+        self._state = _State.AFTER if tag == THINK_CLOSE else _State.CONTENT
+        return [] if tag == THINK_CLOSE else [Piece("content", tag)]
 
     def finish(self) -> list[Piece]:
-        pieces: list[Piece] = []
-        if self._state is _State.REASONING or (self._state is _State.START and self._thinking_open):
-            rest = self._drop(len(self._buffer))
-            _add(pieces, "reasoning", rest.lstrip("\n") if self._leading else rest)
-        elif self._state is _State.START:
-            _add(pieces, "content", self._drop(len(self._buffer)))
-        return pieces
+        """What still waited: it belongs to no tag."""
+        kind: PieceKind = "reasoning" if self._state is _State.REASONING else "content"
+        return [Piece(kind, self._held)] if self._held else []
 
-    def _open(self) -> None:
-        """Decide whether the output begins with <think>; white space may stand before it."""
-        begin = self._buffer.lstrip()
-        if begin.startswith(THINK_OPEN):
-            self._drop(len(self._buffer) - len(begin) + len(THINK_OPEN))
-            self.opened = True
-            self._state = _State.REASONING
-        elif not THINK_OPEN.startswith(begin):
-            self._state = _State.REASONING if self._thinking_open else _State.CONTENT
-
-    def _reason(self, pieces: list[Piece]) -> None:
-        buffer = self._buffer
-        hits = [(at, tag) for tag in (THINK_CLOSE, TOOL_CALL) if (at := buffer.find(tag)) >= 0]
-        if hits:
-            end, tag = min(hits)
-        else:
-            end, tag = len(buffer) - max(overlap(buffer, THINK_CLOSE), overlap(buffer, TOOL_CALL)), ""
-        text = buffer[:end].rstrip("\n")  # the line breaks wait: they are the tag's if one follows
-        self._drop(end if hits else len(text))
+    def _reason(self, text: str) -> list[Piece]:
+        text = self._held + text
         if self._leading:
             text = text.lstrip("\n")
             self._leading = not text
-        _add(pieces, "reasoning", text)
-        if tag:
-            self._drop(len(tag) if tag == THINK_CLOSE else 0)
-            self.close_offset = self._offset
-            self._state = _State.AFTER if tag == THINK_CLOSE else _State.CONTENT
-
-    def _drop(self, count: int) -> str:
-        taken, self._buffer = self._buffer[:count], self._buffer[count:]
-        self._offset += count
-        return taken
+        told = text.rstrip("\n")
+        self._held = text[len(told) :]  # the line breaks are the tag's if one follows
+        return [Piece("reasoning", told)] if told else []
 
 
 class AnswerStream:
@@ -174,14 +148,12 @@ class AnswerStream:
         skip_special_tokens: bool = True,
         include_stop: bool = False,
     ) -> None:
-        tags = (tokenizer.id_of(tag) for tag in (THINK_OPEN, THINK_CLOSE, TOOL_CALL))
-        keep = frozenset(number for number in tags if number is not None) if split_thinking else frozenset()
-        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens, keep=keep)
+        tags = {tokenizer.id_of(tag): tag for tag in (THINK_OPEN, THINK_CLOSE, TOOL_CALL)} if split_thinking else {}
+        self._tags = {number: tag for number, tag in tags.items() if number is not None}
+        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens)
         self._stop_filter = StopFilter(stop, include_stop=include_stop)
         self._splitter = ThinkingSplitter(thinking_open=thinking_open) if split_thinking else None
-        self._length = 0  # characters of text seen so far
-        self._starts: list[int] = []  # that length before each id, kept while it may belong to the reasoning
-        self._reasoning_tokens: int | None = None
+        self._reasoning_tokens: int | None = None  # once the block is closed
         self.num_tokens = 0
 
     @property
@@ -193,7 +165,7 @@ class AnswerStream:
     def reasoning_tokens(self) -> int:
         if self._reasoning_tokens is not None:
             return self._reasoning_tokens
-        return len(self._starts) if self._splitter is not None and self._splitter.opened else 0
+        return self.num_tokens if self._splitter is not None and self._splitter.opened else 0
 
     def push(self, token_ids: Iterable[int]) -> list[Piece]:
         pieces: list[Piece] = []
@@ -201,33 +173,33 @@ class AnswerStream:
             if self.stopped is not None:
                 break
             self.num_tokens += 1
-            if self._splitter is not None and self._reasoning_tokens is None:
-                self._starts.append(self._length)
-            self._read(self._detokenizer.push((token_id,)), pieces)
+            tag = self._tags.get(token_id)
+            if tag is None or self._splitter is None:
+                self._read(self._detokenizer.push((token_id,)), pieces)
+                continue
+            self._read(self._detokenizer.finish(), pieces)  # no character goes on behind a tag
+            self._add(self._splitter.tag(tag), pieces)
+            if self._splitter.closed and self._reasoning_tokens is None:
+                self._reasoning_tokens = self.num_tokens - (tag == TOOL_CALL)
         return pieces
 
     def finish(self) -> list[Piece]:
         pieces: list[Piece] = []
         self._read(self._detokenizer.finish(), pieces)
-        self._split(self._stop_filter.finish(), pieces)
         if self._splitter is not None:
-            for piece in self._splitter.finish():
-                _add(pieces, piece.kind, piece.text)
+            self._add(self._splitter.finish(), pieces)
+        _join(pieces, "content", self._stop_filter.finish())
         return pieces
 
     def _read(self, text: str, pieces: list[Piece]) -> None:
-        self._length += len(text)
-        self._split(self._stop_filter.push(text), pieces)
+        if self._splitter is not None:
+            self._add(self._splitter.push(text), pieces)
+        else:
+            _join(pieces, "content", self._stop_filter.push(text))
 
-    def _split(self, text: str, pieces: list[Piece]) -> None:
-        if self._splitter is None:
-            _add(pieces, "content", text)
-            return
-        for piece in self._splitter.push(text):
-            _add(pieces, piece.kind, piece.text)
-        if self._reasoning_tokens is None and (self._splitter.in_content or self._splitter.close_offset is not None):
-            self._reasoning_tokens = bisect_left(self._starts, self._splitter.close_offset or 0)
-            self._starts.clear()
+    def _add(self, found: Iterable[Piece], pieces: list[Piece]) -> None:
+        for piece in found:
+            _join(pieces, piece.kind, piece.text if piece.kind == "reasoning" else self._stop_filter.push(piece.text))
 
 
 def overlap(text: str, tag: str) -> int:
@@ -238,7 +210,7 @@ def overlap(text: str, tag: str) -> int:
     return 0
 
 
-def _add(pieces: list[Piece], kind: PieceKind, text: str) -> None:
+def _join(pieces: list[Piece], kind: PieceKind, text: str) -> None:
     """Append ``text``, joining it to the last piece where the kind is the same."""
     if not text:
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import tokenizers
 
 from qwench.errors import CheckpointError, RequestError
 from qwench.fault import fault
+
+BLANK_BYTES = frozenset("".join(filter(str.isspace, map(chr, range(0x3001)))).encode())  # U+3000 is the last blank
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -90,6 +93,19 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """One token as text; U+FFFD where it holds only part of a character."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    @cached_property
+    def blank_ids(self) -> frozenset[int]:
+        """Ids that say nothing: white space, special tokens, and bytes that may be part of a white character.
+
+        Any text that has an id outside of these is not blank.
+        """
+        letters = "".join(character for character, byte in self._alphabet.items() if byte in BLANK_BYTES)
+        vocabulary = self._backend.get_vocab(with_added_tokens=False)
+        maybe = (number for token, number in vocabulary.items() if not token.strip(letters))
+        blank = {number for number in maybe if not self.token_bytes(number).decode("utf-8", "ignore").strip()}
+        unused = frozenset(range(self.size)).difference(vocabulary.values(), self._added)
+        return self.special_ids | blank | unused
 
     def id_of(self, token: str) -> int | None:
         """The id of an added token's content or of a vocabulary entry, None if there is none."""
