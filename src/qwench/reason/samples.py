@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -162,13 +163,12 @@ class Sampler:
         groups: dict[tuple[int, tuple[int, ...]], list[Ask]] = {}
         for ask in asks:
             groups.setdefault((id(ask.messages), ask.begun), []).append(ask)
-        try:
+        with ExitStack() as undo:
             for group in groups.values():
-                drawings += await self._begin_group(group)
-        except BaseException:
-            for drawing in drawings:
-                drawing.stop()
-            raise
+                for drawing in await self._begin_group(group):
+                    undo.callback(drawing.stop)
+                    drawings.append(drawing)
+            undo.pop_all()
         return drawings
 
     async def _begin_group(self, asks: Sequence[Ask]) -> list[Drawing]:
