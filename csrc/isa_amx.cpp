@@ -29,46 +29,61 @@ void shape_tiles(int64_t rows) {
 struct TileBlock {
     const char* inputs;       // [token tile][depth tile] of kTileBytes
     int64_t input_stride;     // bytes from token tile to token tile
-    const char* weights;      // the first panel's first step
+    const char* const* pieces;  // of the depth, and what is read next
+    int64_t panel_offset;     // from there to the first panel
     int64_t step_bytes;       // from step to step
-    int64_t depth_tiles;
+    int64_t depth_tiles, piece_tiles;
 };
+
+// Asks for a kilobyte: as much as one tile, so that memory's answers and the tiles' loads alternate.
+QW_INLINE void ask(const char* ahead) {
+#pragma GCC unroll 16
+    for (int line = 0; line < 16; ++line) __builtin_prefetch(ahead + line * 64);
+}
 
 // Sums of kTokens token tiles times kPanels panels: (1, 1), (1, 4), (2, 1) or (2, 2), the tiles there are.
 template <int kTokens, int kPanels>
 void multiply_tiles(const TileBlock& block) {
     constexpr int64_t kPanelBytes = kPanel * kStepBytes;
     const char* inputs = block.inputs;
-    const char* weights = block.weights;
+    const char* weights = nullptr;
+    const char* ahead = nullptr;
     const int64_t tile_bytes = kStepsPerTile * block.step_bytes;
+    int64_t piece = 0, left = 0;  // tiles of the piece
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t depth = 0; depth < block.depth_tiles; ++depth) {
-        if constexpr (kPanels == 4) {
-            const char* ahead = weights + kPrefetchTiles * tile_bytes;
-#pragma GCC unroll 64
-            for (int line = 0; line < 64; ++line) __builtin_prefetch(ahead + line * 64);
+        if (left == 0) {
+            weights = block.pieces[piece++] + block.panel_offset;
+            ahead = weights + kPrefetchTiles * tile_bytes;
+            left = block.piece_tiles;
         }
+        if (left-- == kPrefetchTiles) ahead = block.pieces[piece] + block.panel_offset;
+        if constexpr (kPanels == 4) ask(ahead);
         _tile_loadd(4, inputs, kTileRowBytes);
         if constexpr (kTokens == 2) _tile_loadd(5, inputs + block.input_stride, kTileRowBytes);
         _tile_loadd(6, weights, block.step_bytes);
         _tile_dpbf16ps(0, 4, 6);
         if constexpr (kTokens == 2) _tile_dpbf16ps(2, 5, 6);
+        if constexpr (kPanels == 4) ask(ahead + kTileBytes);
         if constexpr (kPanels >= 2) {
             _tile_loadd(7, weights + kPanelBytes, block.step_bytes);
             _tile_dpbf16ps(1, 4, 7);
             if constexpr (kTokens == 2) _tile_dpbf16ps(3, 5, 7);
         }
         if constexpr (kPanels == 4) {
+            ask(ahead + 2 * kTileBytes);
             _tile_loadd(6, weights + 2 * kPanelBytes, block.step_bytes);
             _tile_dpbf16ps(2, 4, 6);
+            ask(ahead + 3 * kTileBytes);
             _tile_loadd(7, weights + 3 * kPanelBytes, block.step_bytes);
             _tile_dpbf16ps(3, 4, 7);
         }
         inputs += kTileBytes;
         weights += tile_bytes;
+        ahead += tile_bytes;
     }
 }
 
@@ -88,10 +103,13 @@ void tile_block(const LinearJob& job, int64_t rows, int64_t group, int64_t panel
     TileBlock block;
     block.input_stride = depth_tiles * kTileBytes;
     block.inputs = static_cast<const char*>(job.inputs) + token / kTileRows * block.input_stride;
-    block.weights = static_cast<const char*>(weight.packed) + group_offset(true, weight.in, group);
-    block.weights += panel * kPanel * kStepBytes;
     block.step_bytes = panels_of(weight.out, group) * kPanel * kStepBytes;
     block.depth_tiles = depth_tiles;
+    block.piece_tiles = job.pieces == nullptr ? depth_tiles : job.piece_depth / kDepthTile;
+    const char* whole = static_cast<const char*>(weight.packed) + group_offset(true, weight.in, group);
+    const char* const in_one[] = {whole, whole + depth_tiles * kStepsPerTile * block.step_bytes};
+    block.pieces = job.pieces == nullptr ? in_one : job.pieces;
+    block.panel_offset = panel * kPanel * kStepBytes;
     multiply_tiles<kTokens, kPanels>(block);
     alignas(64) float sums[4][kTileRows * kPanel];
     _tile_stored(0, sums[0], kTileRowBytes);

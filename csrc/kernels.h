@@ -24,6 +24,10 @@ struct LinearJob {
     const qw_linear_arguments* arguments;
     const void* inputs;    // [tokens, input_stride] of fp32 or BF16, or tiles
     int64_t input_stride;  // elements
+    // Where the weights' one group is cut along its depth: the addresses of its pieces of `piece_depth` elements, and of
+    // what the caller reads next. A null pointer: it lies in one, where the weight says.
+    const char* const* pieces = nullptr;
+    int64_t piece_depth = 0;
 };
 struct CodedJob {
     const qw_linear_arguments* arguments;
@@ -52,6 +56,12 @@ constexpr int64_t kAttentionSegment = 256;  // positions that are weighed togeth
 constexpr int64_t kAttentionRows = 64;      // pairs of a query token and a head whose scores are held at once
 constexpr int64_t kAttentionWidth = QW_ATTENTION_WIDTH;
 
+// Bytes of one head's tile of the cache.
+static inline int64_t cache_tile_bytes(const qw_attention_arguments& a) {
+    const int64_t elements = tile_elements(a.head_dim);
+    return a.coded ? elements + kTilePositions * 4 : elements * (a.type == QW_BF16 ? 2 : 4);
+}
+
 // What one query head found in some segments: sum of e^(score - maximum) * value, and the sum of the weights.
 struct AttentionPartial {
     alignas(64) float output[kAttentionWidth];
@@ -60,13 +70,13 @@ struct AttentionPartial {
 
 // Memory of one task.
 struct AttentionScratch {
-    void* keys;     // a segment's, packed
-    void* values;   // a segment's, packed
+    char* keys;     // the tiles of a segment whose cache is coded
+    char* values;   // the same, or the one tile that is not full
     void* queries;  // all of the task's, as inputs of a linear kernel
     void* weights;  // [kAttentionRows, kAttentionSegment], as inputs of a linear kernel
     float* scores;    // [kAttentionRows, kAttentionSegment]
     float* products;  // [kAttentionRows, kAttentionWidth]
-    AttentionPartial* partials;  // [tokens * query heads of a key head]
+    AttentionPartial* partials;  // [tokens * query heads of a key head], for each segment or for all
 };
 
 // Tokens [first_token, last_token) of one row (counted in the row) through one key head, over some segments.
@@ -77,7 +87,8 @@ struct AttentionTask {
     int64_t row, kv_head;
     int64_t first_token, last_token;
     int64_t first_segment, last_segment;
-    bool finishes;  // writes outputs; else the partials are the result
+    int64_t partial_stride;  // from a segment's partials to the next one's; 0: they are folded as they come
+    bool finishes;           // writes outputs; else the partials are the result
 };
 
 constexpr int64_t kTrial = 1024;  // logits that are all candidates, to learn what is large

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "include/qwench.h"
+
 namespace qwench {
 
 constexpr int64_t kPanel = 16;        // outputs of one vector
@@ -38,6 +40,29 @@ inline int64_t group_offset(bool bf16, int64_t in, int64_t group) {
 
 inline int64_t packed_bytes(bool bf16, int64_t out, int64_t in) {
     return round_up(out, kPanel) * kStepBytes * num_steps(bf16, in);
+}
+
+// Cached keys and values lie as such matrices too, one for each tile of 64 positions of a key head: keys as [64, head_dim],
+// values as [head_dim, 64], so that attention multiplies with them where they are. In 8 bits a tile holds codes in the order
+// of BF16's elements, then the scales of its positions.
+
+constexpr int64_t kTilePositions = QW_CACHE_TILE;
+static_assert(kTilePositions == kGroup, "a tile's keys are one group");
+
+inline int64_t kept_width(int64_t head_dim) { return round_up(head_dim, kDepthTile); }
+inline int64_t tile_elements(int64_t head_dim) { return kTilePositions * kept_width(head_dim); }
+
+// Elements from the beginning of a tile to those of its 64 columns `group`.
+inline int64_t column_group_offset(int64_t group) { return group * kGroup * kTilePositions; }
+
+// The place of an element of position `position` of a tile.
+inline int64_t key_place(bool pairs, int64_t position, int64_t column) {
+    return pairs ? (column / 2 * kGroup + position) * 2 + column % 2 : column * kGroup + position;
+}
+inline int64_t value_place(bool pairs, int64_t head_dim, int64_t position, int64_t column) {
+    const int64_t group = column / kGroup, width = panels_of(head_dim, group) * kPanel, at = column % kGroup;
+    const int64_t place = pairs ? (position / 2 * width + at) * 2 + position % 2 : position * width + at;
+    return column_group_offset(group) + place;
 }
 
 }  // namespace qwench

@@ -50,6 +50,11 @@ QW_INLINE void store(bf16* to, V a) {
     rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
+// Numbers that BF16 holds as they are.
+QW_INLINE void store_exact(bf16* to, V a) {
+    const __m512i upper = _mm512_srli_epi32(_mm512_castps_si512(a.v), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(upper));
+}
 // The first and the second elements of sixteen pairs of BF16.
 QW_INLINE V firsts(const void* pairs) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16))};
@@ -107,6 +112,11 @@ QW_INLINE void store(bf16* to, V x) {
     const __m256i mixed = _mm256_packus_epi32(round_half(x.a), round_half(x.b));  // quarters a0 b0 a1 b1
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(mixed, 0xd8));
 }
+QW_INLINE void store_exact(bf16* to, V x) {
+    const __m256i first = _mm256_srli_epi32(_mm256_castps_si256(x.a), 16);
+    const __m256i mixed = _mm256_packus_epi32(first, _mm256_srli_epi32(_mm256_castps_si256(x.b), 16));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(mixed, 0xd8));
+}
 QW_INLINE __m256 firsts_half(const char* pairs) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)), 16));
 }
@@ -152,6 +162,7 @@ QW_INLINE void store(float* to, V a) { std::memcpy(to, a.lane, sizeof a.lane); }
 QW_INLINE void store(bf16* to, V a) {
     for (int i = 0; i < kLanes; ++i) to[i] = narrow(a.lane[i]);
 }
+QW_INLINE void store_exact(bf16* to, V a) { store(to, a); }
 QW_INLINE V fma(V a, V b, V c) {  // rounds twice: a true one is a library call without the instruction
     return lanes([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });
 }
@@ -248,57 +259,6 @@ QW_INLINE float largest(V a) {
         for (int i = 0; i < half; ++i) each[i] = each[i] > each[i + half] ? each[i] : each[i + half];
     }
     return each[0];
-}
-
-// to[c * stride + r] = word c of row r, of sixteen rows of sixteen four-byte words.
-QW_INLINE void transpose_words(const char* const (&rows)[kLanes], uint32_t* to, int64_t stride) {
-#if defined(__AVX512F__)
-    __m512i a[16], b[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i]);
-#pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) {  // a[i + j] holds columns j, j + 4, j + 8, j + 12 of rows i to i + 3
-        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
-        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
-        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-        const __m512i even_above = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88);
-        const __m512i odd_above = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
-        const __m512i even_below = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
-        const __m512i odd_below = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
-        _mm512_storeu_si512(to + j * stride, _mm512_shuffle_i32x4(even_above, even_below, 0x88));
-        _mm512_storeu_si512(to + (j + 4) * stride, _mm512_shuffle_i32x4(odd_above, odd_below, 0x88));
-        _mm512_storeu_si512(to + (j + 8) * stride, _mm512_shuffle_i32x4(even_above, even_below, 0xdd));
-        _mm512_storeu_si512(to + (j + 12) * stride, _mm512_shuffle_i32x4(odd_above, odd_below, 0xdd));
-    }
-#else
-    for (int c = 0; c < kLanes; ++c) {
-        for (int r = 0; r < kLanes; ++r) std::memcpy(to + c * stride + r, rows[r] + c * 4, 4);
-    }
-#endif
-}
-
-// Sixteen elements of two rows as pairs: first[0], second[0], first[1], second[1] and so on.
-QW_INLINE void pair_up(const bf16* first, const bf16* second, void* to) {
-#if defined(__AVX512F__)
-    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
-    const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)));
-    _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-#else
-    bf16* pairs = static_cast<bf16*>(to);
-    for (int i = 0; i < kLanes; ++i) {
-        pairs[2 * i] = first[i];
-        pairs[2 * i + 1] = second[i];
-    }
-#endif
 }
 
 // e^x, within 2 units in the last place: x = n ln 2 + r with |r| <= ln 2 / 2, and e^r by its Taylor series, whose

@@ -51,6 +51,12 @@ TOLERANCES: dict[tuple[str, str, str], Tolerance] = {
     ("attention", "bfloat16", "native"): Tolerance(
         0.02, "one unit in the last of BF16's 8 bits, of results up to 3; torch rounds the weights as well"
     ),
+    ("coded_attention", "float32", "native"): Tolerance(
+        1e-5, "the same codes; scales multiply scores and weights here, keys and values there"
+    ),
+    ("coded_attention", "bfloat16", "native"): Tolerance(
+        0.03, "as attention; the reference rounds keys and values to BF16 when it reads them, the kernels the weights"
+    ),
     ("model_logits", "float32", "native"): Tolerance(1e-3, "the same fp32 arithmetic in another order"),
     ("model_logits", "float32", "torch"): Tolerance(1e-3, "the reference's own distance from fp64 is about 1e-4"),
     ("model_logits", "float32", "cuda"): Tolerance(1e-3, "the same fp32 arithmetic in another order; TF32 is off"),

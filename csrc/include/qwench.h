@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a declaration below changes: a library of another build is refused, not guessed at. */
-#define QW_INTERFACE 2
+#define QW_INTERFACE 3
 
 /* Types of elements. */
 #define QW_F32 0
@@ -173,11 +173,19 @@ QW_API int32_t qw_delta_net(qw_context* context, const qw_delta_arguments* argum
  * [starts[r], starts[r + 1]), at least one, the last of its contexts[r] positions. Query head i reads key head i /
  * (query_heads / kv_heads). Position p of row r lies in slot page_table[r][p / page_size] * page_size + p % page_size;
  * `kv_slots` say the same for the new positions. A token's heads lie side by side, so strides count from token to token.
- * head_dim is at most QW_ATTENTION_WIDTH. Cutting a row into several calls does not change a bit. */
+ * head_dim is at most QW_ATTENTION_WIDTH. Cutting a row into several calls does not change a bit.
+ *
+ * The cache belongs to the kernels: a page is page_size / QW_CACHE_TILE tiles one after the other, and inside a tile the
+ * order is theirs (csrc/packed.h). Pages may be copied whole. `coded`, keys and values are kept in 8 bits: each head of a
+ * token as whole numbers in [-127, 127] and an fp32 scale, its largest magnitude / 127. */
 #define QW_ATTENTION_WIDTH 256
+#define QW_CACHE_TILE 64
 typedef struct {
-    int64_t rows, query_heads, kv_heads, head_dim, page_size, num_pages;
-    int32_t type; /* of query, key, value, keys, values and output */
+    int64_t rows, query_heads, kv_heads, head_dim;
+    int64_t page_size; /* a multiple of QW_CACHE_TILE */
+    int64_t num_pages;
+    int32_t type;  /* of query, key, value and output, and of keys and values unless they are coded */
+    int32_t coded; /* 0 or 1 */
     float scale;
     const int64_t* starts;     /* [rows + 1], ascending from 0 to T */
     const int64_t* contexts;   /* [rows] positions of the cache after this step */
@@ -190,8 +198,8 @@ typedef struct {
     int64_t key_stride;
     const void* value; /* [T, kv_heads, head_dim] */
     int64_t value_stride;
-    void* keys;   /* [num_pages * page_size, kv_heads, head_dim] */
-    void* values; /* [num_pages * page_size, kv_heads, head_dim] */
+    void* keys;   /* [num_pages * page_size / QW_CACHE_TILE, kv_heads] tiles, each of QW_CACHE_TILE * head_dim (rounded */
+    void* values; /* up to 32) elements, or as many codes and QW_CACHE_TILE scales */
     void* output; /* [T, query_heads, head_dim] */
     int64_t output_stride;
 } qw_attention_arguments;

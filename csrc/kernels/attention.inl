@@ -1,15 +1,18 @@
 // Causal attention of some query tokens over segments of their paged context. Included once per instruction set, after
 // simd.h.
 //
-// A segment's keys and values are brought into the layout of packed weights, so both products are the linear layer's
-// kernels, with whatever the instruction set has for them: a score is one chain of additions over the head's width, an
-// output one over the segment's positions. Segments lie at fixed positions, each is weighed by its own maximum, and they
-// are folded together in their order: a token gets the same bits alone and in any company.
+// Keys and values lie in the cache in the layout of packed weights (packed.h), so both products are the linear layer's
+// kernels, with whatever the instruction set has for them, and one token reads its context as one stream: a score is one
+// chain of additions over the head's width, an output one over the segment's positions. Segments lie at fixed positions,
+// each is weighed by its own maximum, and they are folded together in their order: a token gets the same bits alone and in
+// any company.
 
 namespace qwench {
 namespace {
 
-constexpr int64_t kWordTile = 16;  // rows, and four-byte words, that are transposed at once
+constexpr int64_t kTileRows = 16;  // of the tiles that some linear kernels read
+constexpr int64_t kSegmentTiles = kAttentionSegment / kTilePositions;
+constexpr int64_t kCodesAhead = 2048;  // of codes that are being widened
 
 // Inputs of a linear kernel: rows of `depth`, or tiles of 16 rows by 32 of depth.
 template <class E>
@@ -20,121 +23,60 @@ struct InputRows {
 
     QW_INLINE E* row(int64_t r) const {
         if (!tiled) return elements + r * depth;
-        return elements + r / kWordTile * kWordTile * depth + r % kWordTile * kDepthTile;
+        return elements + r / kTileRows * kTileRows * depth + r % kTileRows * kDepthTile;
     }
     // From the first 32 elements of a row to its next 32.
-    QW_INLINE int64_t run() const { return tiled ? kWordTile * kDepthTile : kDepthTile; }
+    QW_INLINE int64_t run() const { return tiled ? kTileRows * kDepthTile : kDepthTile; }
 };
 
-// A head's keys or values at the positions of a segment.
-template <class T>
-struct PagedRows {
-    const T* cache;          // [tokens, kv_heads, head_dim], at the head
-    const int64_t* offsets;  // elements from there, for each position of the segment
-    int64_t count, width;    // positions, and elements of one
-
-    QW_INLINE const T* at(int64_t i) const { return cache + offsets[i]; }
-
-    // Asks memory for the byte `at_byte` of positions [first, first + kWordTile), as far as they exist.
-    template <int kCache>
-    QW_INLINE void ask(int64_t first, int64_t at_byte) const {
-        const int64_t last = first + kWordTile < count ? first + kWordTile : count;
-        for (int64_t i = first; i < last; ++i) {
-            __builtin_prefetch(reinterpret_cast<const char*>(at(i)) + at_byte, 0, kCache);
-        }
-    }
+// Where a head's tiles of a segment lie, and behind them what is read next; the scales of what was coded.
+struct Segment {
+    int64_t start, tiles;
+    const char* keys[kSegmentTiles + 1];
+    const char* values[kSegmentTiles + 1];
+    float key_scales[kAttentionSegment], value_scales[kAttentionSegment];
 };
 
-// Sixteen positions' keys as a panel of outputs, word after word of the depth. What is read next, and their values, are
-// on their way meanwhile.
-template <class T>
-void pack_key_panel(const PagedRows<T>& keys, const PagedRows<T>& values, int64_t first, int64_t words, uint32_t* panel) {
-    const int64_t row_bytes = keys.width * static_cast<int64_t>(sizeof(T));
-    const int64_t rows = keys.count - first < kWordTile ? keys.count - first : kWordTile;
-    for (int64_t word = 0; word < words; word += kWordTile) {
-        const int64_t left = row_bytes - word * 4;
-        if (left > 0) {
-            keys.template ask<3>(first + kWordTile, word * 4);
-            values.template ask<2>(first, word * 4);
-        }
-        const char* from[kWordTile];
-        alignas(64) char padded[kWordTile][64];
-        if (rows == kWordTile && left >= 64) {
-            for (int64_t r = 0; r < kWordTile; ++r) from[r] = reinterpret_cast<const char*>(keys.at(first + r)) + word * 4;
-        } else {  // zeros behind the last position and behind the end of the depth
-            std::memset(padded, 0, sizeof padded);
-            for (int64_t r = 0; r < kWordTile; ++r) {
-                from[r] = padded[r];
-                if (r >= rows || left <= 0) continue;
-                const char* key = reinterpret_cast<const char*>(keys.at(first + r)) + word * 4;
-                std::memcpy(padded[r], key, static_cast<size_t>(left < 64 ? left : 64));
-            }
-        }
-        const int64_t tile = words - word < kWordTile ? words - word : kWordTile;
-        if (tile == kWordTile) {
-            transpose_words(from, panel + word * kGroup, kGroup);
-        } else {
-            uint32_t whole_tile[kWordTile * kWordTile];
-            transpose_words(from, whole_tile, kWordTile);
-            for (int64_t w = 0; w < tile; ++w) {
-                std::memcpy(panel + (word + w) * kGroup, whole_tile + w * kWordTile, kWordTile * 4);
-            }
-        }
+// Codes of a tile as BF16, which holds them as they are, in the same order.
+QW_INLINE void widen_codes(const char* codes, int64_t count, bf16* to) {
+    for (int64_t i = 0; i < count; i += 2 * kLanes) {
+        __builtin_prefetch(codes + i + kCodesAhead);
+        store_exact(to + i, load_signed(codes + i));
+        store_exact(to + i + kLanes, load_signed(codes + i + kLanes));
     }
 }
 
-// Keys as packed weights: outputs are positions, depth is the head's width.
-template <class T>
-void pack_keys(const PagedRows<T>& keys, const PagedRows<T>& values, char* packed) {
-    constexpr bool kBf16 = std::is_same_v<T, bf16>;
-    const int64_t words = num_steps(kBf16, keys.width);
-    for (int64_t first = 0; first < round_up(keys.count, kGroup); first += kWordTile) {
-        uint32_t* group = reinterpret_cast<uint32_t*>(packed + group_offset(kBf16, keys.width, first / kGroup));
-        if (first < keys.count) {
-            pack_key_panel(keys, values, first, words, group + first % kGroup);
-        } else {
-            for (int64_t w = 0; w < words; ++w) std::memset(group + w * kGroup + first % kGroup, 0, kWordTile * 4);
+// A tile's values with zeros for the positions from `count` to the end of its tile of depth: nobody wrote them, and zero
+// times a NaN is one. `to` may be where they are.
+template <class W>
+void end_values(const char* tile, int64_t head_dim, int64_t count, char* to) {
+    constexpr bool kPairs = std::is_same_v<W, bf16>;
+    const int64_t end = round_up(count, kDepthTile), whole = kPairs ? round_up(count, 2) : count;
+    for (int64_t group = 0; group < num_groups(head_dim); ++group) {
+        const int64_t width = panels_of(head_dim, group) * kPanel;
+        const W* from = reinterpret_cast<const W*>(tile) + column_group_offset(group);
+        W* elements = reinterpret_cast<W*>(to) + column_group_offset(group);
+        if (from != elements) std::memcpy(elements, from, static_cast<size_t>(whole * width) * sizeof(W));
+        if (whole > count) {
+            for (int64_t column = 0; column < width; ++column) elements[(count - 1) * width + 2 * column + 1] = {};
         }
+        std::memset(elements + whole * width, 0, static_cast<size_t>((end - whole) * width) * sizeof(W));
     }
 }
 
-// Values as packed weights: outputs are the head's columns, depth is positions, `depth` of them.
-template <class T>
-void pack_values(const PagedRows<T>& values, int64_t depth, char* packed) {
-    constexpr bool kBf16 = std::is_same_v<T, bf16>;
-    constexpr int64_t kEach = kBf16 ? 2 : 1;  // positions of one step
-    for (int64_t step = 0; step * kEach < depth; ++step) {
-        T rows[kEach][kAttentionWidth];
-        const T* from[kEach];
-        for (int64_t i = 0; i < kEach; ++i) {
-            const int64_t position = step * kEach + i;
-            from[i] = position < values.count ? values.at(position) : rows[i];
-            if (position < values.count && values.width % kPanel == 0) continue;
-            std::memset(rows[i], 0, sizeof rows[i]);
-            if (position < values.count) std::memcpy(rows[i], from[i], static_cast<size_t>(values.width) * sizeof(T));
-            from[i] = rows[i];
-        }
-        for (int64_t column = 0; column < values.width; column += kPanel) {
-            const int64_t group = column / kGroup;
-            const int64_t step_bytes = panels_of(values.width, group) * kPanel * kStepBytes;
-            char* to = packed + group_offset(kBf16, kAttentionSegment, group) + step * step_bytes + column % kGroup * kStepBytes;
-            if constexpr (kBf16) {
-                pair_up(from[0] + column, from[1] + column, to);
-            } else {
-                store(reinterpret_cast<float*>(to), load(from[0] + column));
-            }
-        }
-    }
-}
-
-// weights <- e^(scale * scores - their maximum) for `count` scores, zeros up to `depth`; the maximum and the sum.
+// weights <- e^(scale * scores - their maximum) for `count` scores, zeros up to `depth`; the maximum and the sum. Where
+// keys and values are `coded`, their scales are put into the scores and into the weights.
 template <class E>
-void weigh(const float* scores, int64_t count, int64_t depth, float scale, E* weights, int64_t run, float& maximum,
-           float& total) {
+void weigh(float* scores, int64_t count, int64_t depth, float scale, const Segment* coded, E* weights, int64_t run,
+           float& maximum, float& total) {
     const V factor = all(scale), least_of_all = all(-__builtin_huge_valf());
     V seen = least_of_all;
     for (int64_t i = 0; i < count; i += kLanes) {
-        const V each = load(scores + i);
+        V each = load(scores + i);
+        if (coded != nullptr) {
+            each = mul(each, load(coded->key_scales + i));
+            store(scores + i, each);
+        }
         seen = most(count - i < kLanes ? first_lanes(each, least_of_all, count - i) : each, seen);
     }
     maximum = largest(seen) * scale;
@@ -145,10 +87,14 @@ void weigh(const float* scores, int64_t count, int64_t depth, float scale, E* we
         V each = zero();
         if (i < count) {
             each = exponential(fma(load(scores + i), factor, subtracted));
+            if (coded != nullptr) {
+                sums = add(sums, count - i < kLanes ? first_lanes(each, zero(), count - i) : each);
+                each = mul(each, load(coded->value_scales + i));
+            }
             if (count - i < kLanes) each = first_lanes(each, zero(), count - i);
         }
         store(to, each);
-        sums = add(sums, load(to));  // as they were rounded
+        if (coded == nullptr) sums = add(sums, load(to));  // as they were rounded
     }
     total = sum(sums);
 }
@@ -173,10 +119,11 @@ void finish(const AttentionPartial& partial, int64_t width, T* output) {
     }
 }
 
-// T: the cache's type, E: that of the linear kernel's inputs.
-template <class T, class E>
+// T: the type of queries and outputs, E: that of the linear kernel's inputs, W: that of keys and values in a product.
+template <class T, class E, class W>
 struct Attention {
-    static constexpr bool kBf16 = std::is_same_v<T, bf16>;
+    static constexpr bool kPairs = std::is_same_v<W, bf16>;
+    static constexpr int64_t kElementBytes = sizeof(W);
 
     const AttentionTask& task;
     const qw_attention_arguments& a;
@@ -184,11 +131,14 @@ struct Attention {
     LinearKernel kernel;
     int64_t group, token, past;  // heads of a key head; the row's first token; positions before it
     InputRows<E> queries;
+    qw_weight_type type = {};  // of keys and values in a product
 
     explicit Attention(const AttentionTask& t, LinearKernel linear, bool tiled)
         : task(t), a(*t.arguments), scratch(t.scratch), kernel(linear), group(a.query_heads / a.kv_heads),
           token(a.starts[t.row]), past(a.contexts[t.row] - (a.starts[t.row + 1] - token)),
-          queries{static_cast<E*>(scratch.queries), padded_depth(kBf16, a.head_dim), tiled} {}
+          queries{static_cast<E*>(scratch.queries), padded_depth(kPairs, a.head_dim), tiled} {
+        type.element = kPairs ? QW_BF16 : QW_F32;
+    }
 
     int64_t rows() const { return (task.last_token - task.first_token) * group; }
     // Positions that the block's row sees.
@@ -208,77 +158,122 @@ struct Attention {
         }
     }
 
-    // y [count, out] = inputs from row `first` on, times the first `groups` groups of packed [out, in].
-    void multiply(const InputRows<E>& inputs, int64_t first, int64_t count, const qw_weight& weight, int64_t groups,
-                  float* y, int64_t y_stride) const {
+    // The head's tile that a position of the row is in, of keys or of values.
+    const char* tile_of(const void* cache, int64_t position) const {
+        const int64_t page = a.page_table[task.row * a.page_stride + position / a.page_size];
+        const int64_t tile = (page * a.page_size + position % a.page_size) / kTilePositions;
+        return static_cast<const char*>(cache) + (tile * a.kv_heads + task.kv_head) * cache_tile_bytes(a);
+    }
+
+    char* widened(char* memory, int64_t tile) const { return memory + tile * tile_elements(a.head_dim) * kElementBytes; }
+
+    // Coded keys and values of one tile, of whose positions `filled` count.
+    void widen(const char* keys, const char* values, int64_t filled, int64_t tile, Segment& segment) const {
+        const int64_t count = tile_elements(a.head_dim);
+        widen_codes(keys, count, reinterpret_cast<bf16*>(widened(scratch.keys, tile)));
+        widen_codes(values, count, reinterpret_cast<bf16*>(widened(scratch.values, tile)));
+        const size_t bytes = static_cast<size_t>(filled) * sizeof(float);
+        std::memcpy(segment.key_scales + tile * kTilePositions, keys + count, bytes);
+        std::memcpy(segment.value_scales + tile * kTilePositions, values + count, bytes);
+    }
+
+    // The first `count` positions of a segment, as the linear kernels take them.
+    void gather(int64_t count, Segment& segment) const {
+        segment.tiles = divide_up(count, kTilePositions);
+        for (int64_t tile = 0; tile < segment.tiles; ++tile) {
+            const int64_t first = tile * kTilePositions, position = segment.start + first;
+            const int64_t filled = count - first < kTilePositions ? count - first : kTilePositions;
+            const char* keys = tile_of(a.keys, position);
+            const char* values = tile_of(a.values, position);
+            if (a.coded) widen(keys, values, filled, tile, segment);
+            segment.keys[tile] = a.coded ? widened(scratch.keys, tile) : keys;
+            segment.values[tile] = a.coded ? widened(scratch.values, tile) : values;
+            if (filled % kDepthTile == 0) continue;
+            char* ended = widened(scratch.values, a.coded ? tile : 0);
+            end_values<W>(segment.values[tile], a.head_dim, filled, ended);
+            segment.values[tile] = ended;
+        }
+        const int64_t next = segment.start + kAttentionSegment;
+        const bool goes_on = next < task.last_segment * kAttentionSegment;
+        segment.keys[segment.tiles] = segment.values[0];
+        segment.values[segment.tiles] = tile_of(a.keys, goes_on ? next : segment.start);
+    }
+
+    // y [count, out] = inputs times one group of weights [out, in], which lies in `pieces`.
+    void multiply(const InputRows<E>& inputs, int64_t count, const qw_weight& weight, const char* const* pieces,
+                  int64_t piece_depth, float* y, int64_t y_stride) const {
         qw_linear_arguments l = {};
         l.weight = &weight;
         l.tokens = count;
         l.type = QW_F32;
         l.y = y;
         l.y_stride = y_stride;
-        const LinearJob job = {&l, inputs.elements + first * inputs.depth, inputs.tiled ? 0 : inputs.depth};
-        for (int64_t group_of_outputs = 0; group_of_outputs < groups; ++group_of_outputs) {
-            kernel(job, group_of_outputs, 0, count);
+        kernel({&l, inputs.elements, inputs.tiled ? 0 : inputs.depth, pieces, piece_depth}, 0, 0, count);
+    }
+
+    // Rows [first, first + count) times the keys of a segment's first positions.
+    void score(int64_t first, int64_t count, int64_t positions, const Segment& segment) const {
+        const InputRows<E> inputs = {queries.elements + first * queries.depth, queries.depth, queries.tiled};
+        const qw_weight weight = {&type, nullptr, kTilePositions, a.head_dim};
+        for (int64_t tile = 0; tile * kTilePositions < positions; ++tile) {
+            float* scores = scratch.scores + tile * kTilePositions;
+            multiply(inputs, count, weight, segment.keys + tile, queries.depth, scores, kAttentionSegment);
         }
     }
 
-    // Rows [first, first + count) over one segment that begins at `start`; the segment is packed.
-    void attend_rows(int64_t first, int64_t count, int64_t start) const {
-        const int64_t last_seen = seen(first + count - 1) - start;
+    // Weights times the values of a segment.
+    void sum_values(const InputRows<E>& weights, int64_t count, const Segment& segment) const {
+        const int64_t groups = num_groups(a.head_dim);
+        for (int64_t columns = 0; columns < groups; ++columns) {
+            const char* pieces[kSegmentTiles + 1];  // these columns of each tile
+            for (int64_t tile = 0; tile < segment.tiles; ++tile) {
+                pieces[tile] = segment.values[tile] + column_group_offset(columns) * kElementBytes;
+            }
+            const int64_t next = column_group_offset(columns + 1) * kElementBytes;
+            pieces[segment.tiles] = columns + 1 < groups ? segment.values[0] + next : segment.values[segment.tiles];
+            const int64_t left = a.head_dim - columns * kGroup;
+            const qw_weight weight = {&type, nullptr, left < kGroup ? left : kGroup, weights.depth};
+            multiply(weights, count, weight, pieces, kTilePositions, scratch.products + columns * kGroup, kAttentionWidth);
+        }
+    }
+
+    // Rows [first, first + count) over one segment.
+    void attend_rows(int64_t first, int64_t count, const Segment& segment) const {
+        const int64_t last_seen = seen(first + count - 1) - segment.start;
         const int64_t positions = last_seen < kAttentionSegment ? last_seen : kAttentionSegment;
-        qw_weight_type type = {};
-        type.element = a.type;
-        const qw_weight keys = {&type, scratch.keys, kAttentionSegment, a.head_dim};
-        multiply(queries, first, count, keys, num_groups(positions), scratch.scores, kAttentionSegment);
-        const int64_t depth = round_up(positions, kDepthTile);
-        const InputRows<E> weights = {static_cast<E*>(scratch.weights), depth, queries.tiled};
+        score(first, count, positions, segment);
+        const InputRows<E> weights = {static_cast<E*>(scratch.weights), round_up(positions, kDepthTile), queries.tiled};
         float maxima[kAttentionRows], totals[kAttentionRows];
         for (int64_t row = 0; row < count; ++row) {
-            int64_t sees = seen(first + row) - start;
+            int64_t sees = seen(first + row) - segment.start;
             sees = sees < 0 ? 0 : sees < positions ? sees : positions;
-            weigh(scratch.scores + row * kAttentionSegment, sees, depth, a.scale, weights.row(row), weights.run(),
-                  maxima[row], totals[row]);
+            weigh(scratch.scores + row * kAttentionSegment, sees, weights.depth, a.scale, a.coded ? &segment : nullptr,
+                  weights.row(row), weights.run(), maxima[row], totals[row]);
         }
-        for (int64_t column = 0; column < a.head_dim; column += kGroup) {
-            const char* packed = static_cast<const char*>(scratch.values);
-            packed += group_offset(kBf16, kAttentionSegment, column / kGroup);
-            const int64_t columns = a.head_dim - column < kGroup ? a.head_dim - column : kGroup;
-            const qw_weight values = {&type, packed, columns, depth};
-            multiply(weights, 0, count, values, 1, scratch.products + column, kAttentionWidth);
-        }
+        sum_values(weights, count, segment);
+        const int64_t number = segment.start / kAttentionSegment - task.first_segment;
+        AttentionPartial* partials = scratch.partials + number * task.partial_stride + first;
         for (int64_t row = 0; row < count; ++row) {
-            if (seen(first + row) <= start) continue;
+            if (seen(first + row) <= segment.start) continue;
             const float* output = scratch.products + row * kAttentionWidth;
-            AttentionPartial& into = scratch.partials[first + row];
-            if (start > task.first_segment * kAttentionSegment) {
-                fold(output, maxima[row], totals[row], a.head_dim, into);
+            if (number > 0 && task.partial_stride == 0) {
+                fold(output, maxima[row], totals[row], a.head_dim, partials[row]);
             } else {
-                into.maximum = maxima[row];
-                into.total = totals[row];
-                std::memcpy(into.output, output, sizeof into.output);
+                partials[row].maximum = maxima[row];
+                partials[row].total = totals[row];
+                std::memcpy(partials[row].output, output, sizeof partials[row].output);
             }
         }
     }
 
-    void attend_segment(int64_t segment) const {
-        const int64_t start = segment * kAttentionSegment;
-        const int64_t left = seen(rows() - 1) - start, count = left < kAttentionSegment ? left : kAttentionSegment;
-        int64_t offsets[kAttentionSegment];
-        const int64_t* pages = a.page_table + task.row * a.page_stride;
-        for (int64_t i = 0; i < count; ++i) {
-            const int64_t position = start + i;
-            const int64_t slot = pages[position / a.page_size] * a.page_size + position % a.page_size;
-            offsets[i] = slot * a.kv_heads * a.head_dim;
-        }
-        const int64_t head = task.kv_head * a.head_dim;
-        const PagedRows<T> keys = {static_cast<const T*>(a.keys) + head, offsets, count, a.head_dim};
-        const PagedRows<T> values = {static_cast<const T*>(a.values) + head, offsets, count, a.head_dim};
-        pack_keys(keys, values, static_cast<char*>(scratch.keys));
-        pack_values(values, round_up(count, kDepthTile), static_cast<char*>(scratch.values));
+    void attend_segment(int64_t number) const {
+        Segment segment;
+        segment.start = number * kAttentionSegment;
+        const int64_t left = seen(rows() - 1) - segment.start;
+        gather(left < kAttentionSegment ? left : kAttentionSegment, segment);
         for (int64_t row = 0; row < rows(); row += kAttentionRows) {
             const int64_t some = rows() - row < kAttentionRows ? rows() - row : kAttentionRows;
-            if (seen(row + some - 1) > start) attend_rows(row, some, start);
+            if (seen(row + some - 1) > segment.start) attend_rows(row, some, segment);
         }
     }
 
@@ -291,9 +286,9 @@ struct Attention {
     }
 };
 
-template <class T, class E>
+template <class T, class E, class W>
 void attend_as(const AttentionTask& task, LinearKernel linear, bool tiled) {
-    const Attention<T, E> attention(task, linear, tiled);
+    const Attention<T, E, W> attention(task, linear, tiled);
     attention.load_queries();
     for (int64_t segment = task.first_segment; segment < task.last_segment; ++segment) {
         attention.attend_segment(segment);
@@ -304,11 +299,15 @@ void attend_as(const AttentionTask& task, LinearKernel linear, bool tiled) {
 void attend(const AttentionTask& task) {
     const Kernels& kernels = *task.kernels;
     if (task.arguments->type != QW_BF16) {
-        attend_as<float, float>(task, kernels.linear_f32, false);
+        if (task.arguments->coded) {
+            attend_as<float, float, bf16>(task, kernels.linear_bf16, false);
+        } else {
+            attend_as<float, float, float>(task, kernels.linear_f32, false);
+        }
     } else if (kernels.linear_bf16_pairs == nullptr) {
-        attend_as<bf16, float>(task, kernels.linear_bf16, false);
+        attend_as<bf16, float, bf16>(task, kernels.linear_bf16, false);
     } else {
-        attend_as<bf16, bf16>(task, kernels.linear_bf16_pairs, kernels.pair_inputs == Inputs::tiles);
+        attend_as<bf16, bf16, bf16>(task, kernels.linear_bf16_pairs, kernels.pair_inputs == Inputs::tiles);
     }
 }
 

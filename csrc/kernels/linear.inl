@@ -56,19 +56,30 @@ void multiply_block(const LinearJob& job, int64_t token, int64_t group, int64_t 
     const qw_linear_arguments& a = *job.arguments;
     const qw_weight& weight = *a.weight;
     const int64_t steps = num_steps(Step::kBf16, weight.in);
+    const int64_t piece_steps = job.pieces == nullptr ? steps : num_steps(Step::kBf16, job.piece_depth);
     const int64_t step_bytes = panels_of(weight.out, group) * kPanel * kStepBytes;
-    const char* weights = static_cast<const char*>(weight.packed) + group_offset(Step::kBf16, weight.in, group);
-    weights += panel * kPanel * kStepBytes;
+    const int64_t steps_ahead = kPrefetchBytes / step_bytes;
     const Input* x = static_cast<const Input*>(job.inputs) + token * job.input_stride;
     V sums[M][N];
     for (int m = 0; m < M; ++m) {
         for (int n = 0; n < N; ++n) sums[m][n] = zero();
     }
-    for (int64_t step = 0; step < steps; ++step) {
-        for (int n = 0; n < N; ++n) __builtin_prefetch(weights + kPrefetchBytes + n * kPanel * kStepBytes);
-        Step::template step<M, N>(x, job.input_stride, weights, sums);
-        weights += step_bytes;
-        x += Step::kDepth;
+    for (int64_t done = 0, piece = 0; done < steps; done += piece_steps, ++piece) {
+        const char* weights = static_cast<const char*>(weight.packed) + group_offset(Step::kBf16, weight.in, group);
+        if (job.pieces != nullptr) weights = job.pieces[piece];
+        weights += panel * kPanel * kStepBytes;
+        const int64_t count = steps - done < piece_steps ? steps - done : piece_steps;
+        // The last steps of a piece ask for the first ones of the next.
+        const int64_t turn = job.pieces == nullptr ? count : count - steps_ahead;
+        const char* ahead = weights + kPrefetchBytes;
+        for (int64_t step = 0; step < count; ++step) {
+            if (step == turn) ahead = job.pieces[piece + 1] + panel * kPanel * kStepBytes;
+            for (int n = 0; n < N; ++n) __builtin_prefetch(ahead + n * kPanel * kStepBytes);
+            Step::template step<M, N>(x, job.input_stride, weights, sums);
+            weights += step_bytes;
+            ahead += step_bytes;
+            x += Step::kDepth;
+        }
     }
     for (int m = 0; m < M; ++m) {
         for (int n = 0; n < N; ++n) store_row<Output>(a, token + m, group * kGroup + (panel + n) * kPanel, sums[m][n]);

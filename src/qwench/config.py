@@ -21,6 +21,19 @@ from qwench.quantisation import QUANTIZATIONS, SIDE_FILE, StoredQuantisation, re
 
 LayerType = Literal["full_attention", "linear_attention"]
 DTYPES = ("float32", "bfloat16", "float16")
+KV_CACHE_DTYPES = ("auto", "int8")
+CACHE_TILE = 64  # tokens that the native kernels keep side by side: pages are whole tiles
+ON_DISCONNECT = ("stop", "finish")
+WHOLE_SETTINGS = (
+    "max_model_len",
+    "max_num_seqs",
+    "memory",
+    "max_step_tokens",
+    "page_size",
+    "cache_dir_size",
+    "tensor_parallel_size",
+    "max_queue",
+)
 MAX_LAYERS = 4096
 
 
@@ -211,22 +224,31 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What the operator chose. ``memory`` is in bytes, for KV pages and states; None and "auto" are resolved later."""
+    """What the operator chose. ``memory`` is in bytes, for KV pages and states; None and "auto" are resolved later.
+
+    At most ``max_queue`` requests are unfinished at a time. ``on_disconnect``: whether a prompt whose client has left
+    ends with the step that reads it ("stop"), or is read to its end in the background, for the next try ("finish").
+    """
 
     model: str = "nano"
     device: str = "auto"
     dtype: str = "auto"
     quantization: str | None = None
+    kv_cache_dtype: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int | None = None
     memory: int | None = None
     seed: int = 0
     max_step_tokens: int = 512
-    page_size: int = 16
+    page_size: int = CACHE_TILE
     offline: bool = False
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
     prefix_cache: bool = True
+    cache_dir: str | None = None
+    cache_dir_size: int | None = None
+    max_queue: int = 1024
+    on_disconnect: str = "stop"
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):
@@ -235,10 +257,26 @@ class EngineConfig:
             near = get_close_matches(str(self.quantization).lower(), QUANTIZATIONS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"use {', '.join(QUANTIZATIONS)}, or leave it out."
             raise UsageError(f"quantization is {self.quantization!r}; {hint}", param="quantization")
-        for name in ("max_model_len", "max_num_seqs", "memory", "max_step_tokens", "page_size", "tensor_parallel_size"):
+        if self.on_disconnect not in ON_DISCONNECT:
+            raise UsageError(
+                f"on_disconnect is {self.on_disconnect!r}; use {' or '.join(ON_DISCONNECT)}.", param="on_disconnect"
+            )
+        for name in WHOLE_SETTINGS:
             value = getattr(self, name)
             if value is not None and (not is_whole(value) or value < 1):
                 raise UsageError(f"{name} is {value!r}; give a whole number of at least 1.", param=name)
+        if self.page_size % CACHE_TILE:
+            raise UsageError(
+                f"page_size is {self.page_size}; give a multiple of {CACHE_TILE}: so many tokens are read together.",
+                param="page_size",
+            )
+        if self.kv_cache_dtype not in KV_CACHE_DTYPES:
+            raise UsageError(
+                f"kv_cache_dtype is {self.kv_cache_dtype!r}; use {' or '.join(KV_CACHE_DTYPES)}.",
+                param="kv_cache_dtype",
+            )
+        if self.cache_dir is not None and not self.prefix_cache:
+            raise UsageError("cache_dir is set but prefix_cache is off; give one of them.", param="cache_dir")
         if self.tensor_parallel_size > 1:
             raise UsageError(
                 f"tensor_parallel_size is {self.tensor_parallel_size}; several devices are not available yet, use 1.",

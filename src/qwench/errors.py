@@ -68,7 +68,13 @@ class ContextLengthExceeded(RequestError):
 
 
 class Overloaded(QwenchError):
+    """``retry_after``: seconds until there should be room again."""
+
     status, exit_code, type, code = 429, 8, "rate_limit_error", "queue_full"
+
+    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class EngineUnavailable(QwenchError):

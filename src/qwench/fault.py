@@ -23,6 +23,8 @@ FAULTS: Mapping[str, str] = {
     "read.header": "the header of a weight file is read",
     "read.weights": "bytes of a stored tensor are read",
     "write.weights": "weights are written to a checkpoint",
+    "write.cache": "a state is written to the cache folder, or the folder is made",
+    "read.cache": "a file of the cache folder is read",
     "read.requests": "the input of a batch is read",
     "connect.hub": "the Hub is asked, and files come from it into its cache",
     "write.results": "results of a batch are written, or its file is opened",

@@ -48,8 +48,11 @@ OPTIONS = (
     "gpu_memory_utilization",
     "max_step_tokens",
     "page_size",
+    "kv_cache_dtype",
     "offline",
     "prefix_cache",
+    "cache_dir",
+    "cache_dir_size",
     "trust_remote_code",
 )
 
@@ -125,9 +128,10 @@ class _Job:
 class LLM:
     """A model in this process. ``memory`` (for cached keys, values and states) takes bytes or text such as "2GiB".
 
-    Further options: tensor_parallel_size, gpu_memory_utilization, max_step_tokens, page_size, offline, prefix_cache;
-    and trust_remote_code, which may only be False. Raises QwenchError with one sentence if the model cannot be run.
-    Use it as a context manager, or call ``close``.
+    Further options: tensor_parallel_size, gpu_memory_utilization, max_step_tokens, page_size, kv_cache_dtype
+    ("int8": keys and values in 8 bits), offline, prefix_cache, cache_dir, cache_dir_size; and trust_remote_code, which
+    may only be False. Raises QwenchError with one sentence if the model cannot be run. Use it as a context manager, or
+    call ``close``.
     """
 
     def __init__(

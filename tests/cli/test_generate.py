@@ -63,7 +63,7 @@ def test_a_budget_bounds_the_chats_that_say_nothing_of_thinking(scripted: Instal
     write(source, requests)
     assert cli.main(["generate", "m", str(source), "-o", str(target), "--think-budget", "64"]) == 0
     by_prompt = sorted((rules.open, rules.budget) for rules in engine.rules if rules is not None)
-    assert by_prompt == [(False, None), (True, 64), (True, 1024)]
+    assert by_prompt == [(False, 0), (True, 64), (True, 1024)]
     assert engine.rules.count(None) == 1
     target.unlink()
     assert cli.main(["generate", "m", str(source), "-o", str(target), "--think-budget", "-1"]) == UsageError.exit_code

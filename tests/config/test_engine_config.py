@@ -23,6 +23,8 @@ from qwench.errors import UsageError
         ({"max_model_len": 0}, "max_model_len is 0; give a whole number of at least 1."),
         ({"max_num_seqs": -1}, "max_num_seqs is -1; give a whole number of at least 1."),
         ({"memory": 1.5}, "memory is 1.5; give a whole number of at least 1."),
+        ({"page_size": 16}, "page_size is 16; give a multiple of 64: so many tokens are read together."),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype is 'fp8'; use auto or int8."),
         ({"page_size": True}, "page_size is True; give a whole number of at least 1."),
         ({"max_step_tokens": "512"}, "max_step_tokens is '512'; give a whole number of at least 1."),
         ({"tensor_parallel_size": 4}, "tensor_parallel_size is 4; several devices are not available yet, use 1."),
@@ -39,4 +41,4 @@ def test_a_wrong_option_is_named(options: dict[str, Any], sentence: str) -> None
 
 def test_the_defaults_are_accepted() -> None:
     config = EngineConfig()
-    assert (config.model, config.device, config.dtype, config.page_size) == ("nano", "auto", "auto", 16)
+    assert (config.model, config.device, config.dtype, config.page_size) == ("nano", "auto", "auto", 64)

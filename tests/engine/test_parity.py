@@ -77,7 +77,7 @@ def test_chunks_and_preemption_change_nothing(checkpoint: tuple[Any, Path], clie
     asked = [prompt(30, seed=number) for number in range(4)]
     expected = [greedy(client, ids, 40) for ids in asked]
     # Room for two full sequences of pages among four: growing means preempting.
-    memory = _bytes_for(client, pages=9, slots=4)
+    memory = _bytes_for(client, pages=5, slots=4)
     small = start(checkpoint[1], max_step_tokens=8, max_num_seqs=4, max_model_len=80, memory=memory)
     together = [small.submit(ids, SamplingParams(temperature=0, max_tokens=40)) for ids in asked]
     found = [[token for event in generation for token in event.token_ids] for generation in together]
@@ -162,7 +162,7 @@ def test_cuda_gives_the_ids_of_the_cpu_in_company_and_under_preemption(
 ) -> None:
     asked = [prompt(30, seed=number) for number in range(4)]
     expected = [greedy(client, ids, 40) for ids in asked]
-    memory = _bytes_for(client, pages=9, slots=4)
+    memory = _bytes_for(client, pages=5, slots=4)
     small = start(checkpoint[1], device="cuda", max_step_tokens=8, max_num_seqs=4, max_model_len=80, memory=memory)
     together = [small.submit(ids, SamplingParams(temperature=0, max_tokens=40)) for ids in asked]
     found = [[token for event in generation for token in event.token_ids] for generation in together]

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from qwench.cache.disk import DiskTier
 from qwench.engine.core import Engine
 from qwench.engine.request import Marks, Request, Saved
 from qwench.engine.scheduler import RowResult, Step
+from qwench.engine.shelf import Shelf
 from tests.engine.ledger import VOCABULARY, ledger_answer, ledger_engine
 from tests.engine.test_laws import Listener, drain, make_request
 
@@ -97,7 +100,7 @@ class Session:
         return old + new
 
 
-def play(seed: int, *, state_pages: float = 2.0) -> Engine:
+def play(seed: int, *, state_pages: float = 2.0, folder: Path | None = None) -> Engine:
     """One random session, checked at every step; the engine comes back idle."""
     rng = random.Random(seed)
     engine = ledger_engine(
@@ -108,6 +111,9 @@ def play(seed: int, *, state_pages: float = 2.0) -> Engine:
         state_pages=state_pages,
         near=rng.choice([1, 2, 4]),
     )
+    if folder is not None:
+        disk = DiskTier(folder, bytes(31) + bytes([state_pages > 0]), rng.choice([4000, 10**6]), 4)
+        engine.shelf = Shelf(disk, engine.scheduler, engine.runner)  # type: ignore[arg-type]
     session = Session(rng, engine, stateful=state_pages > 0)
     for _ in range(rng.randint(2, 14)):
         session.ask()
@@ -122,6 +128,7 @@ def play(seed: int, *, state_pages: float = 2.0) -> Engine:
                 act()
         engine.scheduler.check()
     drain(engine)
+    engine.close()
     session.check()
     while session.saved:
         session.release()
@@ -142,6 +149,16 @@ def clear(engine: Engine) -> None:
 def test_whatever_is_reused_the_answers_are_those_of_undisturbed_sequences(block: int) -> None:
     for seed in range(40 * block, 40 * block + 40):
         clear(play(seed, state_pages=0.0 if seed % 5 == 0 else 2.0))
+
+
+def test_what_comes_back_from_disk_changes_no_answer(tmp_path: Path) -> None:
+    """The same sessions again and again over one folder: each engine finds what those before it left."""
+    recalled = 0
+    for seed in (*range(12), *range(12), *range(8)):
+        engine = play(seed, folder=tmp_path, state_pages=0.0 if seed % 4 == 0 else 2.0)
+        recalled += engine.counters.disk_tokens
+        clear(engine)
+    assert recalled > 100
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ def test_every_choice_has_a_value_and_a_reason(model: ModelConfig) -> None:
     resolved = resolve_for(EngineConfig(device="cpu"), model)
     assert resolved.max_model_len == model.max_positions
     assert all(choice.value and choice.reason for choice in resolved.choices)
+
+
+def test_keys_and_values_in_8_bits_are_told_and_leave_room_for_more(model: ModelConfig) -> None:
+    config = EngineConfig(device="cpu", memory=8 * 2**20, max_model_len=4096)
+    auto, coded = (resolve_for(replace(config, kv_cache_dtype=kept), model) for kept in ("auto", "int8"))
+    assert "kv_cache_dtype float32 (as dtype)" in map(str, auto.choices)
+    assert "kv_cache_dtype int8 (as asked)" in map(str, coded.choices)
+    assert coded.num_pages > 3 * auto.num_pages
 
 
 @pytest.mark.parametrize("device", ["gpu", "cpu:0", "cpu:foo", "cuda:x", "cuda:99"])
@@ -74,7 +83,7 @@ def test_the_start_lines_say_what_was_quantised_how(model: ModelConfig) -> None:
     )
     lines = [str(next(choice for choice in each.choices if choice.name == "weights")) for each in (plain, q4)]
     assert lines[0] == "weights 1.40 GiB, 16.00 bits each: bfloat16 100% (as stored)"
-    assert lines[1] == "weights 486.8 MiB, 5.43 bits each: q4 55%, q6 39%, q5 6% (q4 as asked)"
+    assert lines[1] == "weights 491.2 MiB, 5.48 bits each: q4 55%, q6 39%, q5 6% (q4 as asked)"
 
 
 def test_what_is_not_loaded_is_listed() -> None:

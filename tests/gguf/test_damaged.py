@@ -402,7 +402,7 @@ def test_two_tensors_for_one_parameter(honest: Path) -> None:
     assert "the same parameter twice" in unfit(replace(file, tensors=file.tensors | {fused.name: fused}))
 
 
-@pytest.mark.parametrize("kind", ["IQ3_XXS", "IQ2_S", "IQ1_M", "TQ2_0", "NVFP4", "Q8_K", "I32"])
+@pytest.mark.parametrize("kind", ["NVFP4", "Q8_K", "I32"])
 def test_a_type_that_is_not_computed(kind: str, honest: Path) -> None:
     file = open_gguf(honest)
     number = next(number for number, each in TENSOR_TYPES.items() if each.name == kind)

@@ -16,7 +16,7 @@ from qwench.files import open_files, read_config
 from qwench.ops.kernels import Kernels, TorchKernels
 from qwench.weights.open import open_weights
 
-PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 16, 400, 20
+PAGE_SIZE, NUM_PAGES, NUM_SLOTS = 64, 100, 20
 
 
 class Driver:
@@ -29,6 +29,7 @@ class Driver:
         kernels: Kernels | None = None,
         dtype: torch.dtype = torch.float32,
         quantization: str | None = None,
+        kv_cache_dtype: str = "auto",
     ) -> None:
         self.device = device
         files = open_files(path)
@@ -36,7 +37,7 @@ class Driver:
         source = open_weights(files, self.config, dtype, quantization)
         self.model = build_model(self.config, source, kernels or TorchKernels(), device=device)
         self.storage = Storage(
-            CacheSpec.of(self.config, dtype),
+            CacheSpec.of(self.config, dtype, kv_cache_dtype),
             num_pages=NUM_PAGES,
             page_size=PAGE_SIZE,
             num_slots=NUM_SLOTS,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwench.ops.kernels import NativeKernels, native_usable
+from qwench.ops.kernels import NativeKernels, TorchKernels, native_usable
 from qwench.ops.native import Native
 from tests.model.driver import Driver
 from tests.ops.calls import OneByOne
@@ -51,13 +51,15 @@ def test_a_program_gives_the_bits_of_its_operations_one_by_one(folder: Path, chu
             assert torch.equal(one, other)
 
 
-def test_company_cuts_and_threads_do_not_change_a_bit(folder: Path, dtype: torch.dtype) -> None:
-    driver = Driver(folder, kernels=NativeKernels(native()), dtype=dtype)
+@pytest.mark.parametrize("kept", ["auto", "int8"])
+def test_company_cuts_and_threads_do_not_change_a_bit(folder: Path, dtype: torch.dtype, kept: str) -> None:
+    driver = Driver(folder, kernels=NativeKernels(native()), dtype=dtype, kv_cache_dtype=kept)
     asked = prompts(driver.config.vocab_size)
     together = driver.logits(asked, 1000)
     alone = [driver.logits([ids], 1000)[0] for ids in asked]
     cut = driver.logits(asked, 7)
-    single = Driver(folder, kernels=NativeKernels(native(threads=1)), dtype=dtype).logits(asked, 1000)
+    alike = Driver(folder, kernels=NativeKernels(native(threads=1)), dtype=dtype, kv_cache_dtype=kept)
+    single = alike.logits(asked, 1000)
     for each in (alone, cut, single):
         assert all(torch.equal(one, other) for one, other in zip(each, together, strict=True))
 
@@ -69,3 +71,15 @@ def test_another_cache_is_another_program(folder: Path) -> None:
     driver.storage = Driver(folder).storage
     (found,) = driver.logits([ids], 1000)
     assert torch.equal(found, expected)
+
+
+def test_keys_and_values_in_8_bits_are_those_of_the_references(folder: Path) -> None:
+    """Beside them stands what 8 bits change at all: the difference between the two must be far below it."""
+    found, expected = (
+        Driver(folder, kernels=kernels, kv_cache_dtype="int8") for kernels in (NativeKernels(native()), TorchKernels())
+    )
+    asked = prompts(found.config.vocab_size)
+    exact = torch.cat(Driver(folder).logits(asked, 1000))
+    wanted = torch.cat(expected.logits(asked, 1000))
+    strayed = (torch.cat(found.logits(asked, 1000)) - wanted).abs().mean()
+    assert 20 * strayed < (wanted - exact).abs().mean()

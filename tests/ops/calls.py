@@ -11,6 +11,7 @@ import functools
 
 import torch
 
+from qwench.ops.attention import kept_width
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.eager import Eager
 from qwench.ops.kernels import NativeKernels
@@ -89,12 +90,13 @@ class NativeCalls(NativeKernels):
         """See ops/attention. Raises IndexError for a page or slot that does not exist, and nothing is done."""
         query, key, value = (dense_heads(part) for part in (query, key, value))
         check_attention(query, key, value, keys, values, rows)
-        code = type_of("attention", query=query, key=key, value=value, keys=keys, values=values)
+        coded = keys.dtype == torch.int8
+        code = type_of("attention", query=query, key=key, value=value, **({} if coded else {"keys": keys}))
         tokens, heads, width = query.shape
         table, slots = rows.page_table.to(torch.int64).contiguous(), rows.kv_slots.to(torch.int64).contiguous()
         output = torch.empty(query.shape, dtype=query.dtype)
         arguments = AttentionArguments(
-            len(rows.lengths), heads, keys.shape[1], width, rows.page_size, len(keys) // rows.page_size, code,
+            len(rows.lengths), heads, keys.shape[1], width, rows.page_size, len(keys) // rows.page_size, code, coded,
             width**-0.5, rows.starts.data_ptr(), rows.context_lengths.data_ptr(), table.data_ptr(), table.shape[1],
             slots.data_ptr(), query.data_ptr(), query.stride(0), key.data_ptr(), key.stride(0), value.data_ptr(),
             value.stride(0), keys.data_ptr(), values.data_ptr(), output.data_ptr(), heads * width,
@@ -164,7 +166,8 @@ class CalledEagerly(Eager):
     def attention(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        query, key, value = (part.unflatten(1, (-1, keys.shape[-1])) for part in (query, key, value))
+        width = key.shape[1] // keys.shape[1]
+        query, key, value = (part.unflatten(1, (-1, width)) for part in (query, key, value))
         return self._calls.paged_attention(query, key, value, keys, values, self._inputs.rows).flatten(1)
 
     def delta_net(
@@ -212,13 +215,15 @@ def check_attention(
     """Every dimension that two tensors share. Raises ValueError naming the one that differs."""
     same = functools.partial(require_equal, "attention")
     parts = {"query": query, "key": key, "value": value, "keys": keys, "values": values}
-    same("head_dim", **{name: part.shape[2] for name, part in parts.items()})
+    same("head_dim", query=query.shape[2], key=key.shape[2], value=value.shape[2])
+    same("width of a kept head", key=kept_width(key.shape[2], keys.dtype), keys=keys.shape[2], values=values.shape[2])
     same("kv_heads", **{name: part.shape[1] for name, part in parts.items() if name != "query"})
     same("cached tokens", keys=len(keys), values=len(values))
     lengths = {"lengths": sum(rows.lengths), "kv_slots": len(rows.kv_slots)}
     same("tokens", query=len(query), key=len(key), value=len(value), **lengths)
     same("rows", lengths=len(rows.lengths), contexts=len(rows.contexts), page_table=len(rows.page_table))
     same("heads beyond whole groups", query=query.shape[1] % keys.shape[1], needed=0)
+    assert keys.dtype == values.dtype
     assert keys.is_contiguous()
     assert values.is_contiguous()
     assert query.shape[2] <= ATTENTION_WIDTH, f"attention: heads are at most {ATTENTION_WIDTH} wide"

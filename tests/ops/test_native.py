@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from qwench.config import CACHE_TILE
 from qwench.ops import choosing, instructions, program
 from qwench.ops import native as binding
-from qwench.ops.attention import paged_attention
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters, delta_net
 from qwench.ops.linear import Dense, Packed, embed, expert_mlp, linear
 from qwench.ops.native import Arena, Native
@@ -200,44 +200,6 @@ def test_delta_net_with_a_convolution_of_any_length(isa: str, dtype: torch.dtype
     assert far(found_states, states) < bound("delta_state", dtype)
 
 
-@pytest.mark.parametrize("dim", [8, 20, 64, 256])
-@pytest.mark.parametrize("heads", [(4, 2), (6, 1), (16, 2)])
-@pytest.mark.parametrize(("lengths", "past"), [((1,), 0), ((1, 1, 1), 40), ((1, 1, 5), 7), ((1, 1), 1100)])
-def test_paged_attention(
-    isa: str, dtype: torch.dtype, dim: int, heads: tuple[int, int], lengths: tuple[int, ...], past: int
-) -> None:
-    """What a row may not see is NaN; contexts reach over one, two and three segments."""
-    (query_heads, kv_heads), tokens, page_size = heads, sum(lengths), 16
-    contexts = tuple(past + 7 * row + length for row, length in enumerate(lengths))
-    width = -(-max(contexts) // page_size)
-    order = torch.randperm(len(lengths) * width + 2, generator=torch.Generator().manual_seed(3))
-    table = order[: len(lengths) * width].view(len(lengths), width)
-    keys = torch.full((len(order) * page_size, kv_heads, dim), torch.nan, dtype=dtype)
-    values = keys.clone()
-    rows = Rows(lengths, contexts, table, page_size, torch.zeros(0, dtype=torch.int64), torch.zeros(0))
-    slots = [rows.context_slots(row) for row in range(len(lengths))]
-    for row, length in enumerate(lengths):
-        old = slots[row][:-length]
-        keys[old] = normal(len(old), kv_heads, dim, seed=row, dtype=dtype)
-        values[old] = normal(len(old), kv_heads, dim, seed=row + 9, dtype=dtype)
-    new = torch.cat([slots[row][-length:] for row, length in enumerate(lengths)])
-    rows = Rows(lengths, contexts, table, page_size, new, torch.zeros(0))
-    query, key, value = (
-        normal(tokens, count, dim, seed=20 + count, dtype=dtype) for count in (query_heads, kv_heads, kv_heads)
-    )
-    found_keys, found_values = keys.clone(), values.clone()
-    expected = paged_attention(query, key, value, keys, values, rows)
-    found = NativeCalls(Native(isa, 1)).paged_attention(query, key, value, found_keys, found_values, rows)
-    assert far(found, expected) < bound("attention", dtype)
-    assert torch.equal(found_keys.nan_to_num(), keys.nan_to_num())
-    assert torch.equal(NativeCalls(Native(isa, 3)).paged_attention(query, key, value, keys, values, rows), found)
-    if len(lengths) > 1:
-        alone = Rows(lengths[:1], contexts[:1], table[:1], page_size, new[:1], torch.zeros(0))
-        assert torch.equal(
-            NativeCalls(Native(isa, 1)).paged_attention(query[:1], key[:1], value[:1], keys, values, alone), found[:1]
-        )
-
-
 @pytest.mark.parametrize("cuts", [(1,) * 12, (2, 1, 9), (33, 64, 1), (40, 58)])
 def test_any_cut_of_a_sequence_gives_the_same_bits(isa: str, dtype: torch.dtype, cuts: tuple[int, ...]) -> None:
     length = sum(cuts)
@@ -275,11 +237,6 @@ def test_a_mismatch_names_the_dimension_and_both_sizes() -> None:
     for slot in (-1, 5):
         with pytest.raises(IndexError, match=f"slot of .{slot}. is not among the 5"):
             kernels.delta_net(inputs, parameters, conv_states, states, delta_rows((1,), [slot]))
-    keys, query = normal(32, 2, 8), normal(1, 4, 8)
-    for page, context in ((2, 17), (-1, 17), (0, 33), (0, 0)):
-        far_rows = Rows((1,), (context,), torch.tensor([[0, page]]), 16, torch.tensor([0]), torch.zeros(0))
-        with pytest.raises(IndexError, match="need pages that"):
-            kernels.paged_attention(query, keys[:1].clone(), keys[:1].clone(), keys, keys.clone(), far_rows)
     with pytest.raises(AssertionError, match="sized for less"):
         Arena(64).take(65)
 
@@ -378,6 +335,7 @@ def test_constants_are_those_of_the_header() -> None:
     assert int(constants["QW_INTERFACE"]) == binding.INTERFACE
     assert int(constants["QW_DELTA_WIDTH"]) == binding.DELTA_WIDTH
     assert int(constants["QW_ATTENTION_WIDTH"]) == binding.ATTENTION_WIDTH
+    assert int(constants["QW_CACHE_TILE"]) == CACHE_TILE
     names = {torch.float32: "QW_F32", torch.bfloat16: "QW_BF16", torch.float16: "QW_F16"}
     for dtype, number in (*binding.TYPES.items(), *binding.SCALE_TYPES.items()):
         assert int(constants[names[dtype]]) == number

@@ -11,15 +11,20 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from qwench.config import CACHE_TILE
 from qwench.ops.attention import paged_attention
 from qwench.ops.native import Native
 from qwench.ops.rows import Rows
 from tests.ops.calls import NativeCalls
+from tests.ops.kept import empty, keys_of, reference_of, values_of
 from tests.ops.test_native import DTYPES, bound, far, normal, sets
 
 if sets()[0].startswith("no native"):
     pytest.skip(sets()[0], allow_module_level=True)
 
+Kind = tuple[torch.dtype, bool]  # of what is computed with, and whether keys and values are kept in 8 bits
+KINDS: tuple[Kind, ...] = tuple(itertools.product(DTYPES, (False, True)))
+NAMES = ("float32", "float32-int8", "bfloat16", "bfloat16-int8")
 SEGMENT = 256  # positions that the kernels weigh together: contexts around its multiples are the interesting ones
 
 
@@ -34,10 +39,12 @@ class Case:
     table: torch.Tensor
     page_size: int
     num_slots: int
+    coded: bool
 
     def cache(self) -> tuple[torch.Tensor, torch.Tensor]:
-        shape = (self.num_slots, *self.key.shape[1:])
-        return torch.full(shape, torch.nan, dtype=self.key.dtype), torch.full(shape, torch.nan, dtype=self.key.dtype)
+        _, heads, dim = self.key.shape
+        kept = torch.int8 if self.coded else self.key.dtype
+        return empty(self.num_slots, heads, dim, kept), empty(self.num_slots, heads, dim, kept)
 
     def rows(self, spans: dict[int, range]) -> tuple[Rows, torch.Tensor]:
         """A step of these positions of these sequences, and which of the T tokens they are."""
@@ -57,16 +64,17 @@ class Case:
 
 
 def case(
-    lengths: tuple[int, ...], heads: tuple[int, int] = (4, 2), dim: int = 16, page_size: int = 16,
-    dtype: torch.dtype = torch.float32,
+    lengths: tuple[int, ...], heads: tuple[int, int] = (4, 2), dim: int = 16, page_size: int = CACHE_TILE,
+    kind: Kind = (torch.float32, False),
 ) -> Case:  # fmt: skip
     width = -(-max(lengths) // page_size)
     order = torch.randperm(len(lengths) * width + 3, generator=torch.Generator().manual_seed(5))
     table, tokens = order[: len(lengths) * width].view(len(lengths), width), sum(lengths)
     query, key, value = (
-        normal(tokens, count, dim, seed=seed, dtype=dtype) for seed, count in enumerate((heads[0], heads[1], heads[1]))
+        normal(tokens, count, dim, seed=seed, dtype=kind[0])
+        for seed, count in enumerate((heads[0], heads[1], heads[1]))
     )
-    return Case(lengths, query, key, value, table, page_size, len(order) * page_size)
+    return Case(lengths, query, key, value, table, page_size, len(order) * page_size, kind[1])
 
 
 def attend(
@@ -79,32 +87,31 @@ def attend(
     return NativeCalls(native).paged_attention(query, key, value, *cache, rows)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 @pytest.mark.parametrize("isa", sets())
 @pytest.mark.parametrize(("heads", "dim"), [((4, 2), 8), ((6, 1), 20), ((16, 2), 33), ((8, 2), 256), ((3, 3), 128)])
-@pytest.mark.parametrize(("lengths", "page_size"), [((1,), 16), ((1, 17, 3), 4), ((130, 1, 300), 7), ((600,), 64)])
+@pytest.mark.parametrize(("lengths", "page_size"), [((1,), 64), ((1, 17, 3), 128), ((130, 1, 300), 64), ((600,), 192)])
 def test_whole_sequences_equal_the_reference(
-    isa: str, dtype: torch.dtype, heads: tuple[int, int], dim: int, lengths: tuple[int, ...], page_size: int
+    isa: str, kind: Kind, heads: tuple[int, int], dim: int, lengths: tuple[int, ...], page_size: int
 ) -> None:
-    given = case(lengths, heads, dim, page_size, dtype)
+    given = case(lengths, heads, dim, page_size, kind)
     expected_cache, found_cache = given.cache(), given.cache()
     expected = attend(None, given, given.whole(), expected_cache)
     found = attend(Native(isa, 1), given, given.whole(), found_cache)
-    assert far(found, expected) < bound("attention", dtype)
-    for left, right in zip(found_cache, expected_cache, strict=True):
-        assert torch.equal(left.nan_to_num(7), right.nan_to_num(7))
+    assert far(found, expected) < bound("coded_attention" if given.coded else "attention", kind[0])
+    slots = given.whole()[0].kv_slots
+    for read, left, right in zip((keys_of, values_of), found_cache, expected_cache, strict=True):
+        assert torch.equal(read(left, dim)[slots], reference_of(right, dim)[slots])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 @pytest.mark.parametrize("isa", sets())
 @pytest.mark.parametrize("heads", [(4, 2), (16, 1)])
 @pytest.mark.parametrize(
     "cuts", [(1,) * 5, (SEGMENT - 1, 1, 1, 1), (SEGMENT, 200), (3, 500, 1, 96), (40, 1, 17, 64, 9, 400, 1)]
 )
-def test_any_cut_gives_the_same_bits(
-    isa: str, dtype: torch.dtype, heads: tuple[int, int], cuts: tuple[int, ...]
-) -> None:
-    given = case((sum(cuts),), heads, dtype=dtype)
+def test_any_cut_gives_the_same_bits(isa: str, kind: Kind, heads: tuple[int, int], cuts: tuple[int, ...]) -> None:
+    given = case((sum(cuts),), heads, kind=kind)
     whole = attend(Native(isa, 2), given, given.whole(), given.cache())
     cache, native = given.cache(), Native(isa, 1)
     bounds = [0, *itertools.accumulate(cuts)]
@@ -112,12 +119,12 @@ def test_any_cut_gives_the_same_bits(
     assert torch.equal(torch.cat(parts), whole)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 @pytest.mark.parametrize("isa", sets())
-def test_neither_company_nor_threads_change_a_bit(isa: str, dtype: torch.dtype) -> None:
+def test_neither_company_nor_threads_change_a_bit(isa: str, kind: Kind) -> None:
     """Single tokens at depths on both sides of segments, among chunks short and long."""
     lengths = (1, SEGMENT, SEGMENT + 1, 3 * SEGMENT + 5, 30, 90, 700)
-    given = case(lengths, (8, 2), 32, dtype=dtype)
+    given = case(lengths, (8, 2), 32, kind=kind)
     new = (1, 1, 1, 1, 2, 90, 390)
     spans = {row: range(length - count, length) for row, (length, count) in enumerate(zip(lengths, new, strict=True))}
     before = {row: range(span.start) for row, span in spans.items() if span.start}
@@ -166,19 +173,21 @@ def test_what_is_out_of_range_is_refused_before_anything_is_written() -> None:
     cache = given.cache()
 
     def refuse(**changed: object) -> None:
-        parts = {name: getattr(good, name) for name in ("lengths", "contexts", "page_table", "kv_slots")} | changed
-        rows = Rows(page_size=16, state_slots=torch.zeros(0), **parts)
+        parts = {
+            name: getattr(good, name) for name in ("lengths", "contexts", "page_table", "page_size", "kv_slots")
+        } | changed
+        rows = Rows(state_slots=torch.zeros(0), **parts)
         with pytest.raises(IndexError, match="need pages that"):
             attend(native, given, (rows, tokens), cache)
         assert all(part.isnan().all() for part in cache)
 
-    for table in ([[-1]], [[given.num_slots // 16]]):
+    for table in ([[-1]], [[given.num_slots // CACHE_TILE]]):
         refuse(page_table=torch.tensor(table))
     for slot in (-1, given.num_slots):
         refuse(kv_slots=torch.tensor([*good.kv_slots.tolist()[:-1], slot]))
-    for context in (8, 0, 17):
+    for context in (8, 0, CACHE_TILE + 1):
         refuse(contexts=(context,))
-    with pytest.raises(ValueError, match="attention: head_dim is 8 in query but 8 in key but 8 in value but 7 in keys"):
+    with pytest.raises(ValueError, match="attention: width of a kept head is 32 in key but 7 in keys"):
         NativeCalls(native).paged_attention(given.query, given.key, given.value, cache[0][..., :7], cache[1], good)
     with pytest.raises(ValueError, match="attention: tokens is 8 in query"):
         NativeCalls(native).paged_attention(given.query[:8], given.key, given.value, *cache, good)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ class ScriptedEngine(EngineClient):
         self.rules: list[ThinkingRules | None] = []
         self.told_to_answer: set[int] = set()
         self.prompts: list[str] = []
-        self._numbers = count()
+        self.computed = 0  # tokens of every prompt that are read
 
     def become(self, status: EngineStatus) -> None:
         self._status = status
@@ -61,7 +60,9 @@ class ScriptedEngine(EngineClient):
         self.prompts.append(prompt)
         self.submitted.append(sampling)
         events = iter(self.script(prompt, sampling))
-        generation = Generation(next(self._numbers), len(prompt_token_ids), self.alive.discard, self.told_to_answer.add)
+        request = self._request(len(prompt_token_ids), prompt_token_ids, sampling)
+        request.computed = self.computed
+        generation = Generation(request, self.alive.discard, self.told_to_answer.add)
         self.alive.add(generation.id)
         threading.Thread(target=self._deliver, args=(generation, events), daemon=True).start()
         return generation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -96,12 +97,13 @@ def test_a_stop_string_frees_the_request(scripted: Start) -> None:
 
 def test_headers_come_before_the_prompt_is_read_and_silence_is_filled(scripted: Start) -> None:
     engine, http = scripted(pausing("", "late"), keepalive=0.05)
+    engine.computed = 3
     with http.stream("POST", CHAT, json=BODY | {"stream": True}) as answer:
         assert answer.status_code == 200  # while the engine has said nothing
         lines = answer.iter_lines()
         comments = [line for line in (next(lines) for _ in range(9)) if line]
-        assert comments[0].startswith(": reading ")
-        assert comments[1:] == [": keep-alive"] * 4
+        assert len(comments) == 5
+        assert all(re.fullmatch(r": reading the prompt: 3 of \d\d tokens", line) for line in comments)
         engine.go.set()
         rest = "".join(lines)
     assert '"content":"l' in rest

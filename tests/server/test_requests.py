@@ -200,7 +200,7 @@ def test_every_answer_has_a_request_id_the_callers_if_it_is_a_plain_one(http: ht
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Bearer", "Basic c2VjcmV0", "secret", "Bearer secret2"])
 def test_a_key_guards_every_route_but_health(scripted: Start, header: str | None) -> None:
-    _, http = scripted(answering("Hello"), api_key="secret")
+    _, http = scripted(answering("Hello"), api_keys=("other", "secret"))
     headers = {} if header is None else {"authorization": header}
     for route in ("/v1/models", "/docs", "/openapi.json", "/version", "/", "/nope"):
         assert refused(http.get(route, headers=headers), 401)["code"] == "invalid_api_key"

@@ -139,16 +139,16 @@ def test_an_address_that_cannot_be_had_is_one_sentence(host: str, port: int, sen
 @pytest.mark.parametrize("host", [EVERY_IPV4, "::", "192.168.1.5", "example.org", ""])
 def test_other_machines_need_a_key_unless_told_otherwise(host: str) -> None:
     with pytest.raises(UsageError, match="--api-key KEY, or --allow-no-key"):
-        check_exposure(host, None, allowed=False)
-    check_exposure(host, None, allowed=True)
-    check_exposure(host, "key", allowed=False)
+        check_exposure(host, (), allowed=False)
+    check_exposure(host, (), allowed=True)
+    check_exposure(host, ("key",), allowed=False)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.9"])
 def test_this_machine_needs_none(host: str) -> None:
-    check_exposure(host, None, allowed=False)
+    check_exposure(host, (), allowed=False)
     with pytest.raises(UsageError, match="key is empty"):
-        check_exposure(host, " ", allowed=False)
+        check_exposure(host, ("key", " "), allowed=False)
 
 
 def test_the_key_comes_from_the_environment_too(

@@ -72,16 +72,14 @@ def _qwench(choice: Choice, rows: Sequence[Row]) -> tuple[Measure, dict[str, Any
 def facts_of(subject: Subject, rows: Sequence[Row]) -> dict[str, Any]:
     """What a document says about our own side beside its speeds; ``costs`` row by row."""
     from qwench import __version__
-    from qwench.cache.storage import CacheSpec
 
-    cache = CacheSpec.of(subject.model, subject.resolved.dtype)
     return {
         "version": __version__,
         "settings": [str(choice) for choice in subject.resolved.choices],
         "load_seconds": subject.load_seconds,
         "weight_bytes": weight_bytes(subject.model, subject.bits, EVERY_EXPERT),
         "arithmetic": subject.arithmetic,
-        "costs": [dataclasses.asdict(cost_of(row, subject.model, subject.bits, cache)) for row in rows],
+        "costs": [dataclasses.asdict(cost_of(row, subject.model, subject.bits, subject.storage.spec)) for row in rows],
     }
 
 

@@ -40,6 +40,7 @@ class Choice:
     device: str = "auto"
     dtype: str = "auto"
     quantization: str | None = None
+    kv_cache_dtype: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,7 @@ def plain_config(choice: Choice) -> EngineConfig:
         device=choice.device,
         dtype=choice.dtype,
         quantization=choice.quantization,
+        kv_cache_dtype=choice.kv_cache_dtype,
         prefix_cache=False,
     )
 
@@ -229,6 +231,8 @@ def _fill(storage: Storage) -> None:
     for tensors, spread in ((storage.keys, 1.0), (storage.values, 1.0), (storage.recurrent, 0.1)):
         for tensor in tensors:
             noise = (spread * torch.randn(65_521, generator=generator)).to(tensor.dtype).to(tensor.device)
+            if tensor.dtype == torch.int8:  # the scales lie among the codes: any four of these bytes are 0.01 to 0.05
+                noise = torch.randint(0x3C, 0x3E, noise.shape, dtype=torch.int8, generator=generator).to(tensor.device)
             flat = tensor.view(-1)
             for start in range(0, len(flat), len(noise)):
                 flat[start : start + len(noise)] = noise[: len(flat) - start]

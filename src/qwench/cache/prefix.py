@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from qwench.cache.pool import Pool
 from qwench.cache.tree import Node, Tree, pack
@@ -27,6 +28,7 @@ class Snapshot:
     used: float  # the cache's age when it was last of use
     node: Node[Snapshot] | None = None
     pins: int = 0
+    tier: Literal["live", "disk"] = "live"  # where it was when it was last needed
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", metavar="NAME", help="random weights of a published shape, such as qwen3.5:0.8b")
     parser.add_argument("--layers", type=int, metavar="N", help="only the shape's first layers")
     parser.add_argument("--quantization", metavar="TYPE", help="round the weights: q8 q6 q5 q4 q3 q2 mxfp4")
+    parser.add_argument("--kv-cache-dtype", default="auto", metavar="TYPE", help="keys and values: auto or int8")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (default: auto)")
     rows = parser.add_argument_group("what is measured; each list may be `none`")
@@ -86,7 +87,7 @@ def read_choice(args: argparse.Namespace) -> Choice:
             raise UsageError(f"--layers is {args.layers}; give a whole number of at least 1.")
     if args.shape is not None:
         published_shape(args.shape, args.layers)
-    return Choice(args.model, args.shape, args.layers, args.device, args.dtype, args.quantization)
+    return Choice(args.model, args.shape, args.layers, args.device, args.dtype, args.quantization, args.kv_cache_dtype)
 
 
 def read_rows(args: argparse.Namespace) -> list[Row]:

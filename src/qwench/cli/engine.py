@@ -31,10 +31,15 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="cpu, cuda or auto")
     group.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto")
     group.add_argument("--quantization", metavar="TYPE", help="round the weights to q8, q6, q5, q4, q3, q2 or mxfp4")
+    group.add_argument(
+        "--kv-cache-dtype", default="auto", metavar="TYPE", help="keys and values: auto (as dtype) or int8"
+    )
     group.add_argument("--max-model-len", type=int, metavar="N", help="window in tokens, prompt and answer together")
     group.add_argument("--max-num-seqs", type=int, metavar="N", help="answers generated at the same time")
     group.add_argument("--memory", metavar="SIZE", help="for cached keys, values and states, such as 4GiB")
     group.add_argument("--no-prefix-cache", action="store_true", help="read every prompt from its beginning")
+    group.add_argument("--cache-dir", metavar="DIR", help="keep states of prompts there across restarts")
+    group.add_argument("--cache-dir-size", metavar="SIZE", help="of that folder at most, such as 20GiB (8GiB)")
     group.add_argument("--offline", action="store_true", help="never use the network to find the model")
 
 
@@ -48,11 +53,14 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         device=args.device,
         dtype=args.dtype,
         quantization=args.quantization,
+        kv_cache_dtype=args.kv_cache_dtype,
         max_model_len=args.max_model_len,
         max_num_seqs=args.max_num_seqs,
         memory=None if args.memory is None else read_size(args.memory, "--memory"),
         offline=args.offline,
         prefix_cache=not args.no_prefix_cache,
+        cache_dir=args.cache_dir,
+        cache_dir_size=None if args.cache_dir_size is None else read_size(args.cache_dir_size, "--cache-dir-size"),
     )
 
 

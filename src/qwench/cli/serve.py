@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -33,16 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for any free one (8000)")
-    parser.add_argument("--api-key", metavar="KEY", help=f"ask clients for this key (or set {KEY_VARIABLE})")
+    key = f"ask clients for this key (or set {KEY_VARIABLE}); given several times, keys share the engine equally"
+    parser.add_argument("--api-key", metavar="KEY", action="append", help=key)
     parser.add_argument("--allow-no-key", action="store_true", help="let other machines in without a key")
     parser.add_argument("--served-name", metavar="NAME", help="the name clients send as `model`")
     parser.add_argument(
-        "--checker",
-        action="append",
-        default=[],
-        metavar="NAME=COMMAND",
-        help="a command that clients may have answers checked with, by this name; runs without a network",
+        "--max-queue", type=int, default=1024, metavar="N", help="requests at a time; more get 429 (1024)"
     )
+    left = "a prompt whose client left: stop reading, or finish in the background for the next try (stop)"
+    parser.add_argument("--on-disconnect", default="stop", metavar="stop|finish", help=left)
+    named = "a command that clients may have answers checked with, by this name; runs without a network"
+    parser.add_argument("--checker", action="append", default=[], metavar="NAME=COMMAND", help=named)
     add_engine_flags(parser)
 
 
@@ -54,19 +56,20 @@ def run(args: argparse.Namespace) -> int:
     from qwench.server.service import ServerSettings
     from qwench.text.model import ModelText
 
-    key = args.api_key if args.api_key is not None else os.environ.get(KEY_VARIABLE)
-    check_exposure(args.host, key, allowed=args.allow_no_key)
-    config = engine_config(args)
+    variable = os.environ.get(KEY_VARIABLE)
+    keys = tuple(args.api_key or ([] if variable is None else [variable]))
+    check_exposure(args.host, keys, allowed=args.allow_no_key)
+    config = replace(engine_config(args), max_queue=args.max_queue, on_disconnect=args.on_disconnect)
     checkers = named_checkers(args.checker)
     with bind(args.host, args.port) as listener:
         client = EngineClient(config)
         text = ModelText(client.files, client.model)
         names = served_names(args.model, args.served_name)
-        app = build_app(client, text, ServerSettings(names=names, api_key=key, checkers=checkers))
+        app = build_app(client, text, ServerSettings(names=names, api_keys=keys, checkers=checkers))
         where = url(args.host, listener.getsockname()[1])
         _say(f"Loading {names[0]}; {where}/health shows the progress")
         client.start(text.vocabulary)
-        watch = threading.Thread(target=_greet, args=(client, where, names[0], bool(key)), daemon=True)
+        watch = threading.Thread(target=_greet, args=(client, where, names[0], bool(keys)), daemon=True)
         watch.start()
         serve(app, client, listener)
     return 0
@@ -85,11 +88,11 @@ def named_checkers(given: Sequence[str]) -> dict[str, Command]:
     return checkers
 
 
-def check_exposure(host: str, key: str | None, *, allowed: bool) -> None:
+def check_exposure(host: str, keys: Sequence[str], *, allowed: bool) -> None:
     """Other machines need a key, unless the operator says otherwise. Raises UsageError."""
-    if key is not None and not key.strip():
+    if not all(key.strip() for key in keys):
         raise UsageError(f"the API key is empty; give one with --api-key or {KEY_VARIABLE}, or neither.")
-    if key is None and not allowed and not _is_loopback(host):
+    if not keys and not allowed and not _is_loopback(host):
         raise UsageError(
             f"--host {host} lets other machines in without a key; give --api-key KEY, or --allow-no-key to mean that."
         )

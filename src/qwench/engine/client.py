@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from qwench.engine.core import Engine
     from qwench.engine.resolve import Resolved
 
-MAX_UNFINISHED = 1024
+OWNER_SHARE = 3  # an API key may have this many requests for each place that is still free: others always find some
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,9 @@ class EngineStats:
     preemptions: int
     prompt_tokens: int
     cached_tokens: int
+    disk_tokens: int
+    disk_entries: int
+    disk_bytes: int
     snapshots: int
     snapshots_total: int
     evictions: int
@@ -71,20 +74,22 @@ class Generation:
     """One running request. Iterate it, blocking or ``async``, once; leaving early aborts it."""
 
     def __init__(
-        self,
-        request_id: int,
-        prompt_len: int,
-        on_abort: Callable[[int], None],
-        on_end_thinking: Callable[[int], None],
+        self, request: Request, on_abort: Callable[[int], None], on_end_thinking: Callable[[int], None]
     ) -> None:
-        self.id = request_id
-        self.prompt_len = prompt_len
+        self.id = request.id
+        self.prompt_len = request.prompt_len
         self._on_abort = on_abort
         self._on_end_thinking = on_end_thinking
+        self._request = request
         self._events: deque[TokenEvent] = deque()
         self._changed = threading.Condition()
         self._wake: Callable[[], None] | None = None
         self._finished = False
+
+    @property
+    def prompt_done(self) -> int:
+        """Prompt tokens that are computed or were known, as of the last step; for any thread, without waiting."""
+        return self.prompt_len if self._finished else min(self._request.computed, self.prompt_len)
 
     def abort(self) -> None:
         """End the request and free what it holds. Safe to call from any thread, and again."""
@@ -155,7 +160,7 @@ class EngineClient:
         self._seeds = random.Random(config.seed)
         self._commands: SimpleQueue[Callable[[Engine], None] | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._unfinished = 0
+        self._unfinished = Counter[str]()  # by owner
         self._status = EngineStatus("loading")
         self._settled = threading.Event()  # loaded or failed
         self._closing = threading.Event()
@@ -204,16 +209,18 @@ class EngineClient:
         thinking: ThinkingRules | None = None,
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
+        owner: str = "",
     ) -> Generation:
-        """Queue one sequence (``n`` is 1), whose answer is held to the rules of ``thinking``.
+        """Queue one sequence (``n`` is 1) for ``owner``, such as an API key, and hold its answer to the rules of
+        ``thinking``.
 
         Raises before anything runs: RequestError, ContextLengthExceeded with both numbers, Overloaded when too many
         requests are unfinished, EngineUnavailable while there is no engine.
         """
-        choices = self.submit_choices(
-            prompt_token_ids, [sampling], thinking=thinking, marks=marks, background=background
+        asked = self.submit_choices(
+            prompt_token_ids, [sampling], thinking=thinking, marks=marks, background=background, owner=owner
         )
-        return choices[0]
+        return asked[0]
 
     def submit_choices(
         self,
@@ -223,13 +230,14 @@ class EngineClient:
         thinking: ThinkingRules | None = None,
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
+        owner: str = "",
     ) -> list[Generation]:
         """Queue several answers to one prompt, which is computed once and shared. Raises as ``submit``."""
         requests = []
         for sampling in choices:
             self.check(prompt_token_ids, sampling)
             request = self._request(len(prompt_token_ids), prompt_token_ids, sampling)
-            request.marks, request.background = marks, background
+            request.marks, request.background, request.owner = marks, background, owner
             if thinking is not None:
                 rules = replace(thinking, end_ids=frozenset(), begun=True) if sampling.ignore_eos else thinking
                 request.thought = Thought(rules, request.max_total - request.prompt_len)
@@ -295,15 +303,14 @@ class EngineClient:
 
     def _queue(self, requests: Sequence[Request]) -> list[Generation]:
         """Hand requests with the same tokens to the engine, all or none."""
-        generations = [
-            Generation(request.id, request.prompt_len, self._abort, self._end_thinking) for request in requests
-        ]
+        generations = [Generation(each, self._abort, self._end_thinking) for each in requests]
+        owner = requests[0].owner
 
         def listener(generation: Generation) -> Callable[[TokenEvent], None]:
             def deliver(event: TokenEvent) -> None:
                 if event.finish_reason is not None:
                     with self._lock:
-                        self._unfinished -= 1
+                        self._unfinished[owner] -= 1
                 generation.deliver(event)
 
             return deliver
@@ -311,9 +318,8 @@ class EngineClient:
         listeners = [listener(generation) for generation in generations]
         with self._lock:  # the engine stops under the same lock: nothing is queued behind its back
             self._require_ready()
-            if self._unfinished + len(requests) > MAX_UNFINISHED:
-                raise Overloaded(f"{MAX_UNFINISHED} requests are unfinished already; try again later.")
-            self._unfinished += len(requests)
+            self._check_room(owner, len(requests))
+            self._unfinished[owner] += len(requests)
             for request in requests:
                 if request.sampling.seed is None:
                     request.seed = self._seeds.getrandbits(64)
@@ -336,6 +342,8 @@ class EngineClient:
             snapshots=len(scheduler.cache),
             snapshots_total=scheduler.cache.policy.limit,
             evictions=scheduler.cache.evictions,
+            disk_entries=len(engine.shelf.disk) if engine.shelf else 0,
+            disk_bytes=engine.shelf.disk.held if engine.shelf else 0,
             **vars(counters),
         )
 
@@ -351,6 +359,19 @@ class EngineClient:
         if status.state != "ready":
             detail = f": {status.message}" if status.message else ""
             raise EngineUnavailable(f"the engine is {status.state}{detail}; try again when it is ready.")
+
+    def _check_room(self, owner: str, count: int) -> None:
+        """Raise Overloaded where ``count`` more requests of ``owner`` are too many."""
+        limit, unfinished, own = self.config.max_queue, self._unfinished.total(), self._unfinished[owner]
+        free = limit - unfinished - count
+        if free >= 0 and (not owner or own + count <= OWNER_SHARE * (free + 1)):
+            return
+        reason = f"{unfinished} requests are unfinished, and the server takes {limit}"
+        if free >= 0:
+            reason = f"this key has {own} unfinished requests, and the rest of the server's {limit} are for others"
+        each = self._engine.scheduler.turns.pace.seconds_per_answer if self._engine is not None else 0.0
+        # When half of them are done there is room again, also for the others that are told so now.
+        raise Overloaded(f"{reason}; try again later.", retry_after=each * unfinished / 2)
 
     def _check_ids(self, prompt_token_ids: Sequence[int], sampling: SamplingParams) -> None:
         if not prompt_token_ids:
@@ -416,6 +437,7 @@ class EngineClient:
             self._status = EngineStatus(state, loaded=1.0, message=reason)
         self._obey_rest(self._engine)
         self._engine.fail_all(reason)
+        self._engine.close()
 
     def _serve(self, engine: Engine) -> bool:
         """Commands and steps in turn. True once it was closed, False if the engine is broken."""

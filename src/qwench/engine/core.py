@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from qwench.engine.request import Request, Saved, Status, TokenEvent
 from qwench.engine.scheduler import Copies, RowResult, Scheduler, Step
+from qwench.engine.shelf import Shelf
 
 Deliver = Callable[[TokenEvent], None]
 MAX_FAILURES_IN_A_ROW = 3
@@ -29,6 +31,7 @@ class Counters:
     steps: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    disk_tokens: int = 0
     generated_tokens: int = 0
     finished: int = 0
     aborted: int = 0
@@ -38,10 +41,14 @@ class Counters:
 class Engine:
     """Not thread-safe by design: engine/client owns the thread and hands commands over."""
 
-    def __init__(self, scheduler: Scheduler, runner: StepRunner) -> None:
+    def __init__(
+        self, scheduler: Scheduler, runner: StepRunner, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.scheduler = scheduler
         self.runner = runner
+        self.clock = clock
         self.counters = Counters()
+        self.shelf: Shelf | None = None
         self.failures_in_a_row = 0
         self._listeners: dict[int, tuple[Request, Deliver]] = {}
 
@@ -62,13 +69,14 @@ class Engine:
         self.scheduler.release(saved)
 
     def abort(self, request_id: int) -> None:
-        """End a request now and free everything it holds; unknown or finished ids are left alone."""
+        """End a request now and free everything it holds, unless its prompt is to be read on; unknown or finished ids
+        are left alone."""
         if request_id in self._listeners:
             request, _ = self._listeners[request_id]
             self.scheduler.abort(request)
             self._copy()
-            self.counters.aborted += 1
-            self._publish(request, TokenEvent(finish_reason="abort"))
+            if request.status is Status.FINISHED:
+                self._publish(request, TokenEvent(finish_reason="abort"))
 
     def end_thinking(self, request_id: int) -> None:
         """Have a request's thinking closed; unknown or finished ids are left alone."""
@@ -80,14 +88,18 @@ class Engine:
         if self.scheduler.is_idle():
             self.scheduler.check()
             return False
+        if self.shelf is not None:
+            self.counters.disk_tokens += self.shelf.recall()
         step = self.scheduler.schedule()
         assert step.rows, "requests are waiting but none can run: a request larger than the cache was let in"
+        start = self.clock()
         try:
             results = self.runner.run(step)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, every request of the step gets an answer
             self._fail(step, error)
             return True
         self.failures_in_a_row = 0
+        self.scheduler.took(step, self.clock() - start)
         self._count(step)
         # All of the step is written down before anyone is told: a listener that raises must not leave half a step.
         events = list(self.scheduler.commit(step, results))
@@ -102,14 +114,22 @@ class Engine:
             request.status = Status.FINISHED
             self._publish(request, TokenEvent(finish_reason="error", error=message))
 
+    def close(self) -> None:
+        """Finish writing; nothing runs any more."""
+        if self.shelf is not None:
+            self.shelf.disk.close()
+
     @property
     def broken(self) -> bool:
         return self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW
 
     def _copy(self) -> None:
-        """Make the copies that are due, before the next step writes where they come from."""
+        """Make the copies that are due, before the next step writes where they come from; store what should stay."""
         if copies := self.scheduler.copies():
             self.runner.copy(copies)
+        kept = self.scheduler.kept()
+        if self.shelf is not None:
+            self.shelf.store(kept)
 
     def _count(self, step: Step) -> None:
         self.counters.steps += 1
@@ -131,6 +151,7 @@ class Engine:
         if event.finish_reason is not None:
             del self._listeners[request.id]
             self.counters.finished += event.finish_reason in ("stop", "length")
+            self.counters.aborted += event.finish_reason == "abort"
             self.counters.failed += event.finish_reason == "error"
         assert (event.finish_reason is not None) == (request.status is Status.FINISHED)
         deliver(event)

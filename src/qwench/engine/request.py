@@ -157,12 +157,14 @@ class Marks:
 class Reuse:
     """What was known of a prompt when it began: ``cached`` tokens were not computed again, ``matched`` were stored.
 
-    ``differs``: something else is stored behind those, so that the next token is where two sequences part.
+    ``differs``: something else is stored behind those, so that the next token is where two sequences part. ``tier`` is
+    where the reused part was: in the engine's memory, or on disk since another run.
     """
 
     cached: int
     matched: int
     differs: bool
+    tier: Literal["live", "disk"] = "live"
 
 
 class Status(Enum):
@@ -192,11 +194,16 @@ class Request:
     status: Status = Status.WAITING
     num_preemptions: int = 0
     marks: Marks = Marks()
-    background: bool = False  # never costs another request what is kept for it
+    background: bool = False  # never costs another request what is kept for it, and lets others read first
+    owner: str = ""  # whose it is: each gets an equal share of the reading
+    arrival: int = 0  # its place among all that came
+    expected: int = 0  # while it waits: tokens that are probably known already
+    abandoned: bool = False  # nobody waits for it; it is over once its prompt is read
     cuts: list[int] = field(default_factory=list)  # a step ends here and the state is kept; ascending
     anchor: Snapshot | None = None  # the deepest snapshot of this sequence, pinned
     reuse: Reuse | None = None  # known from the first admission on
     reuse_told: bool = False
+    sought: bool = False  # on disk
 
     @property
     def num_generated(self) -> int:
@@ -206,6 +213,11 @@ class Request:
     def missing(self) -> int:
         """How many known tokens are not yet computed."""
         return len(self.token_ids) - self.computed
+
+    @property
+    def unread(self) -> int:
+        """How many tokens it will take to compute, as far as can be told."""
+        return len(self.token_ids) - (self.computed or self.expected)
 
 
 @dataclass(frozen=True)

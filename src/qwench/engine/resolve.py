@@ -116,7 +116,7 @@ def resolve(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind])
     threads = resolve_threads(model)
     torch_dtype = DTYPES[dtype.value]
     isa, kernels = resolve_kernels(device.value, torch_dtype)
-    spec = CacheSpec.of(model, torch_dtype)
+    spec = CacheSpec.of(model, torch_dtype, config.kv_cache_dtype)
     sequences = config.max_num_seqs or DEFAULT_SEQUENCES
     memory = _cache_memory(config, device.value, model, kinds)
     wanted = config.max_model_len or model.max_positions
@@ -152,6 +152,7 @@ def resolve(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind])
         Choice("max_model_len", f"{fits:,}", window),
         Choice("max_num_seqs", str(sequences), "as asked" if config.max_num_seqs else "default"),
         Choice("cache", _size(used), f"{held}; {kept}"),
+        Choice("kv_cache_dtype", str(spec.kv_dtype).removeprefix("torch."), "as asked" if spec.coded else "as dtype"),
         kernels,
     )
     return Resolved(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
+from qwench.cache.prefix import Snapshot
 from qwench.cache.storage import Storage
 from qwench.engine.batching import build_batch
 from qwench.engine.request import TokenLogprob
@@ -73,6 +75,23 @@ class Runner:
         """What is kept of a sequence, and what a sequence begins with: pages and states change places."""
         self.storage.copy_states(copies.states)
         self.storage.copy_pages(copies.pages)
+
+    def read(self, snapshot: Snapshot, first_page: int) -> tuple[memoryview, memoryview]:
+        """Copies of a snapshot's bytes: its pages from ``first_page`` on, and its state."""
+        pages = self.storage.read_pages(snapshot.pages[first_page:])
+        return pages, memoryview(b"") if snapshot.slot is None else self.storage.read_state(snapshot.slot)
+
+    def write(self, snapshot: Snapshot, filled: int, runs: Sequence[tuple[int, memoryview]], state: memoryview) -> None:
+        """Fill a snapshot but for its first ``filled`` pages; each of ``runs`` begins at a page.
+
+        Raises ValueError where sizes do not fit.
+        """
+        for first, data in runs:
+            count, skip = len(data) // self.storage.page_bytes, max(0, filled - first)
+            if skip < count:
+                self.storage.write_pages(snapshot.pages[first + skip : first + count], data, skip)
+        if snapshot.slot is not None:
+            self.storage.write_state(snapshot.slot, state)
 
     def _sample(self, logits: torch.Tensor, step: Step, indices: list[int], results: list[RowResult]) -> None:
         """Draw a token for each of the rows ``indices`` from logits [len(indices), V] and write it to ``results``."""

@@ -1,24 +1,26 @@
 """The scheduler: arithmetic on two counters per request. No phases, no torch, no clock, no input or output.
 
-Every step spends a budget of tokens on closing *known - computed*, running requests before waiting ones, each in
-order of arrival. Requests that miss one token (they are generating) come before prompt chunks. A chunk ends at the
-request's next cut, where its state is kept; a request begins after what is kept of it already. When pages run out,
-snapshots go first; then the youngest running request gives everything back and waits at the front of the queue; its
-tokens are kept and computed again, from its deepest snapshot on.
+Every step closes some of *known - computed*: of each running request that misses one token (it is generating), and of
+prompts as far as time and turns allow (``engine/turns.py``). A chunk ends at the request's next cut, where its state is
+kept; a request begins after what is kept of it already. When pages run out, snapshots go first; then the youngest
+running request gives everything back and waits again; its tokens are kept and computed again, from its deepest snapshot
+on. A prompt that nobody waits for any more ends where it is, or is read to its end in the background; what was computed
+of it is kept.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections import deque
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import count
 
 from qwench.cache.cuts import cut_points
 from qwench.cache.pool import Pool
 from qwench.cache.prefix import Found, PrefixCache, PrefixPolicy, Snapshot
 from qwench.engine.request import FinishReason, Request, Reuse, Saved, Status, TokenEvent, TokenLogprob
+from qwench.engine.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Scheduler:
         page_size: int,
         max_step_tokens: int,
         policy: PrefixPolicy = PrefixPolicy(),  # noqa: B008 - it is frozen
+        finish_abandoned: bool = False,
     ) -> None:
         self.pages = pages
         self.slots = slots
@@ -110,25 +113,39 @@ class Scheduler:
         self.max_step_tokens = max_step_tokens
         self.max_running = slots.size - (policy.limit if policy.state_pages else 0)
         self.cache = PrefixCache(pages, slots, page_size=page_size, policy=policy)
-        self.waiting: deque[Request] = deque()
-        self.running: list[Request] = []  # in order of arrival
+        self.finish_abandoned = finish_abandoned
+        self.turns = Turns()
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []  # in the order they began
         self.num_preemptions = 0
         self._copies = Copies()  # to be made before anything else is computed
+        self._kept: list[tuple[Snapshot, list[int]]] = []
         self._forks: dict[Request, Fork] = {}  # by who computes for the others
+        self._arrivals = count()
 
     def add(self, requests: Sequence[Request]) -> None:
         """Queue answers to one prompt: the first computes it, the others begin with its last token."""
         for request in requests:
+            request.arrival = next(self._arrivals)
             marks = request.marks
             if self.cache.policy.limit:
                 request.cuts = cut_points(request.prompt_len, marks.ends, marks.orders, self.cache.policy.near)
         self._lead(list(requests))
-        self.waiting.append(requests[0])
+        self._queue(requests[0])
 
     def abort(self, request: Request, *, sound: bool = True) -> None:
-        """Take the request out, whatever it is doing. What it computed is kept if it is ``sound``."""
+        """Take the request out, whatever it is doing. What it computed is kept if it is ``sound``.
+
+        With ``finish_abandoned`` a prompt that is being read is read on in the background: its client may ask again.
+        """
+        last = request.prompt_len - 1
         if request.status is Status.RUNNING:
-            self._finish(request, sound=sound)
+            if sound and self.finish_abandoned and self.cache.policy.limit and request.computed < last:
+                request.background, request.abandoned = True, True
+                if last not in request.cuts:
+                    insort(request.cuts, last)
+            else:
+                self._finish(request, sound=sound)
             return
         for fork in self._forks.values():
             if request in fork.others:
@@ -149,31 +166,44 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """The next step; empty only if there is nothing to do."""
-        budget = self.max_step_tokens
-        rows: list[StepRow] = []
-        fresh: list[int] = []
-        for request in self._generating_first():
+        rows = [
+            StepRow(request, request.computed, 1)
+            for request in list(self.running)
             # An older row's growth may have preempted this one.
-            if request.status is not Status.RUNNING or budget == 0:
-                continue
-            count = self._chunk(request, budget)
-            if self._grow(request, request.computed + count):
-                rows.append(StepRow(request, request.computed, count))
-                budget -= count
+            if request.status is Status.RUNNING and request.missing == 1 and self._grow(request)
+        ]
         rows = [row for row in rows if row.request.status is Status.RUNNING]
-        while self.waiting and budget > 0:
-            request = self.waiting[0]
-            if not self._admit(request):
-                break
-            self.waiting.popleft()
-            if request.computed == 0:
+        fresh = self._read(rows)
+        rows.sort(key=lambda row: row.count > 1)  # stable
+        return Step(tuple(rows), tuple(fresh), self.copies())
+
+    def _read(self, rows: list[StepRow]) -> list[int]:
+        """Add to the ``rows`` of streams those of prompts whose turn it is; the slots of those that begin anew."""
+        budget = self.max_step_tokens - len(rows)
+        readers = [request for request in self.running if request.missing > 1]
+        if len(self.running) < self.max_running:
+            readers += self.waiting
+        fresh: list[int] = []
+        self.turns.begin(len(rows), readers)
+        while budget > 0 and (request := self.turns.next(readers)) is not None:
+            begins = request.status is Status.WAITING
+            if begins and not self._admit(request):
+                readers = [each for each in readers if each.status is Status.RUNNING]
+                continue
+            if begins and request.computed == 0:
                 assert request.state_slot is not None
                 fresh.append(request.state_slot)
-            count = self._chunk(request, budget)
+            count = self._chunk(request, self.turns.may_read(request, budget))
+            self.turns.read(request, count, readers)
+            readers.remove(request)
             rows.append(StepRow(request, request.computed, count))
             budget -= count
-        rows.sort(key=lambda row: row.count > 1)  # stable: order of arrival within each kind
-        return Step(tuple(rows), tuple(fresh), self.copies())
+        return fresh
+
+    def took(self, step: Step, seconds: float) -> None:
+        """``step`` took so long: the next ones are measured by it."""
+        streams = sum(row.count == 1 for row in step.rows)
+        self.turns.pace.took(seconds, streams, [(row.count, row.start) for row in step.rows if row.count > 1])
 
     def commit(self, step: Step, results: Sequence[RowResult]) -> Iterator[tuple[Request, TokenEvent]]:
         """Write the step's outcome into its requests, finish those that are done, and tell what happened.
@@ -192,6 +222,10 @@ class Scheduler:
                 yield request, TokenEvent(finish_reason="error", error=result.error, reuse=reuse)
                 continue
             self._keep_at_cut(request)
+            if request.abandoned and request.computed >= request.prompt_len - 1:
+                self._finish(request)
+                yield request, TokenEvent(finish_reason="abort", reuse=reuse)
+                continue
             if result.token_id is None:
                 if result.prompt_logprobs or reuse:
                     yield request, TokenEvent(prompt_logprobs=result.prompt_logprobs, reuse=reuse)
@@ -228,6 +262,34 @@ class Scheduler:
         due, self._copies = self._copies, Copies()
         return due
 
+    def kept(self) -> list[tuple[Snapshot, list[int]]]:
+        """Snapshots that should survive this process, with their tokens; asking takes them over."""
+        kept, self._kept = self._kept, []
+        return kept
+
+    def next_up(self) -> Request | None:
+        """The request that is admitted next, if there is room for one more."""
+        return self.waiting[0] if self.waiting and len(self.running) < self.max_running else None
+
+    def adopt(self, request: Request, position: int) -> tuple[Snapshot, int] | None:
+        """A snapshot after ``position`` tokens of a waiting request, and how many of its pages are filled already; the
+        caller fills the others and the state. None where there is no room."""
+        token_ids = request.token_ids[:position]
+        found = self.cache.find(token_ids, position)
+        whole = found.position // self.page_size
+        shared = found.snapshot.pages[:whole] if found.snapshot else []
+        needed = self._pages_for(position) - whole
+        if not self._can_be_had(needed, found.snapshot):
+            return None
+        self.pages.share(shared)  # they stay, whatever makes room
+        own = self.cache.take_pages(needed, background=request.background, pinned=False)
+        pages = shared + (own or [])
+        adopted = None
+        if own is not None:
+            adopted, _ = self.cache.keep(token_ids, pages, background=request.background, instead=None, must=True)
+        self.pages.release(pages)
+        return (adopted, whole) if adopted else None
+
     def save(self, request: Request) -> Saved:
         """The sequence as it is between two steps, pinned until ``release``. Its copy is due like any other."""
         if request.status is Status.RUNNING and request.computed:
@@ -254,9 +316,6 @@ class Scheduler:
         self.slots.check(slot for slot in slots if slot is not None)
         assert not self._forks.keys() - {*self.running, *self.waiting}
 
-    def _generating_first(self) -> list[Request]:
-        return sorted(self.running, key=lambda request: request.missing > 1)
-
     def _chunk(self, request: Request, budget: int) -> int:
         """How many tokens the request computes next: not beyond its next cut."""
         following = bisect_right(request.cuts, request.computed)
@@ -268,19 +327,28 @@ class Scheduler:
         preempting."""
         if len(self.running) >= self.max_running:
             return False
-        found = self.cache.find(request.token_ids, self._reusable(request))
+        found = self.cache.find(request.token_ids, self.reusable(request))
         # Alone with the cache it begins anew: what is found may hold the one page that is missing.
         if not self._begin(request, found) and (self.running or not self._begin(request, Found())):
             return False
         if request.reuse is None:
             cached, matched = (min(count, request.prompt_len) for count in (request.computed, found.matched))
-            request.reuse = Reuse(cached, matched, found.differs)
+            tier = request.anchor.tier if request.anchor else "live"
+            request.reuse = Reuse(cached, matched, found.differs, tier)
+        if request.anchor is not None:
+            request.anchor.tier = "live"
         junction = min(found.matched, len(request.token_ids) - 1)
         if junction - request.computed >= self.cache.policy.near and junction not in request.cuts:
             insort(request.cuts, junction)  # here it leaves what is stored; whoever leaves it here again will gain
         request.status = Status.RUNNING
+        self.waiting.remove(request)
         self.running.append(request)
         return True
+
+    def _queue(self, request: Request) -> None:
+        """Let the request wait, with a guess at what will not have to be computed: short prompts go first."""
+        request.expected = self.cache.find(request.token_ids, self.reusable(request)).position
+        self.waiting.append(request)
 
     def _begin(self, request: Request, found: Found) -> bool:
         """Give the request its pages and its slot: behind ``found``, or from nothing."""
@@ -318,27 +386,27 @@ class Scheduler:
         held = set(snapshot.pages if snapshot else ())
         return needed <= self.pages.size - len(held.union(*(request.pages for request in self.running)))
 
-    def _reusable(self, request: Request) -> int:
+    def reusable(self, request: Request) -> int:
         """How many known tokens may be left out: never the last, and none that a log-probability is owed for."""
         if request.sampling.prompt_logprobs is None or request.prompt_logprobs_told >= request.prompt_len:
             return len(request.token_ids) - 1
         return max(request.prompt_logprobs_told - 1, 0)
 
-    def _grow(self, request: Request, tokens: int) -> bool:
-        """Give the request pages for ``tokens`` tokens, preempting the youngest until they are there.
+    def _grow(self, request: Request) -> bool:
+        """Give the request pages for one more token, preempting the youngest (abandoned ones first) until there are.
 
-        False if the request itself was the youngest.
+        False if it was the request itself that had to go.
         """
-        needed = self._pages_for(tokens) - len(request.pages)
+        needed = self._pages_for(request.computed + 1) - len(request.pages)
         while needed > 0:
             alone = len(self.running) == 1
             pages = self.cache.take_pages(needed, background=request.background and not alone, pinned=alone)
             if pages is not None:
                 request.pages += pages
                 break
-            youngest = self.running[-1]
-            self._preempt(youngest)
-            if youngest is request:
+            victim = next((each for each in self.running if each.abandoned), self.running[-1])
+            self._preempt(victim)
+            if victim is request:
                 return False
         return True
 
@@ -349,6 +417,8 @@ class Scheduler:
         fork = self._forks.get(request)
         if request.computed in request.cuts:
             self._keep(request, must=fork is not None and request.computed == fork.at)
+            if request.computed == request.cuts[-1] or request.computed in request.marks.orders:
+                self._note(request)
         if fork is not None and request.computed >= fork.at:
             self._release_choices(request)
 
@@ -366,6 +436,11 @@ class Scheduler:
         request.anchor = snapshot
         snapshot.pins += 1
 
+    def _note(self, request: Request) -> None:
+        snapshot = request.anchor
+        if snapshot is not None and snapshot.position == request.computed and not request.background:
+            self._kept.append((snapshot, request.token_ids[: request.computed]))
+
     def _lead(self, requests: list[Request]) -> None:
         """The first of ``requests`` computes their prompt and cuts before its last token; the others wait for that."""
         leader, *others = requests
@@ -381,10 +456,11 @@ class Scheduler:
         if fork is None or not fork.others:
             return
         if leader.computed >= fork.at:
-            self.waiting.extendleft(reversed(fork.others))
+            for request in fork.others:
+                self._queue(request)
         else:
             self._lead(fork.others)
-            self.waiting.appendleft(fork.others[0])
+            self._queue(fork.others[0])
 
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
@@ -392,17 +468,19 @@ class Scheduler:
         request.status = Status.WAITING
         request.num_preemptions += 1
         self.num_preemptions += 1
-        self.waiting.appendleft(request)
+        self._queue(request)
 
     def _finish(self, request: Request, *, sound: bool = True) -> None:
         """The request is over; somebody may append to it, or ask again for what was interrupted."""
         kept = request.anchor.position if request.anchor else 0
         if sound and request.computed - kept >= self.cache.policy.near:
             self._keep(request)
+            self._note(request)
         self.running.remove(request)
         self._release_choices(request)
         self._release(request)
         request.status = Status.FINISHED
+        self.turns.pace.ended()
 
     def _release(self, request: Request) -> None:
         self.pages.release(request.pages)

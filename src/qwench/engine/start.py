@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+from qwench.cache.disk import DiskTier
+from qwench.cache.identity import identity
 from qwench.cache.pool import Pool
 from qwench.cache.prefix import PrefixPolicy
 from qwench.cache.storage import CacheSpec, Storage
@@ -18,6 +21,7 @@ from qwench.engine.request import Vocabulary
 from qwench.engine.resolve import DTYPES, Choice, Resolved, resolve, resolve_dtype
 from qwench.engine.runner import Runner
 from qwench.engine.scheduler import Scheduler
+from qwench.engine.shelf import Shelf
 from qwench.files import ModelFiles
 from qwench.model.parameters import declare
 from qwench.model.qwen import Qwen
@@ -29,6 +33,7 @@ from qwench.weights.random import RandomSource
 from qwench.weights.recipe import kinds_for
 from qwench.weights.source import Progress, UnusedTensor, WeightSource
 
+DEFAULT_DISK = 8 * 2**30
 MATRICES = ("table", "matrix", "experts")
 
 
@@ -46,8 +51,25 @@ def load_engine(
     source = open_weights(files, model, dtype, config.quantization)
     resolved = resolve_for(config, model, source.kinds)
     told = (*_unused(source.unused), *_converted(source))
+    disk = _disk(config, files, resolved)
+    if disk is not None:
+        held = f"{disk.held / 2**30:.2f} of {disk.limit / 2**30:.2f} GiB"
+        told = (*told, Choice("cache folder", str(disk.path), f"{len(disk)} snapshots of this model, {held}"))
     resolved = replace(resolved, choices=resolved.choices + told)
-    return assemble(config, model, resolved, source, vocabulary, progress), resolved
+    engine = assemble(config, model, resolved, source, vocabulary, progress)
+    if disk is not None:
+        assert isinstance(engine.runner, Runner)
+        engine.shelf = Shelf(disk, engine.scheduler, engine.runner)
+    return engine, resolved
+
+
+def _disk(config: EngineConfig, files: ModelFiles, resolved: Resolved) -> DiskTier | None:
+    """The disk tier, where there is a folder for it. Raises UsageError where that cannot be written."""
+    if config.cache_dir is None:
+        return None
+    computed_by = (resolved.dtype, config.kv_cache_dtype, resolved.isa, config.quantization, config.page_size)
+    folder = Path(config.cache_dir).expanduser()
+    return DiskTier(folder, identity(files, computed_by), config.cache_dir_size or DEFAULT_DISK, config.page_size)
 
 
 def random_engine(config: EngineConfig, model: ModelConfig, vocabulary: Vocabulary) -> tuple[Engine, Resolved]:
@@ -84,7 +106,7 @@ def assemble(
     Call it on the thread that will step the engine: torch keeps the number of threads per calling thread.
     """
     torch.set_num_threads(resolved.threads)
-    spec = CacheSpec.of(model, resolved.dtype)
+    spec = CacheSpec.of(model, resolved.dtype, config.kv_cache_dtype)
     page_bytes = max(1, spec.token_bytes * config.page_size)
     policy = PrefixPolicy(resolved.num_snapshots, state_pages=spec.sequence_bytes / page_bytes)
     num_slots = resolved.max_num_seqs + (policy.limit if policy.state_pages else 0)
@@ -102,6 +124,7 @@ def assemble(
         page_size=config.page_size,
         max_step_tokens=config.max_step_tokens,
         policy=policy,
+        finish_abandoned=config.on_disconnect == "finish",
     )
     kernels = make_kernels(resolved.isa, resolved.threads)
     with memory_for("weights", "take a smaller model, a smaller dtype or a quantization"):

@@ -1,4 +1,8 @@
-"""Causal attention over paged keys and values: one signature for prompt chunks and single tokens."""
+"""Causal attention over paged keys and values: one signature for prompt chunks and single tokens.
+
+What is kept of a head is its numbers, or, in int8, whole numbers in [-127, 127] and behind them one fp32 scale. The
+native kernels keep a page in an order of their own (csrc/packed.h), so only who wrote a cache can read it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from qwench.ops.rows import Rows
+
+DEPTH_TILE = 32  # csrc/packed.h
+SCALE_BYTES = 4
+LARGEST_CODE = 127
 
 
 def paged_attention(
@@ -18,16 +26,39 @@ def paged_attention(
 ) -> torch.Tensor:
     """Store the step's key and value [T, K, D], then attend from query [T, H, D]: [T, H, D].
 
-    keys, values [pages * page_size, K, D] are the cache, written in place. Query head i reads key head i // (H / K);
-    scores are scaled by D^-0.5. A token sees every cached token of its row up to itself.
+    keys, values [pages * page_size, K, at least D] are the cache, written in place. Query head i reads key head
+    i // (H / K); scores are scaled by D^-0.5. A token sees every cached token of its row up to itself.
     """
-    keys[rows.kv_slots] = key.to(keys.dtype)
-    values[rows.kv_slots] = value.to(values.dtype)
+    _store(key, keys, rows.kv_slots)
+    _store(value, values, rows.kv_slots)
     output = torch.empty_like(query)
     for row, span in rows.spans():
         slots = rows.context_slots(row)
-        output[span] = _attend(query[span], keys[slots].to(query.dtype), values[slots].to(query.dtype))
+        output[span] = _attend(query[span], _load(keys, slots, query), _load(values, slots, query))
     return output
+
+
+def kept_width(head_dim: int, dtype: torch.dtype) -> int:
+    """Elements that are kept of a head: its width in whole tiles of the kernels, and in int8 its scale's bytes."""
+    return -(-head_dim // DEPTH_TILE) * DEPTH_TILE + (SCALE_BYTES if dtype == torch.int8 else 0)
+
+
+def _store(heads: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> None:
+    width = heads.shape[2]
+    if cache.dtype == torch.int8:
+        heads = heads.float()
+        scales = heads.abs().amax(2, keepdim=True) / LARGEST_CODE
+        cache[..., -SCALE_BYTES:].view(torch.float32)[slots] = scales
+        heads = (heads / scales).round().nan_to_num(0.0)  # nothing but zeros has no scale to be divided by
+    cache[..., :width][slots] = heads.to(cache.dtype)
+
+
+def _load(cache: torch.Tensor, slots: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """[len(slots), K, D] in the type of ``like`` [.., D]."""
+    heads = cache[..., : like.shape[2]][slots]
+    if cache.dtype == torch.int8:
+        return (heads * cache[..., -SCALE_BYTES:].view(torch.float32)[slots]).to(like.dtype)
+    return heads.to(like.dtype)
 
 
 def _attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,8 @@ class Eager(Operations[torch.Tensor]):
     def attention(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        query, key, value = (part.unflatten(1, (-1, keys.shape[-1])) for part in (query, key, value))
+        width = key.shape[1] // keys.shape[1]
+        query, key, value = (part.unflatten(1, (-1, width)) for part in (query, key, value))
         return attention.paged_attention(query, key, value, keys, values, self._inputs.rows).flatten(1)
 
     def delta_net(

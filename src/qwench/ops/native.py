@@ -20,7 +20,7 @@ import torch
 from qwench.fault import fault
 from qwench.ops.quantised import Codes, WeightType
 
-INTERFACE = 2  # QW_INTERFACE of the header these declarations were written from
+INTERFACE = 3  # QW_INTERFACE of the header these declarations were written from
 TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}  # QW_F32, QW_BF16
 SCALE_TYPES: Mapping[torch.dtype, int] = {torch.bfloat16: 1, torch.float16: 2}  # QW_BF16, QW_F16
 CODES = 3  # QW_CODES
@@ -163,6 +163,7 @@ class AttentionArguments(ctypes.Structure):
         ("page_size", c_int64),
         ("num_pages", c_int64),
         ("type", c_int32),
+        ("coded", c_int32),
         ("scale", c_float),
         ("starts", c_void_p),
         ("contexts", c_void_p),

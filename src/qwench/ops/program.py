@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from qwench.config import CACHE_TILE
+from qwench.ops.attention import kept_width
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.instructions import (
     NO_MEMORY,
@@ -187,11 +189,14 @@ class Recorder(Operations[Symbol]):
         return y
 
     def attention(self, query: Symbol, key: Symbol, value: Symbol, keys: torch.Tensor, values: torch.Tensor) -> Symbol:
-        slots, kv_heads, head_dim = keys.shape
+        slots, kv_heads, width = keys.shape
+        head_dim, coded = key.width // kv_heads, keys.dtype == torch.int8
         require_equal("attention", "kv_heads * head_dim", key=key.width, value=value.width, keys=kv_heads * head_dim)
+        require_equal("attention", "width of a kept head", key=kept_width(head_dim, keys.dtype), keys=width)
         require_equal("attention", "width beyond whole groups", query=query.width % key.width, needed=0)
-        code = type_of("attention", query=query, key=key, value=value, keys=keys, values=values)
-        assert keys.shape == values.shape
+        code = type_of("attention", query=query, key=key, value=value, **({} if coded else {"keys": keys}))
+        assert (keys.shape, keys.dtype) == (values.shape, values.dtype)
+        assert self.page_size % CACHE_TILE == 0
         assert keys.is_contiguous()
         assert values.is_contiguous()
         assert all(each.is_dense for each in (query, key, value))
@@ -199,7 +204,7 @@ class Recorder(Operations[Symbol]):
         y = _fresh(query.buffer.rows, query.width, query.dtype)
         self._note(Operation.ATTENTION, {
             "rows": Number.ROWS, "query_heads": query.width // head_dim, "kv_heads": kv_heads, "head_dim": head_dim,
-            "page_size": self.page_size, "num_pages": slots // self.page_size, "type": code,
+            "page_size": self.page_size, "num_pages": slots // self.page_size, "type": code, "coded": coded,
             "scale": head_dim**-0.5, "starts": Number.STARTS, "contexts": Number.CONTEXTS,
             "page_table": Number.PAGE_TABLE, "page_stride": Number.PAGE_STRIDE, "kv_slots": Number.KV_SLOTS,
             "query": query, "query_stride": query.width, "key": key, "key_stride": key.width, "value": value,

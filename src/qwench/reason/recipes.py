@@ -31,6 +31,7 @@ class Task:
     sampling: SamplingParams
     strategy: Strategy
     check: Check | None = None
+    owner: str = ""  # whose share of the engine it is
 
     def limit(self, client: EngineClient) -> int:
         """Tokens one sample takes at most. Raises what the engine would refuse, before anything runs."""
@@ -45,7 +46,7 @@ async def reason(client: EngineClient, tokenizer: Tokenizer, task: Task, limit: 
 
     Raises what the engine raises. Cancelled, it leaves nothing running but a checker that ends by itself in time.
     """
-    sampler = Sampler(client, tokenizer, task.render, task.sampling, task.strategy.window)
+    sampler = Sampler(client, tokenizer, task.render, task.sampling, task.strategy.window, task.owner)
     course = Course(sampler, task.strategy, task.messages, limit, task.check)
     try:
         await RECIPES[task.strategy.method](course)

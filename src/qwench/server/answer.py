@@ -149,7 +149,12 @@ class Answer:
     """
 
     def __init__(
-        self, client: EngineClient, text: ModelText, prepared: Prepared, clock: Clock = time.monotonic
+        self,
+        client: EngineClient,
+        text: ModelText,
+        prepared: Prepared,
+        owner: str = "",
+        clock: Clock = time.monotonic,
     ) -> None:
         self.prepared = prepared
         self.choices: list[Choice] = []
@@ -164,7 +169,8 @@ class Answer:
             for prompt in prepared.prompts:
                 each = [sampling.for_choice(number) for number in range(sampling.n)]
                 marks, rules = prompt.layout.marks, prepared.rules
-                for generation in client.submit_choices(prompt.token_ids, each, thinking=rules, marks=marks):
+                generations = client.submit_choices(prompt.token_ids, each, thinking=rules, marks=marks, owner=owner)
+                for generation in generations:
                     self.choices.append(Choice(len(self.choices), prompt, text, prepared, generation))
         except QwenchError:
             self.abort()
@@ -181,6 +187,13 @@ class Answer:
         for choice in running:
             choice.generation.end_thinking()
         return bool(running)
+
+    def prompt_progress(self) -> tuple[int, int]:
+        """How many prompt tokens are read (or were known) by now, and how many there are."""
+        done, n = 0, self.prepared.sampling.n
+        for first in range(0, len(self.choices), n):  # one of the answers to a prompt reads it for all
+            done += max(choice.generation.prompt_done for choice in self.choices[first : first + n])
+        return done, sum(len(prompt.token_ids) for prompt in self.prepared.prompts)
 
     async def deltas(self, silence: float | None = None) -> AsyncGenerator[Delta | None]:
         """The deltas of all choices as they come; None whenever ``silence`` seconds passed without one."""

@@ -58,6 +58,7 @@ MakeFormat = Callable[[Head, Answer, Tokenizer], Format]
 WARNINGS_HEADER = "x-qwench-warnings"
 REUSE_HEADER = "x-qwench-cache"  # of a whole answer; a stream tells the same in a comment
 MAX_WARNINGS = 2000  # characters; proxies refuse long headers
+OWNER = "qwench.owner"  # in the scope of a request: whose key it came with
 KEYLESS = frozenset({"/health"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_CLOSED = 499  # nobody reads it; the status nginx's logs made known
@@ -66,9 +67,9 @@ CLIENT_CLOSED = 499  # nobody reads it; the status nginx's logs made known
 class Gate:
     """Around every request: gives it an id, checks the key, and turns a bug into a plain 500."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, api_keys: Sequence[str]) -> None:
         self._app = app
-        self._key = None if api_key is None else _digest(api_key)
+        self._keys = [_digest(key) for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,7 +89,8 @@ class Gate:
             await send(message)
 
         try:
-            if not self._admits(scope["path"], headers.get("authorization", "")):
+            scope[OWNER] = self._owner(headers.get("authorization", ""))
+            if self._keys and not scope[OWNER] and scope["path"] not in KEYLESS:
                 reason = "The API key is missing or wrong; send it as `Authorization: Bearer KEY`."
                 refusal = error_response(InvalidApiKey(reason), {"www-authenticate": "Bearer"})
                 await refusal(scope, receive, send_marked)
@@ -103,15 +105,15 @@ class Gate:
             reason = f"The server failed on request {request_id}; its log says why."
             await error_response(InternalError(reason))(scope, receive, send_marked)
 
-    def _admits(self, path: str, authorization: str) -> bool:
-        if self._key is None or path in KEYLESS:
-            return True
+    def _owner(self, authorization: str) -> str:
+        """The digest of the key that was sent, if it is one of ours; else nothing."""
         scheme, _, key = authorization.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(_digest(key.strip()), self._key)
+        sent = _digest(key.strip()) if scheme.lower() == "bearer" else ""
+        return "".join(key for key in self._keys if hmac.compare_digest(sent, key))
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -> FastAPI:
@@ -124,7 +126,7 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
         app.include_router(router)
     app.add_exception_handler(QwenchError, on_qwench_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_middleware(Gate, api_key=settings.api_key)
+    app.add_middleware(Gate, api_keys=settings.api_keys)
     return app
 
 
@@ -161,7 +163,7 @@ async def generate(
     raw = await read_body(request, service.settings.max_body_bytes)
     # Rendering and tokenising a long conversation takes a while; other streams go on meanwhile.
     prepared = await asyncio.to_thread(lambda: prepare(parse(raw), service.text, service.settings.names))
-    answer = answer_to(service.client, service.text, prepared, service.settings.checkers)
+    answer = answer_to(service.client, service.text, prepared, request.scope[OWNER], service.settings.checkers)
     head = service.head(prefix)
     service.answers[head.id] = answer
     form = make_format(head, answer, service.text.tokenizer)

@@ -32,15 +32,16 @@ class Considered(Answer):
         text: ModelText,
         prepared: Prepared,
         considering: Considering,
+        owner: str,
         checkers: Mapping[str, Command],
         clock: Clock = time.monotonic,
     ) -> None:
-        super().__init__(client, text, replace(prepared, prompts=()), clock)  # nothing is submitted yet
+        super().__init__(client, text, replace(prepared, prompts=()), owner, clock)  # nothing is submitted yet
         self.prepared = prepared
         self._tokenizer = text.tokenizer
         task, wanted = considering.task, considering.check
         check = None if wanted is None else read_check(wanted, question(task.messages), checkers)
-        self._task = replace(task, check=check)
+        self._task = replace(task, check=check, owner=owner)
         self._limit = self._task.limit(client)
         self._outcome: Outcome | None = None
 
@@ -101,9 +102,10 @@ def answer_to(
     client: EngineClient,
     text: ModelText,
     prepared: Prepared,
+    owner: str = "",
     checkers: Mapping[str, Command] = MappingProxyType({}),
 ) -> Answer:
     """The answer, submitted or ready to be considered. Blocks while a checker is tried. Raises what is refused."""
     if prepared.considering is None:
-        return Answer(client, text, prepared)
-    return Considered(client, text, prepared, prepared.considering, checkers)
+        return Answer(client, text, prepared, owner)
+    return Considered(client, text, prepared, prepared.considering, owner, checkers)

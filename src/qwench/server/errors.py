@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qwench.errors import QwenchError, RequestError
+from qwench.errors import Overloaded, QwenchError, RequestError
 
-RETRY_AFTER = 2  # seconds; queues and loading move within that order of time
+RETRY_AFTER = 2  # seconds; loading moves within that order of time, and nobody shall come back sooner
+MOST_RETRY_AFTER = 60  # seconds; OpenAI's own client does not believe more
 RETRIED = frozenset({429, 503})  # everything else fails again when repeated
 
 
@@ -69,7 +71,9 @@ def error_body(error: QwenchError) -> dict[str, object]:
 
 def error_response(error: QwenchError, headers: Mapping[str, str] | None = None) -> Response:
     """``error`` as an answer that tells clients whether trying again can help."""
-    retry = {"retry-after": str(RETRY_AFTER)} if error.status in RETRIED else {"x-should-retry": "false"}
+    wait = math.ceil(error.retry_after) if isinstance(error, Overloaded) else 0
+    again = {"retry-after": str(min(max(wait, RETRY_AFTER), MOST_RETRY_AFTER))}
+    retry = again if error.status in RETRIED else {"x-should-retry": "false"}
     return json_response(error_body(error), error.status, {**retry, **(headers or {})})
 
 

@@ -24,10 +24,13 @@ MEBIBYTE = 2**20
 @dataclass(frozen=True)
 class ServerSettings:
     """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream.
-    ``checkers`` are commands that clients may have answers checked with, by name."""
+    ``checkers`` are commands that clients may have answers checked with, by name.
+
+    Without ``api_keys`` everybody is let in; with several, the engine's time is shared equally among them.
+    """
 
     names: tuple[str, ...]
-    api_key: str | None = None
+    api_keys: tuple[str, ...] = ()
     max_body_bytes: int = 32 * MEBIBYTE
     keepalive: float = 10.0
     checkers: Mapping[str, Command] = field(default_factory=dict)

@@ -58,8 +58,7 @@ async def _disconnected(receive: Receive) -> None:
 async def events(answer: Answer, form: Format, keepalive: float) -> AsyncGenerator[bytes]:
     """``answer`` as the lines of an event stream; a failure becomes an error event, and the stream ends there."""
     told = 0  # sentences about reuse
-    tokens = sum(len(prompt.token_ids) for prompt in answer.prepared.prompts)
-    yield comment(f"reading {tokens} prompt tokens")
+    yield comment(_pulse(answer))
     try:
         async with aclosing(answer.deltas(keepalive)) as deltas:
             async for delta in deltas:
@@ -67,7 +66,7 @@ async def events(answer: Answer, form: Format, keepalive: float) -> AsyncGenerat
                     yield comment(sentence)
                 told = len(answer.reuse)
                 if delta is None:
-                    yield comment("keep-alive")
+                    yield comment(_pulse(answer))
                     continue
                 for chunk in form.chunks(delta):
                     yield event(chunk)
@@ -79,6 +78,12 @@ async def events(answer: Answer, form: Format, keepalive: float) -> AsyncGenerat
     except Exception:
         logger.exception("a stream failed")
         yield event(error_body(InternalError("The server failed on this request; its log says why.")))
+
+
+def _pulse(answer: Answer) -> str:
+    """What can be said in a silence: how far the prompt is read."""
+    done, total = answer.prompt_progress()
+    return f"reading the prompt: {done} of {total} tokens" if done < total else "keep-alive"
 
 
 class EventStream(Response):

@@ -46,7 +46,8 @@ class Layout:
 
     def told(self, reuse: Reuse) -> str:
         """One sentence: how much was reused, and why not more."""
-        sentence = f"reused {reuse.cached:,} of {self.size:,} tokens"
+        source = " from disk" if reuse.tier == "disk" else ""
+        sentence = f"reused {reuse.cached:,} of {self.size:,} tokens{source}"
         if reuse.differs and reuse.matched < self.size:
             return f"{sentence}; differs at token {reuse.matched + 1:,}{self.place(reuse.matched)}"
         return sentence

@@ -3,10 +3,14 @@
 What a converter changed and where it is undone: norms hold 1 + w (here), decay rates -exp(a_log) (here), a scalar gate
 lost an axis (here), gates and up-projections of experts are separate tensors (here), and value heads lie in another
 order, which stays as it is: ``value_heads_tiled`` of the configuration tells the model.
+
+Types that are indices into code books (IQ1 to IQ3, and the ternary ones) have no kernels. The gguf package knows the
+books; where it is installed their numbers are rounded once more, to a type of ours that nearly holds them.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
@@ -21,16 +25,22 @@ from qwench.fault import fault
 from qwench.gguf.file import GgufFile
 from qwench.gguf.header import REPAIR, StoredTensor
 from qwench.model.parameters import ParameterSpec, declare
-from qwench.ops.quantised import GGUF_TYPES, WeightType, dequantise
+from qwench.ops.quantised import GGUF_TYPES, OWN_TYPES, WeightType, dequantise
 from qwench.ops.store import Kind, Value
 from qwench.weights.formats import gguf_blocks
 from qwench.weights.names import Place
 from qwench.weights.names_gguf import gguf_names, gguf_place, unused_gguf_reason
+from qwench.weights.quantise import quantise
 from qwench.weights.source import Part, Progress, UnusedTensor, piece_rows
 
 ADVICE = "take another quantisation of this model, such as Q4_K_M, Q8_0 or BF16"
 NORMS = ("mixer_norm", "mlp_norm", "final_norm", "query_norm", "key_norm")  # zero-centred in Qwen3.5
 MIXED = GGUF_TYPES["Q8_0"]  # what two parts of one matrix become where their types differ
+# What the numbers of code books become: q4 nearly holds their levels, q2 those of the ternary ones.
+BOOKS: Mapping[str, WeightType] = {
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), OWN_TYPES["q4"]),
+    **dict.fromkeys(("TQ1_0", "TQ2_0"), OWN_TYPES["q2"]),
+}
 
 
 @dataclass(frozen=True)
@@ -54,13 +64,16 @@ class GgufSource:
 
     @property
     def converted(self) -> Sequence[Conversion]:
-        mixed = [
-            tensor.name
-            for stored in self._stored.values()
-            for tensor in stored
-            if len(stored) > 1 and len({each.type for each in stored}) > 1
-        ]
-        return [Conversion(tuple(mixed), MIXED.name, "gate and up of one expert differ in type")] if mixed else []
+        found: dict[tuple[str, str], list[str]] = {}
+        for name, stored in self._stored.items():
+            kept, types = self.kinds[name], {each.type.name for each in stored}
+            if not isinstance(kept, WeightType) or types == {kept.name}:
+                continue
+            reason = "gate and up of one expert differ in type"
+            if len(types) == 1:
+                reason = f"{types.pop()} has no kernels here; its numbers are rounded once more"
+            found.setdefault((kept.name, reason), []).extend(each.name for each in stored)
+        return [Conversion(tuple(names), kept, reason) for (kept, reason), names in found.items()]
 
     def parts(self, progress: Progress | None = None) -> Iterator[tuple[Part, Value]]:
         total = sum(tensor.num_bytes for stored in self._stored.values() for tensor in stored)
@@ -124,7 +137,10 @@ class GgufSource:
         types = {tensor.type.name for tensor in stored}
         if spec.kind == "vector" or types <= gguf_blocks.FLOATS.keys():
             return self._dtype
-        return GGUF_TYPES[types.pop()] if len(types) == 1 else MIXED
+        if len(types) > 1:
+            return MIXED
+        (stored_type,) = types
+        return BOOKS.get(stored_type) or GGUF_TYPES[stored_type]
 
     def _vector(self, name: str, spec: ParameterSpec, stored: StoredTensor, reader: _Reader) -> torch.Tensor:
         """A small parameter, with what the converter did to it undone in fp32."""
@@ -182,9 +198,15 @@ def _check(tensor: StoredTensor, place: Place, spec: ParameterSpec) -> None:
             f"{tensor.file}: tensor {tensor.name} has shape {list(tensor.shape)}; {list(expected)} is expected from "
             f"the metadata."
         )
-    if tensor.type.name not in gguf_blocks.FLOATS and tensor.type.name not in GGUF_TYPES:
+    kind = tensor.type.name
+    if kind in BOOKS and importlib.util.find_spec("gguf") is None:
         raise CheckpointError(
-            f"{tensor.file}: tensor {tensor.name} has the type {tensor.type.name}, which is not supported; {ADVICE}."
+            f"{tensor.file}: tensor {tensor.name} has the type {kind}, whose code book is in the gguf package; "
+            f"`pip install gguf`, or {ADVICE}."
+        )
+    if not {kind} & (gguf_blocks.FLOATS.keys() | GGUF_TYPES.keys() | BOOKS.keys()):
+        raise CheckpointError(
+            f"{tensor.file}: tensor {tensor.name} has the type {kind}, which is not supported; {ADVICE}."
         )
 
 
@@ -203,6 +225,10 @@ def _floats(raw: torch.Tensor, stored: StoredTensor) -> torch.Tensor:
     name = stored.type.name
     if name in gguf_blocks.FLOATS:
         return raw.view(gguf_blocks.FLOATS[name]).to(torch.float32, copy=True)
+    if name in BOOKS:
+        import gguf
+
+        return torch.from_numpy(gguf.quants.dequantize(raw.numpy(), gguf.GGMLQuantizationType[name]))
     codes = gguf_blocks.allocate(GGUF_TYPES[name], len(raw), stored.shape[-1])
     gguf_blocks.decode(raw, codes)
     return dequantise(codes)
@@ -231,8 +257,12 @@ class _Reader:
             target[at:last].copy_(_floats(raw, stored))
         elif target.type.name == stored.type.name:
             gguf_blocks.decode(raw, gguf_blocks.rows(target, at, last))
-        else:
+        elif target.type == MIXED:
             gguf_blocks.round_to_q8(_floats(raw, stored), gguf_blocks.rows(target, at, last))
+        else:
+            rounded = quantise(_floats(raw, stored), target.type).arrays
+            for name, array in gguf_blocks.rows(target, at, last).arrays.items():
+                array.copy_(rounded[name])
 
     def rows(self, stored: StoredTensor, begin: int, end: int) -> torch.Tensor:
         """Rows [begin, end) as they are stored, uint8 [rows, bytes of a row], until the next call."""
