@@ -170,7 +170,7 @@ class Scheduler:
             StepRow(request, request.computed, 1)
             for request in list(self.running)
             # An older row's growth may have preempted this one.
-            if request.status is Status.RUNNING and request.missing == 1 and self._grow(request)
+            if request.status is Status.RUNNING and self._grow(request) and request.missing == 1
         ]
         rows = [row for row in rows if row.request.status is Status.RUNNING]
         fresh = self._read(rows)
@@ -393,11 +393,13 @@ class Scheduler:
         return max(request.prompt_logprobs_told - 1, 0)
 
     def _grow(self, request: Request) -> bool:
-        """Give the request pages for one more token, preempting the youngest (abandoned ones first) until there are.
+        """Give the request pages for all it knows, preempting the youngest (abandoned ones first) until there are.
 
         False if it was the request itself that had to go.
         """
-        needed = self._pages_for(request.computed + 1) - len(request.pages)
+        needed = self._pages_for(len(request.token_ids)) - len(
+            request.pages
+        )  # a closed thought is several tokens at once
         while needed > 0:
             alone = len(self.running) == 1
             pages = self.cache.take_pages(needed, background=request.background and not alone, pinned=alone)
