@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,11 +25,15 @@ from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
 from qwench.engine.thinking import Closing, ThinkingRules
 from qwench.errors import EngineUnavailable, RequestError, UsageError
 from qwench.progress import Progress
-from qwench.text.chat import prompt_opens_thinking
+from qwench.reason import told
+from qwench.reason.checks import read_check
+from qwench.reason.recipes import Task, question, reason
+from qwench.reason.strategy import read_strategy
+from qwench.text.chat import normalise_messages, prompt_opens_thinking
 from qwench.text.marks import layout
 from qwench.text.model import ModelText
 from qwench.text.stream import AnswerStream
-from qwench.text.thinking import read_thinking
+from qwench.text.thinking import ThinkingPlan, read_thinking
 from qwench.text.tokenizer import Tokenizer
 
 Prompt = str | Mapping[str, Any]
@@ -95,6 +100,17 @@ class RequestOutput:
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
     finished: bool = True
     num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class ReasonedOutput:
+    """The answer many samples came to. ``report`` tells votes, samples, checks and tokens (docs/reasoning.md)."""
+
+    text: str
+    reasoning_content: str | None
+    token_ids: list[int]
+    finish_reason: str
+    report: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -186,13 +202,7 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer a conversation, or each of several. ``enable_thinking`` None leaves it to the model's template;
         ``thinking_budget`` bounds the thinking in tokens (0: none) and leaves room for the answer."""
-        plan = read_thinking(
-            {
-                "enable_thinking": enable_thinking,
-                "thinking_budget": thinking_budget,
-                "chat_template_kwargs": chat_template_kwargs,
-            }
-        )
+        plan = _thinking(enable_thinking, thinking_budget, chat_template_kwargs)
         prompts = [
             self.text.chat_prompt(
                 conversation,
@@ -211,6 +221,42 @@ class LLM:
         for warning in {*plan.warnings, *(warning for prompt in prompts for warning in prompt.warnings)}:
             logger.warning(warning)
         return self._answer(jobs, show=bool(use_tqdm))
+
+    def reason(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        strategy: str | Mapping[str, Any] = "vote",
+        *,
+        budget: int | None = None,
+        check: object = None,
+        sampling_params: SamplingParams | None = None,
+        enable_thinking: bool | None = None,
+        thinking_budget: int | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> ReasonedOutput:
+        """Answer a conversation with many samples: "vote", "best_of" or "forest", or a mapping with their settings.
+
+        ``budget`` bounds the tokens of all samples together; the log says beforehand what they can come to. A check is
+        {"schema": ...}, {"regex": ...}, "arithmetic" or {"command": [...]}; docs/reasoning.md has all.
+        Raises RequestError naming what is wrong before anything runs.
+        """
+        given = {"method": strategy} if isinstance(strategy, str) else dict(strategy)
+        given |= {name: value for name, value in (("budget", budget), ("check", check)) if value is not None}
+        plan, wanted = read_strategy(given, "strategy")
+        turns = normalise_messages(messages)
+
+        thinking = _thinking(enable_thinking, thinking_budget, chat_template_kwargs)
+        render = partial(self.text.chat_prompt, thinking=thinking, variables=chat_template_kwargs)
+        sampling = sampling_params or self.text.sampling_defaults(render(turns).thinks)
+        checker = None if wanted is None else read_check(wanted, question(turns))
+        task = Task(turns, render, sampling, plan, checker)
+        limit = task.limit(self.client)
+        logger.info(told.before(plan, limit))
+        outcome = self._wait_for(reason(self.client, self.text.tokenizer, task, limit))
+        sample = outcome.sample
+        return ReasonedOutput(
+            sample.content, sample.reasoning or None, sample.token_ids, outcome.finish_reason, outcome.report
+        )
 
     def get_tokenizer(self) -> Tokenizer:
         return self.text.tokenizer
@@ -474,6 +520,10 @@ def _read_prompt(item: object, tokenizer: Tokenizer, place: str) -> tuple[str | 
         '{"prompt_token_ids": ids}.',
         param="prompts",
     )
+
+
+def _thinking(enable: bool | None, budget: int | None, variables: Mapping[str, Any] | None) -> ThinkingPlan:
+    return read_thinking({"enable_thinking": enable, "thinking_budget": budget, "chat_template_kwargs": variables})
 
 
 def _conversations(messages: Sequence[Any]) -> Sequence[object]:

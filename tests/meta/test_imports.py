@@ -56,6 +56,7 @@ def light_modules() -> list[str]:
         "text",
         "plan",
         "llm",
+        "reason",
         "server",
         "cli",
     )

@@ -55,9 +55,12 @@ LAYERS = {
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
     "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2")),
     "plan": Layer((*BASE, "plan")),
-    "llm": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking")),
+    "reason.cell": Layer(),  # these two run as processes of their own
+    "reason.judge": Layer(),
+    "reason": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason")),
+    "llm": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason")),
     "server": Layer(
-        (*BASE, "text", "engine.client", "engine.request", "engine.thinking", "server", "__init__"),
+        (*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason", "server", "__init__"),
         ("fastapi", "starlette", "pydantic", "uvicorn"),
     ),
     "bench": ANYTHING,

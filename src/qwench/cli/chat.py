@@ -9,14 +9,16 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from qwench.cli.engine import add_engine_flags, add_model_argument, not_yet, running
+from qwench.cli.reasoning import Wish, add_reasoning_flags, consider, read_wish
 from qwench.cli.terminal import Terminal
 from qwench.errors import EngineUnavailable, QwenchError, RequestError, UsageError
+from qwench.reason import told
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens, 0 for all")
     group.add_argument("--max-tokens", type=int, metavar="N", help="end the answer after N tokens, thinking included")
     group.add_argument("--seed", type=int, metavar="N", help="repeat the same draws")
+    add_reasoning_flags(parser)
     add_engine_flags(parser)
 
 
@@ -71,10 +74,11 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     overrides = {name: getattr(args, name) for name in SAMPLING_FLAGS if getattr(args, name) is not None}
     SamplingParams(**overrides)  # a wrong value is told before the model is loaded
+    wish = read_wish(args)
     prompt = _single_prompt(args)
     thinking = _thinking(args)
     with running(args, chat=True) as (client, text):
-        chat = Chat(client, text, Terminal(), args.system, thinking, overrides)
+        chat = Chat(client, text, Terminal(), args.system, thinking, overrides, wish)
         if prompt is None:
             converse(chat)
         elif args.json:
@@ -132,6 +136,7 @@ class Reply:
     finish_reason: str | None = None
     first_seconds: float = 0.0
     seconds: float = 0.0
+    report: dict[str, Any] | None = None  # how it was chosen, if from many
 
     @property
     def speed(self) -> float:
@@ -168,9 +173,11 @@ class Reply:
             "seconds": round(self.seconds, 4),
             "seconds_to_first_token": round(self.first_seconds, 4),
             "tokens_per_second": round(self.speed, 2),
-        }
+        } | ({"reasoning_strategy": self.report} if self.report else {})
 
     def statistics(self) -> str:
+        if self.report is not None:
+            return f"{told.after(self.report)}; {self.seconds:.2f} s"
         thought = f", {self.reasoning_tokens} of them thinking" if self.reasoning_tokens else ""
         if self.closed_by in CUTS:
             thought += f" ({CUTS[self.closed_by]})"
@@ -201,6 +208,7 @@ class Chat:
     system: str | None = None
     thinking: ThinkingPlan | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    wish: Wish | None = None  # to have answers chosen from many samples
     clock: Callable[[], float] = time.monotonic
     messages: list[dict[str, Any]] = field(default_factory=list)
 
@@ -214,7 +222,10 @@ class Chat:
         sampling = self.text.sampling(prompt.thinks, self.overrides)
         reply = Reply(prompt.thinks, len(prompt.token_ids), sampling)
         try:
-            self._stream(prompt, reply, show)
+            if self.wish is None:
+                self._stream(prompt, reply, show)
+            else:
+                self._consider([*system, *asked], self.wish, reply, show)
         finally:
             self.messages = asked
             said = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
@@ -225,6 +236,22 @@ class Chat:
             self.terminal.note(complaint)
         self.terminal.note(reply.statistics())
         return reply
+
+    def _consider(self, messages: list[dict[str, Any]], wish: Wish, reply: Reply, show: bool) -> None:
+        """The answer that many samples come to, told when all is known."""
+        start = self.clock()
+
+        def render(turns: Sequence[Mapping[str, Any]]) -> ChatPrompt:
+            return self.text.chat_prompt(turns, thinking=self.thinking)
+
+        outcome = consider(self.client, self.text.tokenizer, wish.task(messages, render, reply.sampling), self.terminal)
+        sample, reply.report = outcome.sample, outcome.report
+        reply.seconds = reply.first_seconds = self.clock() - start
+        reply.reasoning, reply.content, reply.finish_reason = sample.reasoning, sample.content, outcome.finish_reason
+        reply.tokens, reply.reasoning_tokens = sample.tokens, sample.reasoning_tokens
+        for kind, text in (("reasoning", sample.reasoning), ("content", sample.content)):
+            if show and text:
+                self.terminal.write(kind, text)
 
     def _stream(self, prompt: ChatPrompt, reply: Reply, show: bool) -> None:
         from qwench.text.marks import layout

@@ -215,11 +215,11 @@ class Batch:
 
     async def _submit(self, prepared: Prepared) -> Answer:
         """Requests of many choices fill the engine's queue for a moment; a batch has time."""
-        from qwench.server.answer import Answer
+        from qwench.server.considered import answer_to
 
         while True:
             try:
-                return Answer(self.client, self.text, prepared)
+                return answer_to(self.client, self.text, prepared)
             except Overloaded:
                 await asyncio.sleep(TICK_SECONDS)
 

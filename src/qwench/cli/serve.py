@@ -6,13 +6,14 @@ import argparse
 import errno
 import ipaddress
 import os
+import re
 import socket
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from qwench.cli.engine import add_engine_flags, add_model_argument, engine_config
 from qwench.errors import QwenchError, UsageError
@@ -21,6 +22,7 @@ from qwench.fault import fault
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
+    from qwench.reason.checks import Command
 
 SUMMARY = "serve a model over HTTP, compatible with OpenAI's API"
 KEY_VARIABLE = "QWENCH_API_KEY"
@@ -42,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     left = "a prompt whose client left: stop reading, or finish in the background for the next try (stop)"
     parser.add_argument("--on-disconnect", default="stop", metavar="stop|finish", help=left)
+    named = "a command that clients may have answers checked with, by this name; runs without a network"
+    parser.add_argument("--checker", action="append", default=[], metavar="NAME=COMMAND", help=named)
     add_engine_flags(parser)
 
 
@@ -53,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     keys = tuple(args.api_key or ([] if variable is None else [variable]))
     check_exposure(args.host, keys, allowed=args.allow_no_key)
     config = replace(engine_config(args), max_queue=args.max_queue, on_disconnect=args.on_disconnect)
+    checkers = named_checkers(args.checker)
     with bind(args.host, args.port) as listener:
         client = EngineClient(config)
         client.prepare()  # the imports below take as long as reading a small model
@@ -64,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
         text = ModelText(client.files, client.model, keeps_noise=args.keep_noise)
         names = served_names(args.model, args.served_name)
-        app = build_app(client, text, ServerSettings(names=names, api_keys=keys))
+        app = build_app(client, text, ServerSettings(names=names, api_keys=keys, checkers=checkers))
         where = url(args.host, listener.getsockname()[1])
         _say(f"Loading {names[0]}; {where}/health shows the progress")
         client.start(text.vocabulary)
@@ -72,6 +77,19 @@ def run(args: argparse.Namespace) -> int:
         watch.start()
         serve(app, client, listener)
     return 0
+
+
+def named_checkers(given: Sequence[str]) -> dict[str, Command]:
+    """The operator's commands by name, each tried before anything is loaded. Raises UsageError."""
+    from qwench.cli.reasoning import read_flag
+
+    checkers: dict[str, Command] = {}
+    for text in given:
+        name, equals, command = text.partition("=")
+        if not re.fullmatch(r"[\w.-]{1,64}", name) or not equals or name in checkers:
+            raise UsageError(f"--checker is {text!r}; give NAME=COMMAND, each name once, such as tests=./check.sh.")
+        checkers[name] = cast("Command", read_flag(f"command:{command}", "", "--checker"))
+    return checkers
 
 
 def check_exposure(host: str, keys: Sequence[str], *, allowed: bool) -> None:

@@ -273,6 +273,10 @@ class Answer:
             "predicted_per_second": _rate(told - 1, telling),  # the first token came with the prompt
         }
 
+    def extension(self) -> dict[str, object]:
+        """What the response tells beyond OpenAI's fields."""
+        return {}
+
     def _cached_tokens(self) -> int:
         return sum(choice.cached_tokens for choice in self.choices[:: self.prepared.sampling.n])
 

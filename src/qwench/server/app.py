@@ -30,6 +30,7 @@ from qwench.server.answer import Answer, Format, Head, whole
 from qwench.server.body import parse, read_body
 from qwench.server.chat import ChatFormat
 from qwench.server.completions import CompletionFormat
+from qwench.server.considered import answer_to
 from qwench.server.errors import (
     InternalError,
     InvalidApiKey,
@@ -162,7 +163,7 @@ async def generate(
     raw = await read_body(request, service.settings.max_body_bytes)
     # Rendering and tokenising a long conversation takes a while; other streams go on meanwhile.
     prepared = await asyncio.to_thread(lambda: prepare(parse(raw), service.text, service.settings.names))
-    answer = Answer(service.client, service.text, prepared, request.scope[OWNER])
+    answer = answer_to(service.client, service.text, prepared, request.scope[OWNER], service.settings.checkers)
     head = service.head(prefix)
     service.answers[head.id] = answer
     form = make_format(head, answer, service.text.tokenizer)

@@ -20,7 +20,7 @@ class ChatFormat:
         self._tokenizer = tokenizer
         self._begun: set[int] = set()
         self._ended = 0
-        self._deltas: list[list[Delta]] = [[] for _ in answer.choices]
+        self._deltas: list[list[Delta]] = [[] for _ in range(answer.prepared.sampling.n)]
 
     def chunks(self, delta: Delta) -> list[dict[str, object]]:
         """The chunks that tell ``delta``: the choice's role first, its finish reason last."""
@@ -32,8 +32,8 @@ class ChatFormat:
         if delta.kind == "end":
             self._ended += 1
             last = self._chunk(delta.index, {}, self._logprobs(delta.logprobs), delta)
-            if self._ended == len(self._answer.choices):
-                last["timings"] = self._answer.timings()
+            if self._ended == len(self._deltas):
+                last |= {"timings": self._answer.timings(), **self._answer.extension()}
             return [*chunks, last]
         if delta.kind == "reasoning":
             text: dict[str, object] = {"reasoning_content": delta.text, "reasoning": delta.text}
@@ -56,6 +56,7 @@ class ChatFormat:
             "choices": [self._choice(index, deltas) for index, deltas in enumerate(self._deltas)],
             "usage": self._answer.usage(),
             "timings": self._answer.timings(),
+            **self._answer.extension(),
             "thinking": self._answer.prepared.thinking,
         }
 

@@ -13,7 +13,11 @@ from typing import Any
 from qwench.engine.request import SamplingParams
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import ModelNotFound, RequestError
+from qwench.reason.recipes import Task
+from qwench.reason.samples import Render
+from qwench.reason.strategy import read_strategy
 from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
+from qwench.text.chat import normalise_messages
 from qwench.text.marks import Layout, layout, with_orders
 from qwench.text.model import ChatPrompt, ModelText
 from qwench.text.noise import is_errand
@@ -53,13 +57,22 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Considering:
+    """A reasoning_strategy as it is asked for; which checks there are is for the server to say."""
+
+    task: Task
+    check: object
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A request that is understood. ``sampling.n`` answers are wanted for each prompt.
 
     ``thinking_open``: the prompt ends inside a thinking block. ``split_thinking``: reasoning is told apart
     from content, and sent along if ``show_reasoning``. ``rules``: what the engine holds the answer to; ``thinking``:
     what was understood, told in the response. ``background``: nobody goes on from it, so it displaces nothing that is
-    kept of others. ``warnings``: one per ignored field, for the warning header.
+    kept of others. ``warnings``: one per ignored field, for the warning header. ``considering``: the answer is to be
+    chosen from many samples.
     """
 
     prompts: tuple[Prompt, ...]
@@ -73,6 +86,7 @@ class Prepared:
     show_reasoning: bool = True
     background: bool = False
     warnings: tuple[str, ...] = ()
+    considering: Considering | None = None
 
 
 def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[str] = ()) -> Prepared:
@@ -101,9 +115,10 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
         "max_tokens": _max_tokens(request),
         "logprobs": _chat_logprobs(request),
     }
+    sampling = text.sampling(prompt.thinks, _asked(request, own))
     return Prepared(
         prompts=(Prompt(tuple(prompt.token_ids), found),),
-        sampling=text.sampling(prompt.thinks, _asked(request, own)),
+        sampling=sampling,
         thinking_open=prompt.thinking_open,
         split_thinking=True,
         stream=bool(request.stream),
@@ -113,6 +128,7 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
         show_reasoning=plan.show,
         background=request.service_tier == BACKGROUND_TIER or is_errand(request.messages),
         warnings=(*warnings, *plan.warnings, *prompt.warnings, *unkept, *_crowded(plan, own["max_tokens"])),
+        considering=_considering(request, render, sampling),
     )
 
 
@@ -182,6 +198,24 @@ def _echo(plan: ThinkingPlan, prompt: ChatPrompt) -> dict[str, object]:
         "closing_allowance": prompt.rules.allowance if bounded else None,
         "from": list(plan.sources),
     }
+
+
+def _considering(request: ChatRequest, render: Render, sampling: SamplingParams) -> Considering | None:
+    """The reasoning_strategy, if there is one and nothing contradicts it."""
+    if request.reasoning_strategy is None:
+        return None
+    strategy, check = read_strategy(request.reasoning_strategy)
+    for name, given in (("n", sampling.n > 1), ("logprobs", request.logprobs), ("tools", request.tools)):
+        if given:
+            reason = (
+                "one answer is chosen from many, and they tell of single ones"
+                if name != "tools"
+                else "a call is no vote"
+            )
+            raise RequestError(
+                f"{name} cannot be combined with reasoning_strategy ({reason}); leave it out.", param=name
+            )
+    return Considering(Task(normalise_messages(request.messages), render, sampling, strategy), check)
 
 
 def _max_tokens(request: ChatRequest) -> int | None:

@@ -97,6 +97,9 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule("include_reasoning", CHAT, _S, "true or false; false leaves the reasoning out of the response"),
     FieldRule("chat_template_kwargs", CHAT, _S, "enable_thinking, thinking_budget and variables of the chat template"),
     FieldRule("service_tier", BOTH, _S, "flex never displaces what is kept of other conversations; others do nothing"),
+    FieldRule(
+        "reasoning_strategy", CHAT, _S, "an object with method vote, best_of or forest, samples, budget, check and more"
+    ),
     FieldRule("echo", COMPLETIONS, _S, "the prompt before the answer, with its log-probabilities when asked for"),
     # Accepted without effect: nothing in the answer's text depends on them.
     FieldRule("store", BOTH, _I, "nothing is stored", (False,)),
@@ -199,6 +202,7 @@ class ChatRequest(_Shared):
     reasoning_budget_message: str | None = None
     include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_strategy: dict[str, Any] | None = None
 
     @property
     def thinking_fields(self) -> dict[str, Any]:

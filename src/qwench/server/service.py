@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from qwench import __version__
+from qwench.reason.checks import Command
 from qwench.server.answer import Answer, Head
 from qwench.text.model import ModelText
 
@@ -22,6 +24,7 @@ MEBIBYTE = 2**20
 @dataclass(frozen=True)
 class ServerSettings:
     """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream.
+    ``checkers`` are commands that clients may have answers checked with, by name.
 
     Without ``api_keys`` everybody is let in; with several, the engine's time is shared equally among them.
     """
@@ -30,6 +33,7 @@ class ServerSettings:
     api_keys: tuple[str, ...] = ()
     max_body_bytes: int = 32 * MEBIBYTE
     keepalive: float = 10.0
+    checkers: Mapping[str, Command] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
