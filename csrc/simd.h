@@ -286,6 +286,42 @@ QW_INLINE float largest(V a) {
     return each[0];
 }
 
+// to[c * stride + r] = word c of row r, of sixteen rows of sixteen four-byte words.
+QW_INLINE void transpose_words(const char* const (&rows)[kLanes], uint32_t* to, int64_t stride) {
+#if defined(__AVX512F__)
+    __m512i a[16], b[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i]);
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {  // a[i + j] holds columns j, j + 4, j + 8, j + 12 of rows i to i + 3
+        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+        const __m512i even_above = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88);
+        const __m512i odd_above = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
+        const __m512i even_below = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
+        const __m512i odd_below = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
+        _mm512_storeu_si512(to + j * stride, _mm512_shuffle_i32x4(even_above, even_below, 0x88));
+        _mm512_storeu_si512(to + (j + 4) * stride, _mm512_shuffle_i32x4(odd_above, odd_below, 0x88));
+        _mm512_storeu_si512(to + (j + 8) * stride, _mm512_shuffle_i32x4(even_above, even_below, 0xdd));
+        _mm512_storeu_si512(to + (j + 12) * stride, _mm512_shuffle_i32x4(odd_above, odd_below, 0xdd));
+    }
+#else
+    for (int c = 0; c < kLanes; ++c) {
+        for (int r = 0; r < kLanes; ++r) std::memcpy(to + c * stride + r, rows[r] + c * 4, 4);
+    }
+#endif
+}
+
 // e^x, within 2 units in the last place: x = n ln 2 + r with |r| <= ln 2 / 2, and e^r by its Taylor series, whose
 // remainder after r^7 / 7! is below half a unit. Beyond the limits the result is 0 or infinity as it should be.
 QW_INLINE V exponential(V x) {
