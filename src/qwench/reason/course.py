@@ -91,7 +91,10 @@ class Course:
 
         With ``until_passed`` the others stop as soon as one has passed.
         """
-        granted = self.budget.shares([ask.limit for ask in asks], self._least())
+        limits = [ask.limit for ask in asks]
+        granted = self.budget.shares(limits, self._least())
+        if not granted and not self.samples:  # too little for one as long as it may be: one as long as there is
+            granted = self.budget.shares(limits[:1], 1)
         if not granted:
             self.stopped = "budget"
             return []
@@ -184,8 +187,9 @@ class Course:
         }
 
     def _least(self) -> int:
-        """A share below this is not worth beginning: no complete answer was shorter."""
-        return min((sample.tokens for sample in self.samples if sample.whole and sample.tokens), default=1)
+        """A share below this is not worth beginning: twice the longest complete answer, since thoughts are cut in time
+        to leave room for what follows. While there is none, the whole of what an answer may take."""
+        return 2 * max((len(sample.token_ids) for sample in self.samples if sample.whole), default=self.limit)
 
 
 async def _all(work: Sequence[Awaitable[None]]) -> None:
