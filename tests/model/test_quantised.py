@@ -22,7 +22,7 @@ KERNELS = 0.01  # inputs that lie between two of the 255 steps may fall to eithe
 
 
 def log_probabilities(quantization: str | None, isa: str | None) -> torch.Tensor:
-    ids = Tokenizer.from_file(str(NANO / "tokenizer.json")).encode(TEXT.read_text(encoding="utf-8")).ids[:400]
+    ids = Tokenizer.from_file(str(NANO / "tokenizer.json")).encode(TEXT.read_text(encoding="utf-8")).ids
     return torch.log_softmax(
         Driver(NANO, kernels=make_kernels(isa, threads=2), quantization=quantization)
         .logits([ids], chunk=200)[0]
