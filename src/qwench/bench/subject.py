@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qwench.cache.storage import Storage
     from qwench.config import EngineConfig, ModelConfig
     from qwench.engine.core import Engine
-    from qwench.engine.request import Request
+    from qwench.engine.request import Request, TokenEvent
     from qwench.engine.resolve import Resolved
     from qwench.ops.store import Kind
 
@@ -132,7 +132,12 @@ def _measure_prefill(subject: Subject, row: Row, seed: int) -> float:
     """From the first step of a prompt to its first token."""
     request = _request(subject, row.prefill, 1, seed)
     told: list[str | None] = []
-    subject.engine.add([request], [lambda event: told.append(event.error)])
+
+    def listen(event: TokenEvent) -> None:
+        if event.finish_reason is not None:  # an event before it says what was reused
+            told.append(event.error)
+
+    subject.engine.add([request], [listen])
     start = time.perf_counter()
     while not told:
         subject.engine.step()
