@@ -153,8 +153,8 @@ def table(document: dict[str, Any]) -> str:
     from qwench.bench.document import where
 
     done = document["parts"]
-    told = f"{where(done[0])} Raw samples: `{result_file(done)}`."
-    return "\n\n".join([*(table_of(part) for part in done), told])
+    told = f"Raw samples: `{result_file(done)}`."
+    return "\n\n".join([*(f"{table_of(part)}\n\n{where(part)}" for part in done), told])
 
 
 if __name__ == "__main__":

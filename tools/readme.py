@@ -48,7 +48,7 @@ def nano(path: Path) -> str:
 
 def main() -> int:
     readme = README.read_text(encoding="utf-8")
-    results = sorted((ROOT / "bench/results").glob("*.json"), key=lambda path: json.loads(path.read_text())["date"])
+    results = sorted((ROOT / "bench/results").glob("20*.json"), key=lambda path: json.loads(path.read_text())["date"])
     tables = {"measured": comparison(results[-1])} if results else {}
     if EVALUATION.is_file():
         tables["nano"] = nano(EVALUATION)

@@ -6,6 +6,7 @@ Also the document as a table, for a terminal and in Markdown. Measures nothing b
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -80,8 +81,8 @@ def make_document(
 
 
 def _portable(word: str) -> str:
-    """Without the name of whoever ran it."""
-    return word.replace(str(Path.home()), "~")
+    """Without the name of whoever ran it, and without the folders that only that machine has."""
+    return re.sub(r"(^|=)/.*/", r"\1", word.replace(str(Path.home()), "~"))
 
 
 def _peak(limits: Limits, kind: str) -> tuple[str, float]:
