@@ -251,9 +251,9 @@ def vllm_python(paths: Mapping[str, Path]) -> Path:
 
 def _start_vllm(python: Path, threads: int) -> subprocess.Popen[str]:
     """Its packages bring Intel's OpenMP and want it loaded first; a fast allocator is preloaded where there is one."""
-    wanted = [python.parent.parent / "lib" / "libiomp5.so", find_library("tcmalloc_minimal")]
-    preload = [str(each) for each in wanted if each is not None and (not isinstance(each, Path) or each.is_file())]
-    return _spawn([str(python), str(Path(__file__).with_name("vllm_side.py"))], threads, LD_PRELOAD=":".join(preload))
+    openmp, allocator = python.parent.parent / "lib" / "libiomp5.so", find_library("tcmalloc_minimal")
+    preload = ":".join(filter(None, (str(openmp) if openmp.is_file() else None, allocator)))
+    return _spawn([str(python), str(Path(__file__).with_name("vllm_side.py"))], threads, LD_PRELOAD=preload)
 
 
 def _start(threads: int) -> subprocess.Popen[str]:

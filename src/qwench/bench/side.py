@@ -141,16 +141,17 @@ def text_config(shape: str, layers: int | None) -> dict[str, Any]:
     }
 
 
-def order(side: str, choice: Choice, rows: Sequence[Row]) -> str:
+def order(side: str, choice: Choice, rows: Sequence[Row], **more: object) -> str:
     """The first line for a process of this file."""
-    return json.dumps({"side": side, "choice": dataclasses.asdict(choice), "rows": [vars(row) for row in rows]})
+    told = {"side": side, "choice": dataclasses.asdict(choice), "rows": [vars(row) for row in rows]}
+    return json.dumps(told | more)
 
 
 def order_with_config(side: str, choice: Choice, rows: Sequence[Row]) -> str:
     """The first line for a process that does not know our shapes."""
     assert choice.shape is not None
-    told = {"text_config": text_config(choice.shape, choice.layers), "longest": max(row.longest for row in rows) + 8}
-    return json.dumps({**json.loads(order(side, choice, rows)), **told})
+    longest = max(row.longest for row in rows) + 8
+    return order(side, choice, rows, text_config=text_config(choice.shape, choice.layers), longest=longest)
 
 
 if __name__ == "__main__":

@@ -128,17 +128,18 @@ class Choice:
 
     def _end(self, reason: Literal["stop", "length"]) -> Delta:
         self.finished = True
-        details = {
-            "thinking_tokens": self.reasoning_tokens,
-            "closed_by": self._closed_by,
-            "answer_repeats": self._repeats,
-        }
+        details = finish_details(self.reasoning_tokens, self._closed_by, repeats=self._repeats)
         return Delta(self.index, "end", logprobs=self._release(), finish_reason=reason, details=details)
 
     def _release(self) -> tuple[TokenLogprob, ...]:
         released = tuple(self._pending)
         self._pending.clear()
         return released
+
+
+def finish_details(thinking_tokens: int, closed_by: str | None, *, repeats: bool) -> dict[str, object]:
+    """How the thinking of an answer went, as the response tells it."""
+    return {"thinking_tokens": thinking_tokens, "closed_by": closed_by, "answer_repeats": repeats}
 
 
 class Answer:

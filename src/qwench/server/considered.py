@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from qwench.reason.checks import Command, read_check
 from qwench.reason.course import Outcome
 from qwench.reason.recipes import question, reason
-from qwench.server.answer import Answer, Clock, Delta
+from qwench.server.answer import Answer, Clock, Delta, finish_details
 from qwench.server.prepare import Considering, Prepared
 from qwench.text.model import ModelText
 
@@ -58,11 +58,7 @@ class Considered(Answer):
                 yield Delta(0, "reasoning", sample.reasoning)
             if sample.content:
                 yield Delta(0, "content", sample.content)
-            details = {
-                "thinking_tokens": sample.reasoning_tokens,
-                "closed_by": sample.closed_by,
-                "answer_repeats": sample.repeats,
-            }
+            details = finish_details(sample.reasoning_tokens, sample.closed_by, repeats=sample.repeats)
             yield Delta(0, "end", finish_reason=self._outcome.finish_reason, details=details)
         finally:
             work.cancel()
