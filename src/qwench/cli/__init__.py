@@ -20,7 +20,7 @@ from qwench import __version__, log
 from qwench.errors import OutputError, QwenchError, UsageError
 from qwench.fault import fault
 
-COMMANDS = ("chat", "serve", "generate", "quantize", "show", "models", "bench", "doctor")
+COMMANDS = ("chat", "serve", "generate", "quantize", "show", "models", "plan", "bench", "doctor")
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
