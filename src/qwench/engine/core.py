@@ -93,6 +93,8 @@ class Engine:
         if self.shelf is not None:
             self.counters.disk_tokens += self.shelf.recall()
         step = self.scheduler.schedule()
+        if not step.rows and self.shelf is not None and self.shelf.wait():
+            return True
         assert step.rows, "requests are waiting but none can run: a request larger than the cache was let in"
         start = self.clock()
         try:
@@ -119,7 +121,7 @@ class Engine:
     def close(self) -> None:
         """Finish writing; nothing runs any more."""
         if self.shelf is not None:
-            self.shelf.disk.close()
+            self.shelf.close()
 
     @property
     def broken(self) -> bool:

@@ -2,10 +2,10 @@
 
 Every step closes some of *known - computed*: of each running request that misses one token (it is generating), and of
 prompts as far as time and turns allow (``engine/turns.py``). Where a row passes one of its request's cuts, the state
-there is kept; a request begins after what is kept of it already. When pages run out, snapshots go first; then the youngest
-running request gives everything back and waits again; its tokens are kept and computed again, from its deepest snapshot
-on. A prompt that nobody waits for any more ends where it is, or is read to its end in the background; what was computed
-of it is kept.
+there is kept; a request begins after what is kept of it already, or is about to be. When pages run out, snapshots go
+first; then the youngest running request gives everything back and waits again; its tokens are kept and computed again,
+from its deepest snapshot on. A prompt that nobody waits for any more ends where it is, or is read to its end in the
+background; what was computed of it is kept.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from itertools import count
 from qwench.cache.cuts import cut_points
 from qwench.cache.pool import Pool
 from qwench.cache.prefix import Found, PrefixCache, PrefixPolicy, Snapshot
+from qwench.cache.tree import pack, shared
 from qwench.engine.request import FinishReason, Request, Reuse, Saved, Status, TokenEvent, TokenLogprob
 from qwench.engine.turns import Turns
 
@@ -70,6 +71,12 @@ class Step:
     rows: tuple[StepRow, ...]
     fresh_slots: tuple[int, ...]
     copies: Copies = field(default_factory=Copies)
+
+
+def is_led(request: Request) -> bool:
+    """Whether it waits for what another one is reading."""
+    leader = request.leader
+    return leader is not None and leader.status is Status.RUNNING and leader.computed < request.led_to
 
 
 def without_lost(row: StepRow) -> StepRow:
@@ -193,14 +200,16 @@ class Scheduler:
         budget = self.max_step_tokens - len(rows)
         readers = [request for request in self.running if not request.is_live]
         if len(self.running) < self.max_running:
-            readers += self.waiting
+            readers += (request for request in self.waiting if not request.arriving and not is_led(request))
         fresh: list[int] = []
         self.turns.begin(len(rows), readers)
         while budget > 0 and (request := self.turns.next(readers)) is not None:
             begins = request.status is Status.WAITING
-            if begins and not self._admit(request):
-                readers = [each for each in readers if each.status is Status.RUNNING]
-                continue
+            if begins:
+                admitted = self._admit(request)
+                readers = [each for each in readers if each.status is Status.RUNNING or (admitted and not is_led(each))]
+                if not admitted:
+                    continue
             if begins and request.computed == 0:
                 assert request.state_slot is not None
                 fresh.append(request.state_slot)
@@ -364,11 +373,31 @@ class Scheduler:
         request.status = Status.RUNNING
         self.waiting.remove(request)
         self.running.append(request)
+        for other in self.waiting:
+            self._follow(other, request)
         return True
+
+    def _follow(self, request: Request, leader: Request) -> None:
+        """Let the request wait until ``leader`` has read what both begin with, if that is worth waiting for."""
+        near, known = self.cache.policy.near, max(leader.computed, request.expected)
+        if not self.cache.policy.limit or (leader.background and not request.background):
+            return
+        if leader.token_ids[:near] != request.token_ids[:near]:
+            return
+        most = min(self.reusable(request), len(leader.token_ids) - 1)
+        if most - known < near:
+            return
+        position = shared(pack(leader.token_ids[:most]), pack(request.token_ids[:most]))
+        if position - known >= near and (not is_led(request) or position > request.led_to):
+            request.leader, request.led_to = leader, position
+            if position not in leader.cuts:
+                insort(leader.cuts, position)
 
     def _queue(self, request: Request) -> None:
         """Let the request wait, with a guess at what will not have to be computed: short prompts go first."""
         request.expected = self.cache.find(request.token_ids, self.reusable(request)).position
+        for reader in self.running:
+            self._follow(request, reader)
         self.waiting.append(request)
 
     def _begin(self, request: Request, found: Found) -> bool:
