@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from qwench.plan.memory import Load
     from qwench.plan.model import Subject
 
-SUMMARY = "what fits, how fast it will be and what it will cost, before anything is downloaded"
 CONTEXT = 8192
 
 

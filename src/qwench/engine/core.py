@@ -93,6 +93,8 @@ class Engine:
         if self.shelf is not None:
             self.counters.disk_tokens += self.shelf.recall()
         step = self.scheduler.schedule()
+        if not step.rows and self.shelf is not None and self.shelf.wait():
+            return True
         assert step.rows, "requests are waiting but none can run: a request larger than the cache was let in"
         start = self.clock()
         try:
@@ -119,7 +121,7 @@ class Engine:
     def close(self) -> None:
         """Finish writing; nothing runs any more."""
         if self.shelf is not None:
-            self.shelf.disk.close()
+            self.shelf.close()
 
     @property
     def broken(self) -> bool:
@@ -143,6 +145,7 @@ class Engine:
     def _fail(self, step: Step, error: Exception) -> None:
         logger.error("a step failed; its %d requests end with an error", len(step.rows), exc_info=error)
         self.failures_in_a_row += 1
+        self.scheduler.undo(step)
         for row in step.rows:
             self.scheduler.abort(row.request, sound=False)
             self._publish(row.request, TokenEvent(finish_reason="error", error=f"{type(error).__name__}: {error}"))
