@@ -21,7 +21,7 @@ from qwench.engine.client import EngineClient
 from qwench.errors import QwenchError
 from qwench.plan.shapes import text_parameters
 from qwench.text.model import ModelText
-from qwench.text.stream import AnswerStream
+from qwench.text.reading import Reading
 from qwench.text.thinking import ThinkingPlan
 
 SUM = (34, 48, 15, 69)
@@ -63,27 +63,23 @@ class Demo:
     def answer(self, messages: list[Message], *, thinking: bool = False, tools: list[Message] | None = None) -> str:
         """Show the answer as it comes, thoughts behind a bar, and return its content."""
         prompt = self.text.chat_prompt(messages, tools=tools, thinking=ThinkingPlan(enabled=thinking))
-        stream = AnswerStream(self.text.tokenizer, thinking_open=prompt.thinking_open)
         sampling = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
-        content, kind, start = "", "", time.perf_counter()
+        reading = Reading(self.text.tokenizer, sampling, thinking_open=prompt.thinking_open)
+        kind, start = "", time.perf_counter()
         print(f"  {self.paint(DIM, 'nano  ')}  ", end="")
         for event in self.client.submit(prompt.token_ids, sampling, thinking=prompt.rules):
-            pieces = stream.push(event.token_ids)
-            if event.finish_reason is not None:
-                pieces += stream.finish()
-            for piece in pieces:
+            for piece in reading.take(event):
                 bar = "| " if piece.kind == "reasoning" else ""
                 if piece.kind != kind:
                     print((f"\n{COLUMN}" if kind else "") + self.paint(DIM, bar), end="")
                 shown = piece.text.replace("\n", f"\n{COLUMN}{bar}")
                 print(self.paint(DIM, shown) if bar else shown, end="", flush=True)
                 kind = piece.kind
-                content += piece.text if piece.kind == "content" else ""
         seconds = time.perf_counter() - start
-        self.tokens, self.seconds = self.tokens + stream.num_tokens, self.seconds + seconds
-        rate = f"{stream.num_tokens} tokens, {stream.num_tokens / seconds:.0f} tokens/s"
+        self.tokens, self.seconds = self.tokens + reading.num_tokens, self.seconds + seconds
+        rate = f"{reading.num_tokens} tokens, {reading.num_tokens / seconds:.0f} tokens/s"
         print(f"\n{COLUMN}{self.paint(DIM, rate)}")
-        return content
+        return reading.content
 
     def greeting(self) -> None:
         self.title("A greeting")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from qwench.cli.engine import add_engine_flags, add_model_argument, not_yet, running
 from qwench.cli.reasoning import Wish, add_reasoning_flags, consider, read_wish
 from qwench.cli.terminal import Terminal
-from qwench.errors import EngineUnavailable, QwenchError, RequestError, UsageError
+from qwench.errors import QwenchError, RequestError, UsageError
 from qwench.reason import told
 
 if TYPE_CHECKING:
@@ -255,24 +255,19 @@ class Chat:
 
     def _stream(self, prompt: ChatPrompt, reply: Reply, show: bool) -> None:
         from qwench.text.marks import layout
-        from qwench.text.stream import AnswerStream
+        from qwench.text.reading import Reading
 
-        stream = AnswerStream(self.text.tokenizer, thinking_open=prompt.thinking_open)
+        reading = Reading(self.text.tokenizer, reply.sampling, thinking_open=prompt.thinking_open)
         start = self.clock()
         marks = layout(prompt.token_ids, self.text.tokenizer).marks
         for event in self.client.submit(prompt.token_ids, reply.sampling, thinking=prompt.rules, marks=marks):
-            if event.finish_reason == "error":
-                raise EngineUnavailable(f"the engine failed on this answer: {event.error or 'no reason given'}.")
+            pieces = reading.take(event)
             reply.seconds = self.clock() - start
-            reply.cached_tokens += event.cached_tokens
             if event.token_ids and not reply.tokens:
                 reply.first_seconds = reply.seconds
-            pieces = stream.push(event.token_ids)
-            reply.tokens, reply.reasoning_tokens = stream.num_tokens, stream.reasoning_tokens
-            reply.closed_by = event.closed_by
-            if event.finish_reason is not None:
-                reply.finish_reason = event.finish_reason
-                pieces += stream.finish()
+            reply.tokens, reply.reasoning_tokens = reading.num_tokens, reading.reasoning_tokens
+            reply.cached_tokens, reply.closed_by = reading.cached_tokens, reading.closed_by
+            reply.finish_reason = reading.finish_reason
             for piece in pieces:
                 if piece.kind == "reasoning":
                     reply.reasoning += piece.text

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from qwench.engine.request import TokenLogprob
 from qwench.text.detok import Detokenizer
 from qwench.text.tokenizer import Tokenizer
 
@@ -28,10 +29,11 @@ PieceKind = Literal["reasoning", "content"]
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of the answer; never empty."""
+    """A stretch of the answer; never empty. ``logprobs`` are those of the tokens whose text it completes."""
 
     kind: PieceKind
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class StopFilter:
@@ -188,18 +190,19 @@ class AnswerStream:
         self._read(self._detokenizer.finish(), pieces)
         if self._splitter is not None:
             self._add(self._splitter.finish(), pieces)
-        _join(pieces, "content", self._stop_filter.finish())
+        join(pieces, Piece("content", self._stop_filter.finish()))
         return pieces
 
     def _read(self, text: str, pieces: list[Piece]) -> None:
         if self._splitter is not None:
             self._add(self._splitter.push(text), pieces)
         else:
-            _join(pieces, "content", self._stop_filter.push(text))
+            join(pieces, Piece("content", self._stop_filter.push(text)))
 
     def _add(self, found: Iterable[Piece], pieces: list[Piece]) -> None:
         for piece in found:
-            _join(pieces, piece.kind, piece.text if piece.kind == "reasoning" else self._stop_filter.push(piece.text))
+            told = piece.text if piece.kind == "reasoning" else self._stop_filter.push(piece.text)
+            join(pieces, Piece(piece.kind, told))
 
 
 def overlap(text: str, tag: str) -> int:
@@ -210,10 +213,11 @@ def overlap(text: str, tag: str) -> int:
     return 0
 
 
-def _join(pieces: list[Piece], kind: PieceKind, text: str) -> None:
-    """Append ``text``, joining it to the last piece where the kind is the same."""
-    if not text:
+def join(pieces: list[Piece], piece: Piece) -> None:
+    """Append ``piece`` unless it says nothing, as one with the last where the kind is the same."""
+    if not piece.text:
         return
-    if pieces and pieces[-1].kind == kind:
-        text = pieces.pop().text + text
-    pieces.append(Piece(kind, text))
+    if pieces and pieces[-1].kind == piece.kind:
+        last = pieces.pop()
+        piece = Piece(piece.kind, last.text + piece.text, last.logprobs + piece.logprobs)
+    pieces.append(piece)
