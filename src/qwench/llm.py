@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import count
 from types import TracebackType
@@ -32,9 +32,10 @@ from qwench.reason.strategy import read_strategy
 from qwench.text.chat import normalise_messages, prompt_opens_thinking
 from qwench.text.marks import layout
 from qwench.text.model import ModelText
-from qwench.text.reading import Reading
+from qwench.text.reading import Reading, ToolCall
 from qwench.text.thinking import ThinkingPlan, read_thinking
 from qwench.text.tokenizer import Tokenizer
+from qwench.text.tools import Tools, read_tools
 
 Prompt = str | Mapping[str, Any]
 Result = TypeVar("Result")
@@ -71,7 +72,7 @@ class CompletionOutput:
     """One answer. Of ``chat``, ``text`` is the answer proper and ``reasoning_content`` the thinking before it.
 
     ``thinking_closed_by`` tells who ended that: the model, or its budget (docs/thinking.md has all). A token that was
-    written and not drawn has no entries in ``logprobs``.
+    written and not drawn has no entries in ``logprobs``. ``tool_calls`` are those of a chat with tools.
     """
 
     index: int
@@ -84,6 +85,7 @@ class CompletionOutput:
     reasoning_content: str | None = None
     reasoning_tokens: int = 0
     thinking_closed_by: str | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
 
     def finished(self) -> bool:
         return self.finish_reason is not None
@@ -123,6 +125,7 @@ class _Job:
     sampling: SamplingParams
     thinking_open: bool = False
     rules: ThinkingRules | None = None  # of a chat, whose reasoning is told apart
+    tools: Tools | None = None
 
 
 class LLM:
@@ -201,12 +204,14 @@ class LLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer a conversation, or each of several. ``enable_thinking`` None leaves it to the model's template;
-        ``thinking_budget`` bounds the thinking in tokens (0: none) and leaves room for the answer."""
+        ``thinking_budget`` bounds the thinking in tokens (0: none) and leaves room for the answer. ``tools`` are
+        functions in OpenAI's form; calls of them are in the outputs' ``tool_calls``."""
+        offer = read_tools(tools)
         plan = _thinking(enable_thinking, thinking_budget, chat_template_kwargs)
         prompts = [
             self.text.chat_prompt(
                 conversation,
-                tools=tools,
+                tools=offer.offered if offer else None,
                 thinking=plan,
                 add_generation_prompt=add_generation_prompt,
                 variables=chat_template_kwargs,
@@ -215,7 +220,7 @@ class LLM:
         ]
         sampling = self._sampling(sampling_params, [prompt.thinks for prompt in prompts])
         jobs = [
-            _Job(next(self._ids), prompt.text, prompt.token_ids, params, prompt.thinking_open, prompt.rules)
+            _Job(next(self._ids), prompt.text, prompt.token_ids, params, prompt.thinking_open, prompt.rules, offer)
             for prompt, params in zip(prompts, sampling, strict=True)
         ]
         for warning in {*plan.warnings, *(warning for prompt in prompts for warning in prompt.warnings)}:
@@ -347,6 +352,7 @@ def _output(index: int, reading: Reading, sampling: SamplingParams, tokenizer: T
         reasoning_content=reading.reasoning or None,
         reasoning_tokens=reading.reasoning_tokens,
         thinking_closed_by=reading.closed_by,
+        tool_calls=reading.calls,
     )
 
 
@@ -402,7 +408,9 @@ class _Run:
 
     async def _choice(self, job: _Job, generation: Generation) -> Reading:
         split = job.rules is not None
-        reading = Reading(self._tokenizer, job.sampling, thinking_open=job.thinking_open, split_thinking=split)
+        reading = Reading(
+            self._tokenizer, job.sampling, thinking_open=job.thinking_open, split_thinking=split, tools=job.tools
+        )
         try:
             async for event in generation:
                 before = reading.num_tokens
@@ -416,6 +424,8 @@ class _Run:
             self._room.release()
         self._done += 1
         self._bar.update(self._done, self._speed())
+        for warning in reading.warnings:
+            logger.warning(warning)
         return reading
 
     def _speed(self) -> str:

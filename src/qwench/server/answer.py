@@ -18,7 +18,8 @@ from qwench.engine.request import TokenEvent, TokenLogprob
 from qwench.errors import EngineUnavailable, QwenchError
 from qwench.server.prepare import Prepared, Prompt
 from qwench.text.model import ModelText
-from qwench.text.reading import Reading
+from qwench.text.reading import EndReason, Reading
+from qwench.text.stream import Call
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient, Generation
@@ -29,18 +30,20 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Delta:
-    """What was added to choice ``index``. An ``echo`` is the prompt itself; ``end`` carries the finish reason.
+    """What was added to choice ``index``. An ``echo`` is the prompt itself; ``end`` carries the finish reason. Of a
+    ``tool_call``, ``text`` is part of its arguments.
 
     ``logprobs`` belong to the content tokens whose text this delta completes (to the prompt's, in an ``echo``).
     ``details`` come with the end: how the thinking went.
     """
 
     index: int
-    kind: Literal["echo", "reasoning", "content", "end"]
+    kind: Literal["echo", "reasoning", "content", "tool_call", "end"]
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: EndReason | None = None
     details: Mapping[str, object] | None = None
+    call: Call | None = None
 
 
 class Choice:
@@ -55,6 +58,7 @@ class Choice:
             prepared.sampling,
             thinking_open=prepared.thinking_open,
             split_thinking=prepared.split_thinking,
+            tools=prepared.tools,
         )
         self._show_reasoning = prepared.show_reasoning
         self._echo_due = prompt.echo is not None
@@ -76,12 +80,14 @@ class Choice:
             self._echo_due = False
             deltas.append(Delta(self.index, "echo", self.prompt.echo or "", tuple(reading.prompt_logprobs)))
         for piece in pieces:
-            if piece.kind == "content" or self._show_reasoning:
-                deltas.append(Delta(self.index, piece.kind, piece.text, piece.logprobs))
-        if self.finished:
-            reason: Literal["stop", "length"] = "length" if reading.finish_reason == "length" else "stop"
+            if piece.kind != "reasoning" or self._show_reasoning:
+                deltas.append(Delta(self.index, piece.kind, piece.text, piece.logprobs, call=piece.call))
+        if reading.finish_reason is not None:
             details = finish_details(reading.reasoning_tokens, reading.closed_by, repeats=reading.repeats)
-            deltas.append(Delta(self.index, "end", "", tuple(reading.untold), reason, details))
+            if reading.warnings:
+                logger.warning("a tool call was mended or given up: %s", "; ".join(reading.warnings))
+                details["warnings"] = list(reading.warnings)
+            deltas.append(Delta(self.index, "end", "", tuple(reading.untold), reading.finish_reason, details))
         return deltas
 
 

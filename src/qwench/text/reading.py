@@ -7,13 +7,32 @@ where it was a stop string that ended the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from qwench.engine.request import FinishReason, Reuse, SamplingParams, TokenEvent, TokenLogprob
 from qwench.engine.thinking import Closing
 from qwench.errors import EngineUnavailable
-from qwench.text.stream import AnswerStream, Piece, join
+from qwench.text.calls import CallReader
+from qwench.text.stream import AnswerStream, Call, Piece, join
 from qwench.text.tokenizer import Tokenizer
+from qwench.text.tools import Tools
+
+EndReason = FinishReason | Literal["tool_calls"]
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call with all of its arguments, a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def document(self) -> dict[str, object]:
+        """In OpenAI's form, which templates know too."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
 class Reading:
@@ -30,6 +49,7 @@ class Reading:
         *,
         thinking_open: bool = False,
         split_thinking: bool = True,
+        tools: Tools | None = None,
     ) -> None:
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob | None] = []
@@ -38,11 +58,13 @@ class Reading:
         self.reuse: Reuse | None = None
         self.closed_by: Closing | None = None
         self.repeats = False
-        self.finish_reason: FinishReason | None = None
+        self.finish_reason: EndReason | None = None
         self.stop_reason: int | str | None = None
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._texts: dict[str, list[str]] = {"reasoning": [], "content": []}
+        self._arguments: dict[Call, list[str]] = {}
+        self._calls = None if tools is None else CallReader(tools.parameters, tools.most)
         self._stream = AnswerStream(
             tokenizer,
             stop=sampling.stop_strings,
@@ -50,6 +72,7 @@ class Reading:
             split_thinking=split_thinking,
             skip_special_tokens=sampling.skip_special_tokens,
             include_stop=sampling.include_stop_str_in_output,
+            calls=self._calls,
         )
 
     @property
@@ -74,6 +97,15 @@ class Reading:
     def content(self) -> str:
         return "".join(self._texts["content"])
 
+    @property
+    def calls(self) -> list[ToolCall]:
+        return [ToolCall(call.id, call.name, "".join(parts)) for call, parts in self._arguments.items()]
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What was wrong with the calls."""
+        return self._calls.warnings if self._calls else ()
+
     def begin(self, token_ids: Iterable[int]) -> None:
         """The answer goes on from these, which the prompt holds already."""
         self._told(self._stream.push(token_ids))
@@ -90,23 +122,29 @@ class Reading:
         pieces: list[Piece] = []
         for at, token in enumerate(event.token_ids):  # the token that ends an answer has a log-probability too
             self._token(token, event.logprobs[at] if event.logprobs else None, pieces)
-            if self._stream.stopped is not None:  # what was held back is (part of) the stop string
-                self.finish_reason, self.stop_reason = "stop", self._stream.stopped
+            if self._stream.is_over:  # what was held back is (part of) the stop string
                 self.untold.clear()
-                return self._told(pieces)
-        if event.finish_reason is not None:
-            self.finish_reason = event.finish_reason
-            if event.stop_token_id in (self._sampling.stop_token_ids or ()):
-                self.stop_reason = event.stop_token_id
-            self._add(self._stream.finish(), pieces)
-        return self._told(pieces)
+                return self._end("stop", pieces)
+        if event.finish_reason is None:
+            return self._told(pieces)
+        if event.stop_token_id in (self._sampling.stop_token_ids or ()):
+            self.stop_reason = event.stop_token_id
+        self._add(self._stream.finish(), pieces)
+        return self._end(event.finish_reason, pieces)
+
+    def _end(self, reason: FinishReason, pieces: list[Piece]) -> list[Piece]:
+        told = self._told(pieces)
+        self.stop_reason = self._stream.stopped or self.stop_reason
+        self.finish_reason = "tool_calls" if reason == "stop" and self._arguments else reason
+        return told
 
     def _token(self, token: int, logprob: TokenLogprob | None, pieces: list[Piece]) -> None:
         self.token_ids.append(token)
         self.logprobs.append(logprob)
         before = self._stream.reasoning_tokens
         found = self._stream.push((token,))
-        if logprob is not None and self._stream.reasoning_tokens == before and not self._is_border(token):
+        is_content = self._stream.reasoning_tokens == before and not (self._calls and self._calls.in_call)
+        if logprob is not None and is_content and not self._is_border(token):
             self.untold.append(logprob)
         self._add(found, pieces)
 
@@ -117,14 +155,18 @@ class Reading:
         return not self._tokenizer.token_bytes(token).strip(b"\n")
 
     def _add(self, found: Iterable[Piece], pieces: list[Piece]) -> None:
-        """Content brings the log-probabilities of the tokens whose text it completes."""
+        """Content brings the log-probabilities of the tokens whose text it completes; those of calls are not told."""
         for piece in found:
             if piece.kind == "content":
                 piece = Piece(piece.kind, piece.text, tuple(self.untold))  # noqa: PLW2901
+            if piece.kind != "reasoning":
                 self.untold.clear()
             join(pieces, piece)
 
     def _told(self, pieces: list[Piece]) -> list[Piece]:
         for piece in pieces:
-            self._texts[piece.kind].append(piece.text)
+            if piece.call is not None:
+                self._arguments.setdefault(piece.call, []).append(piece.text)
+            else:
+                self._texts[piece.kind].append(piece.text)
         return pieces
