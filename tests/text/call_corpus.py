@@ -1,7 +1,7 @@
 """What models write where a call belongs: each text with what is to be understood of it.
 
 The tools of ``TOOLS``; a case is a text, the content, and the calls as name and arguments. ``MENDED`` cases come with
-a warning. Those of ``NANO`` were written by the embedded model for its own tools.
+a warning, as do those of ``NANO``; what is ``TOLERATED`` does not.
 """
 
 # ruff: noqa: E501 - a case is a line
@@ -159,6 +159,21 @@ MENDED = (
     Case('<tool_call>\n{"name": 5}\n</tool_call> and', '<tool_call>\n{"name": 5}\n</tool_call> and'),
     Case("<tool_call>\n{name: x, }}\n</tool_call>", "<tool_call>\n{name: x, }}\n</tool_call>"),
     Case("<tool_call>", "<tool_call>"),
+)  # fmt: skip
+
+# Written by the embedded model at temperature 1, where it errs.
+NANO = (
+    Case(
+        "<tool_call>\n<function= Hugoget<parameter_to>\nDavid\n</parameter>\n<parameter=source>\nOscar\n</parameter>\n</function>\n</tool_call>",
+        "<tool_call>\n<function= Hugoget<parameter_to>\nDavid\n</parameter>\n<parameter=source>\nOscar\n</parameter>\n</function>\n</tool_call>",
+    ),
+    Case(
+        "<tool_call>\n<function=how_far>\n<parameter=a>\nRuby\n</parameter>\n<parameter=size>\nHeya\n</parameter>\n</function>\n</tool_call>\n"
+        "<tool_call>\n<function=how_far>\n<parameter=a>\nAtlanta\n</parameter>\n<parameter minute>\nHeya\n</parameter>\n</function>\n</tool_call>",
+        "",
+        (("how_far", {"a": "Ruby", "size": "Heya"}), ("how_far", {"a": "Atlanta"})),
+    ),
+    one("<tool_call>\n<function=exportN butter>\n<parameter=x>\n1\n</parameter>\n</function>\n</tool_call>", "exportN butter", x="1"),
 )  # fmt: skip
 
 # Values whose own closing tag is missing, and arguments as one object: read without a word.

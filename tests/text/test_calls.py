@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from qwench.text.calls import CallReader, new_id
 from qwench.text.stream import Piece, join
-from tests.text.call_corpus import MENDED, TOLERATED, TOOLS, WELL, Case, xml
+from tests.text.call_corpus import MENDED, NANO, TOLERATED, TOOLS, WELL, Case, xml
 
-ALL = (*WELL, *MENDED, *TOLERATED)
+ALL = (*WELL, *MENDED, *NANO, *TOLERATED)
 
 
 def read(parts: list[str]) -> tuple[list[Piece], list[str]]:
@@ -61,7 +61,7 @@ def test_what_is_understood(case: Case) -> None:
     pieces, warnings = read([case.text])
     content = case.content or ("" if case.calls else case.text)
     assert understood(pieces) == (content, case.calls)
-    assert bool(warnings) == (case in MENDED)
+    assert bool(warnings) == (case in MENDED + NANO)
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: repr(case.text)[:60])

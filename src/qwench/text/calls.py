@@ -25,7 +25,7 @@ PARAMETER, PARAMETER_CLOSE = "<parameter=", "</parameter>"
 LONGEST_NAME = 256
 NAME = re.compile(rf"([^<>\n]{{1,{LONGEST_NAME}}})>")
 OPENING = re.compile(rf"\s*(?:{TOOL_CALL}|{FUNCTION})")
-GOES_ON = (PARAMETER, FUNCTION_CLOSE, TOOL_CLOSE)  # what may follow a value
+GOES_ON = ("<parameter", FUNCTION_CLOSE, TOOL_CLOSE)  # what may follow a value, however it goes on
 ENDS = (PARAMETER_CLOSE, FUNCTION_CLOSE, PARAMETER)  # what may end one
 
 
@@ -161,7 +161,7 @@ class CallReader:
         if self._buffer.startswith((TOOL_CALL, FUNCTION)) or (final and not self._buffer):
             self._close("was not closed")
             return True
-        if not final and any(tag.startswith(self._buffer) for tag in (*GOES_ON, TOOL_CALL, FUNCTION)):
+        if not final and any(tag.startswith(self._buffer) for tag in (PARAMETER, *GOES_ON, TOOL_CALL, FUNCTION)):
             return False
         self._junk += self._take(1)
         return True
