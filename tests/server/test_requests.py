@@ -67,7 +67,6 @@ def test_a_body_that_is_no_json_object_is_told_where(
         ({"messages": ["Hello"]}, "messages[0]"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
-        ({"messages": [{"role": "system", "content": "only"}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": ["x"]}]}]}, "messages[0].content[0].type"),
         ({"messages": [*HELLO, {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
          "messages[1].content[0]"),
