@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from qwench.engine.thinking import Closing, Thought
 from qwench.errors import RequestError
@@ -165,6 +165,28 @@ class Reuse:
     matched: int
     differs: bool
     tier: Literal["live", "disk"] = "live"
+
+
+class Media(Protocol):
+    """A picture or a video, ready to be looked at: ``patches`` fp32 [t * h * w, width] for a ``grid`` of t, h, w."""
+
+    @property
+    def patches(self) -> Any: ...
+
+    @property
+    def grid(self) -> tuple[int, int, int]: ...
+
+    @property
+    def digest(self) -> bytes:
+        """Of the content, and of how it was prepared."""
+
+    @property
+    def kind(self) -> str:
+        """Either "image" or "video"."""
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """Of a video: when each of its t moments is."""
 
 
 class Status(Enum):
