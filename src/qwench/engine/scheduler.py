@@ -164,6 +164,10 @@ class Scheduler:
     def is_idle(self) -> bool:
         return not self.running and not self.waiting
 
+    def is_blind(self) -> bool:
+        """Whether all there is to do waits for something to be looked at."""
+        return not self.running and not any(request.looked for request in self.waiting)
+
     def schedule(self) -> Step:
         """The next step; empty only if there is nothing to do."""
         rows = [
@@ -182,7 +186,7 @@ class Scheduler:
         budget = self.max_step_tokens - len(rows)
         readers = [request for request in self.running if not request.is_live]
         if len(self.running) < self.max_running:
-            readers += self.waiting
+            readers += [request for request in self.waiting if request.looked]
         fresh: list[int] = []
         self.turns.begin(len(rows), readers)
         while budget > 0 and (request := self.turns.next(readers)) is not None:
@@ -219,7 +223,7 @@ class Scheduler:
             reuse = None if request.reuse_told else request.reuse
             request.reuse_told = True
             if result.error is not None:
-                self.cache.forget(request.token_ids)
+                self.cache.forget(request.identities())
                 self._finish(request, sound=False)
                 yield request, TokenEvent(finish_reason="error", error=result.error, reuse=reuse)
                 continue
@@ -274,10 +278,16 @@ class Scheduler:
         room = self.max_running - len(self.running)
         return [request for request in self.waiting if not request.sought][:room] if room > 0 else []
 
+    def unseen(self) -> list[Request]:
+        """Waiting requests that show what was not looked at yet, as many as could run now, in the order they came."""
+        room = self.max_running - len(self.running)
+        waiting = sorted(self.waiting, key=lambda request: request.arrival)
+        return [request for request in waiting if not request.looked][:room] if room > 0 else []
+
     def adopt(self, request: Request, position: int) -> tuple[Snapshot, int] | None:
         """A snapshot after ``position`` tokens of a waiting request, and how many of its pages are filled already; the
         caller fills the others and the state. None where there is no room."""
-        token_ids = request.token_ids[:position]
+        token_ids = request.identities(position)
         found = self.cache.find(token_ids, position)
         whole = found.position // self.page_size
         shared = found.snapshot.pages[:whole] if found.snapshot else []
@@ -303,7 +313,7 @@ class Scheduler:
             snapshot = None
         if snapshot is not None:
             snapshot.pins += 1
-        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, copy(request.thought))
+        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, copy(request.thought), request.sight)
 
     def release(self, saved: Saved) -> None:
         """Nobody will continue from ``saved``; what is kept for it may go."""
@@ -331,7 +341,7 @@ class Scheduler:
         preempting."""
         if len(self.running) >= self.max_running:
             return False
-        found = self.cache.find(request.token_ids, self.reusable(request))
+        found = self.cache.find(request.identities(), self.reusable(request))
         # Alone with the cache it begins anew: what is found may hold the one page that is missing.
         if not self._begin(request, found) and (self.running or not self._begin(request, Found())):
             return False
@@ -351,7 +361,7 @@ class Scheduler:
 
     def _queue(self, request: Request) -> None:
         """Let the request wait, with a guess at what will not have to be computed: short prompts go first."""
-        request.expected = self.cache.find(request.token_ids, self.reusable(request)).position
+        request.expected = self.cache.find(request.identities(), self.reusable(request)).position
         self.waiting.append(request)
 
     def _begin(self, request: Request, found: Found) -> bool:
@@ -429,7 +439,7 @@ class Scheduler:
 
     def _keep(self, request: Request, *, must: bool = False) -> None:
         """Keep the state behind the computed tokens, if it is worth its place, and hold on to it."""
-        known = request.token_ids[: request.computed]
+        known = request.identities(request.computed)
         pages = request.pages[: self._pages_for(request.computed)]
         snapshot, new = self.cache.keep(known, pages, background=request.background, instead=request.anchor, must=must)
         if snapshot is None or snapshot is request.anchor:
@@ -444,7 +454,7 @@ class Scheduler:
     def _note(self, request: Request) -> None:
         snapshot = request.anchor
         if snapshot is not None and snapshot.position == request.computed and not request.background:
-            self._kept.append((snapshot, request.token_ids[: request.computed]))
+            self._kept.append((snapshot, request.identities(request.computed)))
 
     def _lead(self, requests: list[Request]) -> None:
         """The first of ``requests`` computes their prompt and cuts before its last token; the others wait for that."""

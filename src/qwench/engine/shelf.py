@@ -43,10 +43,11 @@ class Shelf:
     def _recall(self, request: Request) -> int:
         request.sought = True
         limit, cache = self.scheduler.reusable(request), self.scheduler.cache
-        entry = self.disk.find(pack(request.token_ids), limit)
+        known = request.identities()
+        entry = self.disk.find(pack(known), limit)
         if entry is None:
             return 0
-        gain = entry.position - cache.find(request.token_ids, limit).position
+        gain = entry.position - cache.find(known, limit).position
         if gain < cache.policy.near or (loaded := self.disk.load(entry)) is None:
             return 0
         adopted = self.scheduler.adopt(request, entry.position)
