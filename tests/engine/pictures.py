@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from qwench.engine.sight import Media, Sight
-from qwench.text.pictures import Placeholders, place
+from qwench.engine.request import MediaSpan
 
 IMAGE, VIDEO, OPEN, CLOSE = 301, 302, 303, 304
 TOKENS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": OPEN, "vision_end_token_id": CLOSE}
 NEVER = {IMAGE: -100.0, VIDEO: -100.0}  # to be drawn: the reference would look for what it shows
-PLACEHOLDERS = Placeholders(IMAGE, VIDEO, merge=2)
 
 
 @dataclass(frozen=True)
@@ -42,18 +40,23 @@ def _drawn(grid: tuple[int, int, int], seed: int, kind: str, seconds: tuple[floa
     return Shown(patches, grid, hashlib.sha256(patches.tobytes()).digest(), kind, seconds)
 
 
-def prompt(parts: Sequence[Shown | int], seed: int) -> tuple[list[int], Sight]:
-    """Of text, given as numbers of tokens, and what is shown between."""
+def prompt(parts: Sequence[Shown | int], seed: int) -> tuple[list[int], list[MediaSpan]]:
+    """Of text, given as numbers of tokens, and what is shown between; a moment of a video has a time before it."""
     generator = torch.Generator().manual_seed(seed)
     ids: list[int] = []
-    shown: list[Media] = []
+    spans: list[MediaSpan] = []
     for part in parts:
         if isinstance(part, int):
             ids += torch.randint(0, 300, (part,), generator=generator).tolist()
-        else:
-            shown.append(part)
-            ids += [OPEN, IMAGE if part.kind == "image" else VIDEO, CLOSE]
-    return place(ids, shown, PLACEHOLDERS, lambda text: [ord(letter) for letter in text])
+            continue
+        moments, height, width = part.grid
+        firsts = []
+        for moment in range(moments):
+            ids += [*([40, 41, moment] if part.seconds else []), OPEN]
+            firsts.append(len(ids))
+            ids += [VIDEO if part.seconds else IMAGE] * (height * width // 4) + [CLOSE]
+        spans.append(MediaSpan(firsts[0], len(ids) - 1 - firsts[0], part))
+    return ids, spans
 
 
 @torch.inference_mode()

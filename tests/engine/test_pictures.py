@@ -14,8 +14,7 @@ import torch
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
 from qwench.engine.core import Engine
-from qwench.engine.request import SamplingParams, Vocabulary
-from qwench.engine.sight import NOTHING, Sight
+from qwench.engine.request import MediaSpan, SamplingParams, Vocabulary
 from qwench.errors import RequestError
 from tests.engine.pictures import NEVER, TOKENS, Shown, picture, prompt, reference_greedy, reference_logits, video
 from tests.oracle import KINDS, VOCABULARY, build_model, make_checkpoint
@@ -64,9 +63,9 @@ def shown(parts: list[Shown | int]) -> list[Shown]:
     return [part for part in parts if not isinstance(part, int)]
 
 
-def answer(client: EngineClient, ids: list[int], sight: Sight, **sampling: Any) -> list[Any]:
+def answer(client: EngineClient, ids: list[int], media: list[MediaSpan], **sampling: Any) -> list[Any]:
     params = SamplingParams(temperature=0, max_tokens=LENGTH, logprobs=3, logit_bias=NEVER, **sampling)
-    return list(client.submit(ids, params, sight=sight))
+    return list(client.submit(ids, params, media=media))
 
 
 def tokens(events: list[Any]) -> list[int]:
@@ -78,8 +77,8 @@ def test_logits_and_greedy_ids_equal_transformers(
     checkpoint: tuple[Any, Path], client: EngineClient, name: str
 ) -> None:
     parts = ASKED[name]
-    ids, sight = prompt(parts, seed=11)
-    events = answer(client, ids, sight, prompt_logprobs=3)
+    ids, media = prompt(parts, seed=11)
+    events = answer(client, ids, media, prompt_logprobs=3)
     assert tokens(events) == reference_greedy(checkpoint[0], ids, shown(parts), LENGTH)
     expected = torch.log_softmax(reference_logits(checkpoint[0], ids, shown(parts)), dim=-1)
     told = [entry for event in events for entry in event.prompt_logprobs]
@@ -93,7 +92,7 @@ def test_company_and_small_steps_change_nothing(checkpoint: tuple[Any, Path], cl
     expected = [tokens(answer(client, *each)) for each in asked]
     small = start(checkpoint[1], max_step_tokens=7, prefix_cache=False)  # cuts inside every picture
     params = SamplingParams(temperature=0, max_tokens=LENGTH, logit_bias=NEVER)
-    together = [small.submit(ids, params, sight=sight) for ids, sight in asked]
+    together = [small.submit(ids, params, media=media) for ids, media in asked]
     found = [tokens(list(generation)) for generation in together]
     small.close()
     assert found == expected
@@ -132,22 +131,22 @@ def test_another_picture_in_the_same_place_is_another_prefix(client: EngineClien
 def test_a_picture_in_a_later_turn(checkpoint: tuple[Any, Path], client: EngineClient) -> None:
     """The second turn reuses the first, whose picture shifts every position behind it."""
     parts: list[Shown | int] = [80, picture(18, 10, 41), 60]
-    ids, sight = prompt(parts, seed=24)
-    said = tokens(answer(client, ids, sight))
+    ids, media = prompt(parts, seed=24)
+    said = tokens(answer(client, ids, media))
     more, later = prompt([5, TALL, 7], seed=25)
     behind = len(ids) + len(said)
-    spans = (*sight.spans, *(replace(span, first=span.first + behind) for span in later.spans))
+    spans = [*media, *(replace(span, first=span.first + behind) for span in later)]
     whole = [*ids, *said, *more]
-    events = answer(client, whole, Sight(spans, {**sight.media, **later.media}))
+    events = answer(client, whole, spans)
     assert sum(event.cached_tokens for event in events) > 120
     assert tokens(events) == reference_greedy(checkpoint[0], whole, [*shown(parts), TALL], LENGTH)
 
 
 def test_saved_and_forked_sequences_go_on_with_what_they_saw(client: EngineClient) -> None:
-    ids, sight = prompt([70, picture(16, 12, 51), 12], seed=26)
+    ids, media = prompt([70, picture(16, 12, 51), 12], seed=26)
     params = SamplingParams(temperature=0, max_tokens=12)
-    whole = tokens(list(client.submit(ids, params, sight=sight)))
-    generation = client.submit(ids, params, sight=sight)
+    whole = tokens(list(client.submit(ids, params, media=media)))
+    generation = client.submit(ids, params, media=media)
     events = iter(generation)
     while not next(events).token_ids:
         pass
@@ -163,12 +162,12 @@ def test_saved_and_forked_sequences_go_on_with_what_they_saw(client: EngineClien
 def test_preemption_looks_up_what_was_seen(checkpoint: tuple[Any, Path], client: EngineClient) -> None:
     asked = [prompt([10, picture(8, 8, 60 + number), 12], seed=27 + number) for number in range(4)]
     params = SamplingParams(temperature=0, max_tokens=40)
-    expected = [tokens(list(client.submit(ids, params, sight=sight))) for ids, sight in asked]
+    expected = [tokens(list(client.submit(ids, params, media=media))) for ids, media in asked]
     from tests.engine.test_parity import _bytes_for
 
     memory = _bytes_for(client, pages=4, slots=4)
     small = start(checkpoint[1], max_step_tokens=8, max_num_seqs=4, max_model_len=80, memory=memory)
-    together = [small.submit(ids, params, sight=sight) for ids, sight in asked]
+    together = [small.submit(ids, params, media=media) for ids, media in asked]
     found = [tokens(list(generation)) for generation in together]
     preemptions = small.stats().preemptions
     small.close()
@@ -190,11 +189,11 @@ def test_a_state_on_disk_belongs_to_its_picture(checkpoint: tuple[Any, Path], tm
 
 
 def test_what_fails_to_be_looked_at_fails_alone(client: EngineClient) -> None:
-    ids, sight = prompt([4, picture(8, 8, 81), 5], seed=30)
-    wrong = replace(picture(8, 8, 82), grid=(1, 4, 4))
-    bad = Sight((replace(sight.spans[0], digest=wrong.digest),), {wrong.digest: wrong})
+    ids, media = prompt([4, picture(8, 8, 81), 5], seed=30)
+    wrong = replace(picture(8, 8, 82), patches=picture(4, 4, 83).patches)
+    bad = [replace(media[0], media=wrong)]
     params = SamplingParams(temperature=0, max_tokens=30)
-    healthy, doomed = client.submit(ids, params, sight=sight), client.submit(ids, params, sight=bad)
+    healthy, doomed = client.submit(ids, params, media=media), client.submit(ids, params, media=bad)
     assert list(doomed)[-1].finish_reason == "error"
     assert list(healthy)[-1].finish_reason == "length"
     assert client.status().state == "ready"
@@ -214,10 +213,10 @@ def test_rows_are_kept_within_their_bound(client: EngineClient, monkeypatch: pyt
 def test_a_model_without_eyes_says_so(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, "dense", 0)
     blind = start(tmp_path)
-    ids, sight = prompt([3, SMALL, 4], seed=32)
+    ids, media = prompt([3, SMALL, 4], seed=32)
     with pytest.raises(RequestError, match="cannot see"):
-        blind.submit(ids, SamplingParams(max_tokens=2), sight=sight)
-    assert tokens(list(blind.submit(ids, SamplingParams(max_tokens=2), sight=NOTHING)))
+        blind.submit(ids, SamplingParams(max_tokens=2), media=media)
+    assert tokens(list(blind.submit(ids, SamplingParams(max_tokens=2))))
     blind.close()
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from qwench.text.model import ChatPrompt, ModelText
     from qwench.text.thinking import ThinkingPlan
 
-SUMMARY = "talk to a model: one answer with -p, else a conversation"
 SAMPLING_FLAGS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 CUTS = {  # what ended the thinking where it was not the model alone
     "soft": "closed at the budget",

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
     from qwench.reason.checks import Command
 
-SUMMARY = "serve a model over HTTP, compatible with OpenAI's API"
 KEY_VARIABLE = "QWENCH_API_KEY"
 BACKLOG = 128
 EVERY_IPV4 = "0.0.0.0"  # noqa: S104  (named to be recognised, not to be bound)

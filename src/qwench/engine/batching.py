@@ -17,6 +17,7 @@ def build_batch(step: Step, page_size: int, device: str) -> Batch:
     pictures: list[Picture] = []
     kv_slots: list[int] = []
     logit_tokens: list[int] = []
+    saves: list[tuple[int, int]] = []
     for row in step.rows:
         span = range(row.start, row.start + row.count)
         first = len(token_ids)
@@ -28,6 +29,7 @@ def build_batch(step: Step, page_size: int, device: str) -> Batch:
             target = first + places.start - span.start
             pictures.append(Picture(shown.digest, begin, target, len(places)))
         kv_slots += (row.request.pages[i // page_size] * page_size + i % page_size for i in span)
+        saves += ((first + each.position - row.start - 1, each.slot) for each in row.saves if each.slot is not None)
         if row.prompt_targets:
             logit_tokens += range(first, first + row.count)
         elif row.samples:
@@ -45,6 +47,7 @@ def build_batch(step: Step, page_size: int, device: str) -> Batch:
         page_size=page_size,
         kv_slots=tensor(kv_slots),
         state_slots=tensor([row.request.state_slot for row in step.rows]),
+        saves=tuple(saves),
     )
     return Batch(
         token_ids=tensor(token_ids),

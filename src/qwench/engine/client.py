@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from qwench.config import EngineConfig
-from qwench.engine.request import Marks, Request, SamplingParams, Saved, TokenEvent, Vocabulary
+from qwench.engine.request import Marks, MediaSpan, Request, SamplingParams, Saved, TokenEvent, Vocabulary
 from qwench.engine.sight import NOTHING, Sight
 from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
@@ -228,10 +228,10 @@ class EngineClient:
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
         owner: str = "",
-        sight: Sight = NOTHING,
+        media: Sequence[MediaSpan] = (),
     ) -> Generation:
         """Queue one sequence (``n`` is 1) for ``owner``, such as an API key, and hold its answer to the rules of
-        ``thinking``. ``sight``: what stands in place of some of its tokens.
+        ``thinking``. ``media``: what it shows in place of some tokens.
 
         Raises before anything runs: RequestError, ContextLengthExceeded with both numbers, Overloaded when too many
         requests are unfinished, EngineUnavailable while there is no engine.
@@ -243,7 +243,7 @@ class EngineClient:
             marks=marks,
             background=background,
             owner=owner,
-            sight=sight,
+            media=media,
         )
         return asked[0]
 
@@ -256,11 +256,11 @@ class EngineClient:
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
         owner: str = "",
-        sight: Sight = NOTHING,
+        media: Sequence[MediaSpan] = (),
     ) -> list[Generation]:
         """Queue several answers to one prompt, which is computed once and shared. Raises as ``submit``."""
         requests = []
-        self._check_sight(prompt_token_ids, sight)
+        sight = self._sight(prompt_token_ids, media) if media else NOTHING
         seams = tuple(seam for seam in sight.seams if seam < len(prompt_token_ids))
         marks = replace(marks, ends=(*marks.ends, *seams), orders=(*marks.orders, *seams[-1:]))
         for sampling in choices:
@@ -419,17 +419,13 @@ class EngineClient:
             if wrong is not None:
                 raise RequestError(f"{name} holds token id {wrong}; this model's ids are 0 to {size - 1}.", param=name)
 
-    def _check_sight(self, prompt_token_ids: Sequence[int], sight: Sight) -> None:
-        if sight.spans and not self.sees:
+    def _sight(self, prompt_token_ids: Sequence[int], media: Sequence[MediaSpan]) -> Sight:
+        if not self.sees or self.model.vision is None:
             raise RequestError(
                 "this model cannot see: it has no vision tower; send text only, or run a checkpoint that has one.",
                 param="messages",
             )
-        end = 0
-        for span in sight.spans:
-            assert end <= span.first < span.stop <= len(prompt_token_ids), f"a picture at {span.first} lies wrong"
-            assert span.digest in sight.media
-            end = span.stop
+        return Sight.of(prompt_token_ids, media, self.model.vision.spatial_merge_size)
 
     def _max_total(self, prompt_len: int, sampling: SamplingParams) -> int:
         window = self.max_model_len

@@ -105,9 +105,9 @@ class Engine:
             self.counters.disk_tokens += self.shelf.recall()
         if self.eyes is not None:
             self._look(self.eyes)
-            if self.scheduler.is_blind():
-                return True
         step = self.scheduler.schedule()
+        if not step.rows and self._awaits():
+            return True
         assert step.rows, "requests are waiting but none can run: a request larger than the cache was let in"
         start = self.clock()
         try:
@@ -135,7 +135,7 @@ class Engine:
     def close(self) -> None:
         """Finish writing; nothing runs any more."""
         if self.shelf is not None:
-            self.shelf.disk.close()
+            self.shelf.close()
 
     @property
     def broken(self) -> bool:
@@ -148,6 +148,10 @@ class Engine:
         kept = self.scheduler.kept()
         if self.shelf is not None:
             self.shelf.store(kept)
+
+    def _awaits(self) -> bool:
+        """Whether what could run waits for something to be looked at, or read; this waits a moment too."""
+        return bool(self.scheduler.unseen()) or (self.shelf is not None and self.shelf.wait())
 
     def _look(self, eyes: Looking) -> None:
         """Look at what the next prompts show, beside others for as long as their last step took: they go on at half
@@ -173,6 +177,7 @@ class Engine:
     def _fail(self, step: Step, error: Exception) -> None:
         logger.error("a step failed; its %d requests end with an error", len(step.rows), exc_info=error)
         self.failures_in_a_row += 1
+        self.scheduler.undo(step)
         for row in step.rows:
             self.scheduler.abort(row.request, sound=False)
             self._publish(row.request, TokenEvent(finish_reason="error", error=f"{type(error).__name__}: {error}"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qwench.engine.sight import NOTHING, Sight
 from qwench.engine.thinking import Closing, Thought
@@ -168,6 +168,18 @@ class Reuse:
     tier: Literal["live", "disk"] = "live"
 
 
+@dataclass(frozen=True)
+class MediaSpan:
+    """Where a picture or a video lies in a prompt: ``count`` tokens from ``first`` to its last placeholder.
+
+    All of a picture's are placeholders; between the moments of a video stand their times. ``media`` is what is seen.
+    """
+
+    first: int
+    count: int
+    media: Any
+
+
 class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
@@ -202,11 +214,14 @@ class Request:
     arrival: int = 0  # its place among all that came
     expected: int = 0  # while it waits: tokens that are probably known already
     abandoned: bool = False  # nobody waits for it; it is over once its prompt is read
-    cuts: list[int] = field(default_factory=list)  # a step ends here and the state is kept; ascending
+    cuts: list[int] = field(default_factory=list)  # here the state is kept; ascending
+    leader: Request | None = None  # who reads now what this one begins with, while it waits
+    led_to: int = 0  # so many of its tokens
     anchor: Snapshot | None = None  # the deepest snapshot of this sequence, pinned
     reuse: Reuse | None = None  # known from the first admission on
     reuse_told: bool = False
     sought: bool = False  # on disk
+    arriving: bool = False  # what was found there is being read
 
     def identities(self, count: int | None = None) -> list[int]:
         """What the prefix cache tells the first ``count`` tokens by, or all: ids, but in pictures what is seen."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -39,6 +39,19 @@ class Media(Protocol):
     @property
     def seconds(self) -> tuple[float, ...]:
         """Of a video: when each of its t moments is."""
+
+
+class Shows(Protocol):
+    """Where something is shown: in ``count`` tokens from ``first`` to its last placeholder."""
+
+    @property
+    def first(self) -> int: ...
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def media(self) -> Media: ...
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,24 @@ class Sight:
 
     spans: tuple[Span, ...] = ()
     media: Mapping[bytes, Media] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, token_ids: Sequence[int], shown: Iterable[Shows], merge: int) -> Sight:
+        """Where each moment stands of what lies in a prompt: its tokens are those like the first of all; ``merge``: how
+        many patches wide and high one is."""
+        spans: list[Span] = []
+        media: dict[bytes, Media] = {}
+        for each in shown:
+            moments, height, width = each.media.grid
+            height, width = height // merge, width // merge
+            lies = range(each.first, each.first + each.count)
+            places = [place for place in lies if token_ids[place] == token_ids[each.first]]
+            size = height * width
+            assert len(places) == moments * size, f"{len(places)} placeholders for {moments} times {size} tokens"
+            firsts = enumerate(places[::size])
+            spans += (Span(first, height, width, each.media.digest, moment * size) for moment, first in firsts)
+            media[each.media.digest] = each.media
+        return cls(tuple(spans), media)
 
     @cached_property
     def layout(self) -> Layout:
