@@ -28,6 +28,7 @@ COMMANDS = {
     "quantize": "write a checkpoint in fewer bits, with a receipt of what that cost",
     "show": "what a model's files hold: types, sizes, receipt",
     "models": "the Qwen3.5 and Qwen3 models with their sizes",
+    "plan": "what fits, how fast it will be and what it will cost, before anything is downloaded",
     "bench": "prefill and decode speed beside the machine's limits and beside other engines",
     "doctor": "what this machine has, how fast it is, which kernels were chosen, what to mend",
 }
