@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from qwench.engine.sight import NOTHING, Sight
 from qwench.engine.thinking import Closing, Thought
 from qwench.errors import RequestError
 
@@ -167,6 +168,18 @@ class Reuse:
     tier: Literal["live", "disk"] = "live"
 
 
+@dataclass(frozen=True)
+class MediaSpan:
+    """Where a picture or a video lies in a prompt: ``count`` tokens from ``first`` to its last placeholder.
+
+    All of a picture's are placeholders; between the moments of a video stand their times. ``media`` is what is seen.
+    """
+
+    first: int
+    count: int
+    media: Any
+
+
 class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
@@ -185,6 +198,8 @@ class Request:
     seed: int
     max_total: int  # prompt and answer together never exceed this
     thought: Thought | None = None
+    sight: Sight = NOTHING
+    looked: bool = True  # at all that its prompt shows, as far as that will be computed
     computed: int = 0
     prompt_logprobs_told: int = (
         0  # prompt tokens whose log-probability was delivered, counted with the first (it has none)
@@ -207,6 +222,13 @@ class Request:
     reuse_told: bool = False
     sought: bool = False  # on disk
     arriving: bool = False  # what was found there is being read
+
+    def identities(self, count: int | None = None) -> list[int]:
+        """What the prefix cache tells the first ``count`` tokens by, or all: ids, but in pictures what is seen."""
+        known = self.token_ids[:count]
+        for span, places in self.sight.within(range(len(known))):
+            known[places.start : places.stop] = span.identities[: len(places)]
+        return known
 
     @property
     def num_generated(self) -> int:
@@ -233,13 +255,14 @@ class Saved:
     """A sequence as it was at some moment: continued from here, it goes on as the original did.
 
     ``snapshot`` is None where there was no room for one; then continuing means computing ``token_ids`` again.
-    ``thought`` is how far its thinking was.
+    ``thought`` is how far its thinking was, ``sight`` what its prompt shows.
     """
 
     prompt_len: int
     token_ids: tuple[int, ...]
     snapshot: Snapshot | None
     thought: Thought | None = None
+    sight: Sight = NOTHING
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,11 @@ def is_led(request: Request) -> bool:
     return leader is not None and leader.status is Status.RUNNING and leader.computed < request.led_to
 
 
+def may_begin(request: Request) -> bool:
+    """Whether a waiting request waits for nothing that is being read."""
+    return not request.arriving and not is_led(request)
+
+
 def without_lost(row: StepRow) -> StepRow:
     """The row without the snapshots that are gone."""
     return replace(row, saves=tuple(each for each in row.saves if each.node is not None))
@@ -200,7 +205,7 @@ class Scheduler:
         budget = self.max_step_tokens - len(rows)
         readers = [request for request in self.running if not request.is_live]
         if len(self.running) < self.max_running:
-            readers += (request for request in self.waiting if not request.arriving and not is_led(request))
+            readers += (request for request in self.waiting if request.looked and may_begin(request))
         fresh: list[int] = []
         self.turns.begin(len(rows), readers)
         while budget > 0 and (request := self.turns.next(readers)) is not None:
@@ -242,7 +247,7 @@ class Scheduler:
             reuse = None if request.reuse_told else request.reuse
             request.reuse_told = True
             if result.error is not None:
-                self.cache.forget(request.token_ids)
+                self.cache.forget(request.identities())
                 self._finish(request, sound=False)
                 yield request, TokenEvent(finish_reason="error", error=result.error, reuse=reuse)
                 continue
@@ -306,10 +311,16 @@ class Scheduler:
         room = self.max_running - len(self.running)
         return [request for request in self.waiting if not request.sought][:room] if room > 0 else []
 
+    def unseen(self) -> list[Request]:
+        """Waiting requests that show what was not looked at yet, as many as could run now, in the order they came."""
+        room = self.max_running - len(self.running)
+        waiting = sorted((each for each in self.waiting if not each.looked), key=lambda request: request.arrival)
+        return [each for each in waiting if may_begin(each)][:room] if room > 0 else []
+
     def adopt(self, request: Request, position: int) -> tuple[Snapshot, int] | None:
         """A snapshot after ``position`` tokens of a waiting request, and how many of its pages are filled already; the
         caller fills the others and the state. None where there is no room."""
-        token_ids = request.token_ids[:position]
+        token_ids = request.identities(position)
         found = self.cache.find(token_ids, position)
         whole = found.position // self.page_size
         shared = found.snapshot.pages[:whole] if found.snapshot else []
@@ -335,7 +346,7 @@ class Scheduler:
             snapshot = None
         if snapshot is not None:
             snapshot.pins += 1
-        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, copy(request.thought))
+        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, copy(request.thought), request.sight)
 
     def release(self, saved: Saved) -> None:
         """Nobody will continue from ``saved``; what is kept for it may go."""
@@ -357,7 +368,7 @@ class Scheduler:
         preempting."""
         if len(self.running) >= self.max_running:
             return False
-        found = self.cache.find(request.token_ids, self.reusable(request))
+        found = self.cache.find(request.identities(), self.reusable(request))
         # Alone with the cache it begins anew: what is found may hold the one page that is missing.
         if not self._begin(request, found) and (self.running or not self._begin(request, Found())):
             return False
@@ -382,12 +393,12 @@ class Scheduler:
         near, known = self.cache.policy.near, max(leader.computed, request.expected)
         if not self.cache.policy.limit or (leader.background and not request.background):
             return
-        if leader.token_ids[:near] != request.token_ids[:near]:
+        if leader.identities(near) != request.identities(near):
             return
         most = min(self.reusable(request), len(leader.token_ids) - 1)
         if most - known < near:
             return
-        position = shared(pack(leader.token_ids[:most]), pack(request.token_ids[:most]))
+        position = shared(pack(leader.identities(most)), pack(request.identities(most)))
         if position - known >= near and (not is_led(request) or position > request.led_to):
             request.leader, request.led_to = leader, position
             if position not in leader.cuts:
@@ -395,7 +406,7 @@ class Scheduler:
 
     def _queue(self, request: Request) -> None:
         """Let the request wait, with a guess at what will not have to be computed: short prompts go first."""
-        request.expected = self.cache.find(request.token_ids, self.reusable(request)).position
+        request.expected = self.cache.find(request.identities(), self.reusable(request)).position
         for reader in self.running:
             self._follow(request, reader)
         self.waiting.append(request)
@@ -488,7 +499,7 @@ class Scheduler:
     def _keep(self, request: Request, position: int, *, must: bool) -> Snapshot | None:
         """Hold on to what is kept of the first ``position`` tokens, if it is worth its place; it is told if it is new,
         with a state to be filled."""
-        known, pages = request.token_ids[:position], request.pages[: self._pages_for(position)]
+        known, pages = request.identities(position), request.pages[: self._pages_for(position)]
         snapshot, new = self.cache.keep(known, pages, background=request.background, instead=request.anchor, must=must)
         if snapshot is None or snapshot is request.anchor:
             return None
@@ -500,7 +511,7 @@ class Scheduler:
     def _note(self, request: Request, position: int) -> None:
         snapshot = request.anchor
         if snapshot is not None and snapshot.position == position and not request.background:
-            self._kept.append((snapshot, request.token_ids[:position]))
+            self._kept.append((snapshot, request.identities(position)))
 
     def _lead(self, requests: list[Request]) -> None:
         """The first of ``requests`` computes their prompt and cuts before its last token; the others wait for that."""

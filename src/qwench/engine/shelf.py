@@ -65,8 +65,9 @@ class Shelf:
     def _seek(self, request: Request) -> None:
         request.sought = True
         limit, cache = self.scheduler.reusable(request), self.scheduler.cache
-        entry = self.disk.find(pack(request.token_ids), limit)
-        if entry is not None and entry.position - cache.find(request.token_ids, limit).position >= cache.policy.near:
+        known = request.identities()
+        entry = self.disk.find(pack(known), limit)
+        if entry is not None and entry.position - cache.find(known, limit).position >= cache.policy.near:
             request.arriving = True
             self._arriving[request] = entry, self._reader.submit(self.disk.load, entry)
 
@@ -76,7 +77,7 @@ class Shelf:
         if loaded is None or request.status is not Status.WAITING:
             return 0
         cache = self.scheduler.cache
-        gain = entry.position - cache.find(request.token_ids, entry.position).position
+        gain = entry.position - cache.find(request.identities(), entry.position).position
         adopted = self.scheduler.adopt(request, entry.position) if gain >= cache.policy.near else None
         if adopted is None:
             return 0

@@ -70,7 +70,8 @@ def _weights(subject: Subject, load: Load) -> list[Line]:
         for name, group in subject.groups.items()
     ]
     if load.pixels and vision_parameters(subject.config):
-        lines.append(Line("vision tower", PLAIN_BYTES * vision_parameters(subject.config), "BF16"))
+        told = "BF16; loaded when the first picture comes"
+        lines.append(Line("vision tower", PLAIN_BYTES * vision_parameters(subject.config), told))
     return lines
 
 

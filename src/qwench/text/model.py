@@ -18,6 +18,8 @@ from qwench.files import ModelFiles
 from qwench.gguf.file import GgufFile
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
 from qwench.text.gguf_text import gguf_template, gguf_tokenizer
+from qwench.text.literal import Literal
+from qwench.text.messages import complete, respell
 from qwench.text.noise import without_noise
 from qwench.text.presets import QWEN3, ModelPresets, presets_for
 from qwench.text.thinking import KNOWN, UNBOUNDED, ThinkingPlan, closing_ids, rules_for, soft_switch
@@ -110,10 +112,18 @@ class ModelText:
             if name in self.chat.reserved:
                 raise _taken(name, "is the chat template's own; leave it out")
         switch = thinking.enabled if thinking.insists or self.chat.can_think else None
-        clean: Sequence[Mapping[str, Any]] = normalise_messages(messages)
+        respelled, used = respell(messages)
+        clean: Sequence[Mapping[str, Any]] = normalise_messages(respelled)
         clean, warnings = (clean, []) if self.keeps_noise else without_noise(clean)
+        clean, added = complete(clean)
+        warnings += [f"messages: {rule}" for rule in (*used, *added)]
+        literal = Literal(self.tokenizer, clean)
         text = self.chat.render(
-            clean, tools=tools, add_generation_prompt=add_generation_prompt, enable_thinking=switch, variables=more
+            literal.messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=switch,
+            variables=more,
         )
         opened = prompt_opens_thinking(text)
         may_think = self.chat.will_think(text)
@@ -131,7 +141,7 @@ class ModelText:
         silenced = thinking.enabled is False or (asked is False and self._obeys_soft_switch and not opened)
         rules = self._rules(thinking, opened=opened, may_think=may_think, begun=not add_generation_prompt)
         thinks = may_think and not silenced
-        return ChatPrompt(text, self.tokenizer.encode(text), opened, thinks, rules, tuple(warnings))
+        return ChatPrompt(literal.text(text), literal.encode(text), opened, thinks, rules, tuple(warnings))
 
     def _rules(self, plan: ThinkingPlan, *, opened: bool, may_think: bool, begun: bool) -> ThinkingRules:
         """What the engine holds the answer to."""
