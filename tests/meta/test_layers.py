@@ -53,7 +53,7 @@ LAYERS = {
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request", "engine.turns")),
     "engine.client": Layer((*BASE, "device", "ops.loading", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
-    "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2")),
+    "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2", "llguidance")),
     "plan": Layer((*BASE, "plan")),
     "reason.cell": Layer(),  # these two run as processes of their own
     "reason.judge": Layer(),

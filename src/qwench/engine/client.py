@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from qwench.config import EngineConfig
-from qwench.engine.request import Marks, Request, SamplingParams, Saved, TokenEvent, Vocabulary
+from qwench.engine.request import Guide, Marks, Request, SamplingParams, Saved, TokenEvent, Vocabulary
 from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
 from qwench.files import open_files, read_config
@@ -220,15 +220,22 @@ class EngineClient:
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
         owner: str = "",
+        guide: Guide | None = None,
     ) -> Generation:
         """Queue one sequence (``n`` is 1) for ``owner``, such as an API key, and hold its answer to the rules of
-        ``thinking``.
+        ``thinking`` and to what ``guide`` lets it say.
 
         Raises before anything runs: RequestError, ContextLengthExceeded with both numbers, Overloaded when too many
         requests are unfinished, EngineUnavailable while there is no engine.
         """
         asked = self.submit_choices(
-            prompt_token_ids, [sampling], thinking=thinking, marks=marks, background=background, owner=owner
+            prompt_token_ids,
+            [sampling],
+            thinking=thinking,
+            marks=marks,
+            background=background,
+            owner=owner,
+            guide=guide,
         )
         return asked[0]
 
@@ -241,6 +248,7 @@ class EngineClient:
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
         owner: str = "",
+        guide: Guide | None = None,
     ) -> list[Generation]:
         """Queue several answers to one prompt, which is computed once and shared. Raises as ``submit``."""
         requests = []
@@ -248,6 +256,7 @@ class EngineClient:
             self.check(prompt_token_ids, sampling)
             request = self._request(len(prompt_token_ids), prompt_token_ids, sampling)
             request.marks, request.background, request.owner = marks, background, owner
+            request.guide = copy(guide)
             if thinking is not None:
                 rules = replace(thinking, end_ids=frozenset(), begun=True) if sampling.ignore_eos else thinking
                 request.thought = Thought(rules, request.max_total - request.prompt_len)
@@ -287,7 +296,9 @@ class EngineClient:
             self.check(token_ids, sampling)
         requests = [self._request(saved.prompt_len, token_ids, sampling) for sampling in choices]
         for request in requests:
-            request.thought = copy(saved.thought)
+            request.thought, request.guide = copy(saved.thought), copy(saved.guide)
+            if request.guide is not None and (failure := request.guide.accept(more)):
+                raise RequestError(f"the answer cannot go on from these tokens: {failure}.", param="prompt")
             if request.thought is not None:
                 request.thought.go_on(request.max_total - request.prompt_len, more)
         return self._queue(requests)

@@ -8,9 +8,10 @@ writes a Request after it was submitted.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from qwench.engine.thinking import Closing, Thought
 from qwench.errors import RequestError
@@ -30,7 +31,9 @@ class SamplingParams:
 
     ``temperature`` 0 is greedy. ``top_k`` 0 or -1 keeps all. ``max_tokens`` None means: until the model ends its
     answer or the window is full. ``logprobs`` k returns the k most likely tokens (and always the drawn one) with the
-    model's raw log-probabilities. ``stop`` strings are watched by the text layer. Raises RequestError naming the field.
+    model's raw log-probabilities. ``stop`` strings are watched by the text layer, which
+    also reads ``structured_outputs`` (json, regex, choice or grammar; docs/structured.md). Raises RequestError naming
+    the field.
     """
 
     n: int = 1
@@ -52,6 +55,7 @@ class SamplingParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    structured_outputs: dict[str, object] | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -89,6 +93,10 @@ class SamplingParams:
         ids: object = self.stop_token_ids or ()
         if not isinstance(ids, (list, tuple)) or not all(type(token) is int for token in ids):
             raise RequestError(f"stop_token_ids is {ids!r}; give a list of token ids.", param="stop_token_ids")
+        wish: object = self.structured_outputs
+        if wish is not None and not isinstance(wish, dict):
+            reason = "give an object with json, regex, choice or grammar"
+            raise RequestError(f"structured_outputs is {wish!r:.80}; {reason}.", param="structured_outputs")
         biases: object = self.logit_bias or {}
         if not isinstance(biases, dict) or not all(type(token) is int for token in biases):
             raise RequestError(f"logit_bias is {biases!r}; give token ids and their biases.", param="logit_bias")
@@ -167,6 +175,22 @@ class Reuse:
     tier: Literal["live", "disk"] = "live"
 
 
+class Guide(Protocol):
+    """What an answer may say, token by token. The text layer writes one for each request; the engine only obeys.
+
+    ``mask`` has one bit for each id, the lowest first, set for those that may come next, ends of the answer included;
+    None lets all come. It stands above whatever else forbids tokens.
+    """
+
+    mask: bytes | None
+
+    def accept(self, token_ids: Sequence[int]) -> str | None:
+        """These have become known. Returns why the answer cannot go on, if it cannot."""
+
+    def __copy__(self) -> Self:
+        """Another that goes on from here by itself."""
+
+
 class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
@@ -185,6 +209,7 @@ class Request:
     seed: int
     max_total: int  # prompt and answer together never exceed this
     thought: Thought | None = None
+    guide: Guide | None = None
     computed: int = 0
     prompt_logprobs_told: int = (
         0  # prompt tokens whose log-probability was delivered, counted with the first (it has none)
@@ -230,13 +255,14 @@ class Saved:
     """A sequence as it was at some moment: continued from here, it goes on as the original did.
 
     ``snapshot`` is None where there was no room for one; then continuing means computing ``token_ids`` again.
-    ``thought`` is how far its thinking was.
+    ``thought`` is how far its thinking was, ``guide`` what it may say from here.
     """
 
     prompt_len: int
     token_ids: tuple[int, ...]
     snapshot: Snapshot | None
     thought: Thought | None = None
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True)
