@@ -116,6 +116,7 @@ def test_votes_and_forests_fit_too(http: httpx.Client) -> None:
         ({"guided_json": "{"}, "not JSON"),
         ({"guided_json": {"type": "nothing"}}, "nothing"),
         ({"guided_json": False}, "held to"),
+        ({"guided_json": {"oneOf": [{"type": "number"}, {"type": "integer"}]}}, "oneOf"),
         ({"guided_json": {"$ref": "#"}}, "NoExtension"),
         ({"guided_regex": "["}, "unclosed character class"),
         ({"guided_regex": ""}, "give a text"),

@@ -315,5 +315,7 @@ def lark_source(text: str) -> str:
 
 def _reason(matcher: llguidance.LLMatcher) -> str:
     """llguidance's sentence on one line, without the grammar it repeats."""
+    if "coerce_one_of" in matcher.get_error():
+        return "oneOf whose members are not plainly different; anyOf can be"
     lines = [line.strip() for line in matcher.get_error().splitlines() if line.strip()]
     return " ".join(lines).partition(" <state>")[0][:400].rstrip(".") or "no reason given"
