@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from qwench.text.thinking import ThinkingPlan
     from qwench.text.tools import Tools
 
-SUMMARY = "talk to a model: one answer with -p, else a conversation"
 SAMPLING_FLAGS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 CUTS = {  # what ended the thinking where it was not the model alone
     "soft": "closed at the budget",
