@@ -68,7 +68,7 @@ LAYERS = {
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request", "engine.turns")),
     "engine.client": Layer((*BASE, "device", "ops.loading", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
-    "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2")),
+    "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2", "llguidance")),
     # What it takes from the layers of the engine loads no torch, and the engine takes the same.
     "plan": Layer(
         (*BASE, "device", "model.parameters", "ops.weight_types", "weights.recipe", "weights.gguf_match", "plan"),

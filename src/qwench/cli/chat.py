@@ -257,6 +257,8 @@ class Chat:
         asked = [*self.messages, *turns]
         offered = self.tools.offered if self.tools else None
         prompt = self.text.chat_prompt([*system, *asked], tools=offered, thinking=self.thinking)
+        if self.wish is None:
+            prompt = self.text.guided(prompt, self.tools, None)
         for warning in prompt.warnings:
             self.terminal.note(warning)
         sampling = self.text.sampling(prompt.thinks, self.overrides)
@@ -302,7 +304,9 @@ class Chat:
         reading = Reading(tokenizer, reply.sampling, thinking_open=opened, tools=self.tools)
         start = self.clock()
         marks = layout(prompt.token_ids, self.text.tokenizer).marks
-        for event in self.client.submit(prompt.token_ids, reply.sampling, thinking=prompt.rules, marks=marks):
+        for event in self.client.submit(
+            prompt.token_ids, reply.sampling, thinking=prompt.rules, marks=marks, guide=prompt.guide
+        ):
             pieces = reading.take(event)
             reply.seconds = self.clock() - start
             if event.token_ids and not reply.tokens:

@@ -270,6 +270,11 @@ class Scheduler:
             stops = drawn and not (thought and thought.is_open) and token_id in request.stop_token_ids
             stops = stops and request.num_generated >= request.sampling.min_tokens
             request.token_ids += known
+            failure = None if request.guide is None or stops else request.guide.accept(known)
+            if failure is not None:
+                self._finish(request)
+                yield request, TokenEvent(finish_reason="error", reuse=reuse, error=failure)
+                continue
             reason: FinishReason | None = None
             if stops:
                 reason = "stop"
@@ -346,7 +351,8 @@ class Scheduler:
             snapshot = None
         if snapshot is not None:
             snapshot.pins += 1
-        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, copy(request.thought), request.sight)
+        thought, guide = copy(request.thought), copy(request.guide)
+        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, thought, request.sight, guide)
 
     def release(self, saved: Saved) -> None:
         """Nobody will continue from ``saved``; what is kept for it may go."""

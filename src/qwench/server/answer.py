@@ -130,6 +130,7 @@ class Answer:
                     marks=prompt.layout.marks,
                     background=prepared.background,
                     owner=owner,
+                    guide=prepared.guide,
                 )
                 for generation in generations:
                     self.choices.append(Choice(len(self.choices), prompt, text, prepared, generation))
