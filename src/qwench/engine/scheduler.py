@@ -271,15 +271,8 @@ class Scheduler:
             stops = stops and request.num_generated >= request.sampling.min_tokens
             request.token_ids += known
             failure = None if request.guide is None or stops else request.guide.accept(known)
-            if failure is not None:
-                self._finish(request)
-                yield request, TokenEvent(finish_reason="error", reuse=reuse, error=failure)
-                continue
-            reason: FinishReason | None = None
-            if stops:
-                reason = "stop"
-            elif len(request.token_ids) >= request.max_total:
-                reason = "length"
+            over = len(request.token_ids) >= request.max_total
+            reason: FinishReason | None = "error" if failure else "stop" if stops else "length" if over else None
             if reason is not None:
                 self._finish(request)
             yield (
@@ -289,6 +282,7 @@ class Scheduler:
                     logprobs=() if result.logprob is None else (result.logprob,) if drawn else (None,) * len(known),
                     prompt_logprobs=result.prompt_logprobs,
                     finish_reason=reason,
+                    error=failure,
                     stop_token_id=token_id if stops else None,
                     reuse=reuse,
                     closed_by=thought.closed_by if thought else None,
