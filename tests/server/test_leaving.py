@@ -18,7 +18,8 @@ from qwench.server.service import ServerSettings
 from qwench.text.model import ModelText
 from tests.server.conftest import NAME, running, wait_until
 
-STEP_TOKENS, STEP_SECONDS = 16, 0.05
+STEP_TOKENS, STEP_SECONDS = 4, 0.05
+NEAR = 64  # tokens; a state that saves fewer is not kept
 BODY: dict[str, Any] = {
     "model": NAME,
     "messages": [{"role": "user", "content": "a long letter " * 25}],
@@ -72,4 +73,4 @@ def test_who_leaves_while_the_prompt_is_read(checkpoint: Path, policy: str, stre
             assert cached == prompt - 1
         else:
             assert stats.prompt_tokens < prompt - 4 * STEP_TOKENS
-            assert cached == stats.prompt_tokens  # whatever was read is not read again
+            assert cached > stats.prompt_tokens - NEAR

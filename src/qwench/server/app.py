@@ -30,7 +30,7 @@ from qwench.server.errors import (
     on_http_error,
     on_qwench_error,
 )
-from qwench.server.gate import OWNER, Gate
+from qwench.server.gate import CLIENT_CLOSED, OWNER, Gate
 from qwench.server.metrics import metrics_routes
 from qwench.server.prepare import Prepared, prepare_chat, prepare_completion
 from qwench.server.schemas import ControlRequest, shape, show
@@ -49,7 +49,6 @@ MakeFormat = Callable[[Head, Answer, Tokenizer], Format]
 WARNINGS_HEADER = "x-qwench-warnings"
 REUSE_HEADER = "x-qwench-cache"  # of a whole answer; a stream tells the same in a comment
 MAX_WARNINGS = 2000  # characters; proxies refuse long headers
-CLIENT_CLOSED = 499  # nobody reads it; the status nginx's logs made known
 
 
 def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -> FastAPI:

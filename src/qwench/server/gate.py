@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 OWNER = "qwench.owner"  # in the scope of a request: whose key it came with
 KEYLESS = frozenset({"/health"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+CLIENT_CLOSED = 499  # nobody reads it; the status nginx's logs made known
 QUIET = frozenset({"/health", "/metrics"})  # asked for every few seconds; not worth a line each
 
 
@@ -62,7 +63,7 @@ class Gate:
                 scope[OWNER] = owner_of(self._settings.keys, _secret(headers))
                 await self._answer(scope, headers, receive, send_marked)
             except (ClientDisconnect, ConnectionError):
-                return  # it left: what was begun for it has been freed, and nobody waits
+                status = CLIENT_CLOSED  # what was begun for it has been freed, and nobody waits
             except Exception:
                 logger.exception("request %s failed", request_id)
                 if status:
