@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qwench.engine.thinking import Closing, Thought
 from qwench.errors import RequestError
@@ -167,6 +167,18 @@ class Reuse:
     tier: Literal["live", "disk"] = "live"
 
 
+@dataclass(frozen=True)
+class MediaSpan:
+    """Where a picture or a video lies in a prompt: ``count`` tokens from ``first`` to its last placeholder.
+
+    All of a picture's are placeholders; between the moments of a video stand their times. ``media`` is what is seen.
+    """
+
+    first: int
+    count: int
+    media: Any
+
+
 class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
@@ -204,6 +216,7 @@ class Request:
     reuse: Reuse | None = None  # known from the first admission on
     reuse_told: bool = False
     sought: bool = False  # on disk
+    media: tuple[MediaSpan, ...] = ()  # what the prompt shows, in order
 
     @property
     def num_generated(self) -> int:

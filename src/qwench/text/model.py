@@ -11,17 +11,19 @@ from functools import cached_property
 from typing import Any
 
 from qwench.config import ModelConfig
-from qwench.engine.request import SamplingParams, Vocabulary
+from qwench.engine.request import MediaSpan, SamplingParams, Vocabulary
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import CheckpointError, RequestError, TemplateError
 from qwench.files import ModelFiles
 from qwench.gguf.file import GgufFile
+from qwench.media.settings import VisionSettings
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
 from qwench.text.gguf_text import gguf_template, gguf_tokenizer
 from qwench.text.noise import without_noise
 from qwench.text.presets import QWEN3, ModelPresets, presets_for
 from qwench.text.thinking import KNOWN, UNBOUNDED, ThinkingPlan, closing_ids, rules_for, soft_switch
 from qwench.text.tokenizer import Tokenizer
+from qwench.text.vision import expand, media_of, refuse_placeholders, text_of, timed, without_pixels
 
 TEMPLATE_OWN = frozenset(("messages", "tools", "add_generation_prompt"))
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
@@ -32,6 +34,7 @@ class ChatPrompt:
     """A conversation for the engine. ``thinks``: the model is expected to; ``thinking_open``: it already does.
 
     ``rules`` are what the engine holds the answer to; ``warnings`` tell of wishes that this model cannot meet.
+    ``media`` says where pictures and videos lie among the ids.
     """
 
     text: str
@@ -40,6 +43,7 @@ class ChatPrompt:
     thinks: bool
     rules: ThinkingRules
     warnings: tuple[str, ...] = ()
+    media: tuple[MediaSpan, ...] = ()
 
 
 class ModelText:
@@ -64,6 +68,10 @@ class ModelText:
                 f"{self.path / 'tokenizer.json'} has {self.tokenizer.size} ids, but vocab_size in config.json is "
                 f"{config.vocab_size}; the two files belong to different models."
             )
+        # What pictures have to be like; None where the checkpoint has no eyes.
+        self.vision: VisionSettings | None = None
+        if config.vision is not None and not isinstance(files, GgufFile):
+            self.vision = VisionSettings.from_folder(files, config.vision)
         self.presets: ModelPresets = presets_for(files, config)
         self._obeys_soft_switch = config.model_type in QWEN3
         ends = (self.tokenizer.id_of(token) for token in END_TOKENS)
@@ -112,8 +120,15 @@ class ModelText:
         switch = thinking.enabled if thinking.insists or self.chat.can_think else None
         clean: Sequence[Mapping[str, Any]] = normalise_messages(messages)
         clean, warnings = (clean, []) if self.keeps_noise else without_noise(clean)
+        seen = media_of(clean)
+        if seen:
+            refuse_placeholders(clean)
         text = self.chat.render(
-            clean, tools=tools, add_generation_prompt=add_generation_prompt, enable_thinking=switch, variables=more
+            without_pixels(clean),
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=switch,
+            variables=more,
         )
         opened = prompt_opens_thinking(text)
         may_think = self.chat.will_think(text)
@@ -125,13 +140,17 @@ class ModelText:
                     param=source,
                 )
             warnings.append(f"{source}: no effect, this model has no thinking mode")
-        asked = soft_switch(clean)
+        asked = soft_switch([{**message, "content": text_of(message["content"])} for message in clean])
         if asked is not None and not self._obeys_soft_switch:
             warnings.append("messages: this model does not know /think and /no_think, send enable_thinking")
         silenced = thinking.enabled is False or (asked is False and self._obeys_soft_switch and not opened)
         rules = self._rules(thinking, opened=opened, may_think=may_think, begun=not add_generation_prompt)
         thinks = may_think and not silenced
-        return ChatPrompt(text, self.tokenizer.encode(text), opened, thinks, rules, tuple(warnings))
+        text = timed(text, seen) if seen else text
+        ids, spans = (
+            expand(self.tokenizer.encode(text), seen, self.tokenizer) if seen else (self.tokenizer.encode(text), ())
+        )
+        return ChatPrompt(text, ids, opened, thinks, rules, tuple(warnings), spans)
 
     def _rules(self, plan: ThinkingPlan, *, opened: bool, may_think: bool, begun: bool) -> ThinkingRules:
         """What the engine holds the answer to."""
