@@ -200,6 +200,20 @@ def test_where_a_request_leaves_a_stored_path_is_kept_for_the_next() -> None:
     assert found == [(0, 0), (0, 20), (20, 20)]
 
 
+def test_keeping_states_on_the_way_takes_no_steps_of_its_own() -> None:
+    steps = []
+    for snapshots in (0, 30):
+        engine = ledger_engine(num_pages=300, snapshots=snapshots, max_step_tokens=64)
+        request, listener = make_request(0, list(range(1, 61)), 1), Listener()
+        request.marks = Marks((10, 20, 30, 40, 50), (10,))
+        engine.add([request], [listener])
+        drain(engine)
+        steps.append(engine.counters.steps)
+    assert steps == [1, 1]
+    assert sorted(each.position for each in engine.scheduler.cache) == [*request.cuts, 60]
+    assert [reused(ask(engine, [*range(1, cut + 1), 99, 98], 1, cut))[0] for cut in request.cuts] == request.cuts
+
+
 def test_a_preempted_request_starts_again_from_its_deepest_snapshot() -> None:
     engine = ledger_engine(num_pages=16, num_slots=2, snapshots=4, max_step_tokens=64)
     prompts = [[number + 1] * 24 for number in range(2)]

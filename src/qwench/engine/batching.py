@@ -15,12 +15,14 @@ def build_batch(step: Step, page_size: int, device: str) -> Batch:
     positions: list[int] = []
     kv_slots: list[int] = []
     logit_tokens: list[int] = []
+    saves: list[tuple[int, int]] = []
     for row in step.rows:
         span = range(row.start, row.start + row.count)
         first = len(token_ids)
         token_ids += row.request.token_ids[span.start : span.stop]
         positions += span
         kv_slots += (row.request.pages[i // page_size] * page_size + i % page_size for i in span)
+        saves += ((first + each.position - row.start - 1, each.slot) for each in row.saves if each.slot is not None)
         if row.prompt_targets:
             logit_tokens += range(first, first + row.count)
         elif row.samples:
@@ -38,6 +40,7 @@ def build_batch(step: Step, page_size: int, device: str) -> Batch:
         page_size=page_size,
         kv_slots=tensor(kv_slots),
         state_slots=tensor([row.request.state_slot for row in step.rows]),
+        saves=tuple(saves),
     )
     return Batch(
         token_ids=tensor(token_ids),

@@ -143,6 +143,7 @@ class Engine:
     def _fail(self, step: Step, error: Exception) -> None:
         logger.error("a step failed; its %d requests end with an error", len(step.rows), exc_info=error)
         self.failures_in_a_row += 1
+        self.scheduler.undo(step)
         for row in step.rows:
             self.scheduler.abort(row.request, sound=False)
             self._publish(row.request, TokenEvent(finish_reason="error", error=f"{type(error).__name__}: {error}"))

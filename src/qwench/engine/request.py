@@ -211,7 +211,7 @@ class Request:
     arrival: int = 0  # its place among all that came
     expected: int = 0  # while it waits: tokens that are probably known already
     abandoned: bool = False  # nobody waits for it; it is over once its prompt is read
-    cuts: list[int] = field(default_factory=list)  # a step ends here and the state is kept; ascending
+    cuts: list[int] = field(default_factory=list)  # here the state is kept; ascending
     anchor: Snapshot | None = None  # the deepest snapshot of this sequence, pinned
     reuse: Reuse | None = None  # known from the first admission on
     reuse_told: bool = False

@@ -1,8 +1,8 @@
 """The scheduler: arithmetic on two counters per request. No phases, no torch, no clock, no input or output.
 
 Every step closes some of *known - computed*: of each running request that misses one token (it is generating), and of
-prompts as far as time and turns allow (``engine/turns.py``). A chunk ends at the request's next cut, where its state is
-kept; a request begins after what is kept of it already. When pages run out, snapshots go first; then the youngest
+prompts as far as time and turns allow (``engine/turns.py``). Where a row passes one of its request's cuts, the state
+there is kept; a request begins after what is kept of it already. When pages run out, snapshots go first; then the youngest
 running request gives everything back and waits again; its tokens are kept and computed again, from its deepest snapshot
 on. A prompt that nobody waits for any more ends where it is, or is read to its end in the background; what was computed
 of it is kept.
@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from qwench.cache.cuts import cut_points
@@ -25,11 +25,15 @@ from qwench.engine.turns import Turns
 
 @dataclass(frozen=True)
 class StepRow:
-    """Compute ``count`` tokens of ``request`` from ``start`` on. ``samples``: the last of them asks for a new token."""
+    """Compute ``count`` tokens of ``request`` from ``start`` on, and save the states behind some of them.
+
+    ``samples``: the last token asks for a new one.
+    """
 
     request: Request
     start: int
     count: int
+    saves: tuple[Snapshot, ...] = ()
 
     @property
     def samples(self) -> bool:
@@ -66,6 +70,11 @@ class Step:
     rows: tuple[StepRow, ...]
     fresh_slots: tuple[int, ...]
     copies: Copies = field(default_factory=Copies)
+
+
+def without_lost(row: StepRow) -> StepRow:
+    """The row without the snapshots that are gone."""
+    return replace(row, saves=tuple(each for each in row.saves if each.node is not None))
 
 
 @dataclass(frozen=True)
@@ -167,13 +176,15 @@ class Scheduler:
     def schedule(self) -> Step:
         """The next step; empty only if there is nothing to do."""
         rows = [
-            StepRow(request, request.computed, self._chunk(request, request.missing))
+            StepRow(request, request.computed, request.missing)
             for request in list(self.running)
             # An older row's growth may have preempted this one.
             if request.status is Status.RUNNING and request.is_live and self._grow(request)
         ]
         rows = [row for row in rows if row.request.status is Status.RUNNING]
         fresh = self._read(rows)
+        # One that went again to make room for another's may have left its slot to somebody who runs.
+        rows = [row if all(each.node for each in row.saves) else without_lost(row) for row in rows]
         rows.sort(key=lambda row: row.count > 1)  # stable
         return Step(tuple(rows), tuple(fresh), self.copies())
 
@@ -193,12 +204,13 @@ class Scheduler:
             if begins and request.computed == 0:
                 assert request.state_slot is not None
                 fresh.append(request.state_slot)
-            count = self._chunk(request, self.turns.may_read(request, budget))
+            count = min(request.missing, self.turns.may_read(request, budget))
             if not count:
                 break
             self.turns.read(request, count, readers)
             readers.remove(request)
-            rows.append(StepRow(request, request.computed, count))
+            saves = self._keep_cuts(request, request.computed, count) if self.cache.policy.state_pages else ()
+            rows.append(StepRow(request, request.computed, count, saves))
             budget -= count
         return fresh
 
@@ -212,6 +224,8 @@ class Scheduler:
 
         Afterwards ``copies`` are due before the next step.
         """
+        for snapshot in (each for row in step.rows for each in row.saves):
+            snapshot.ready = True
         for row, result in zip(step.rows, results, strict=True):
             request = row.request
             request.computed += row.count
@@ -223,7 +237,11 @@ class Scheduler:
                 self._finish(request, sound=False)
                 yield request, TokenEvent(finish_reason="error", error=result.error, reuse=reuse)
                 continue
-            self._keep_at_cut(request)
+            if not self.cache.policy.state_pages:
+                self._keep_cuts(request, row.start, row.count)
+            fork = self._forks.get(request)
+            if fork is not None and request.computed >= fork.at:
+                self._release_choices(request)
             if request.abandoned and request.computed >= request.prompt_len - 1:
                 self._finish(request)
                 yield request, TokenEvent(finish_reason="abort", reuse=reuse)
@@ -258,6 +276,11 @@ class Scheduler:
                     repeats=thought is not None and thought.repeats,
                 ),
             )
+
+    def undo(self, step: Step) -> None:
+        """Nothing of ``step`` was computed: the snapshots it should have filled go."""
+        for snapshot in (each for row in step.rows for each in row.saves):
+            self.cache.drop(snapshot)
 
     def copies(self) -> Copies:
         """The copies that are due now; asking takes them over."""
@@ -297,7 +320,7 @@ class Scheduler:
     def save(self, request: Request) -> Saved:
         """The sequence as it is between two steps, pinned until ``release``. Its copy is due like any other."""
         if request.status is Status.RUNNING and request.computed:
-            self._keep(request, must=True)
+            self._keep_now(request, must=True)
         snapshot = request.anchor
         if snapshot is not None and (snapshot.node is None or snapshot.position < request.computed):
             snapshot = None
@@ -319,12 +342,6 @@ class Scheduler:
         slots = [*(request.state_slot for request in self.running), *(snapshot.slot for snapshot in self.cache)]
         self.slots.check(slot for slot in slots if slot is not None)
         assert not self._forks.keys() - {*self.running, *self.waiting}
-
-    def _chunk(self, request: Request, budget: int) -> int:
-        """How many tokens the request computes next: not beyond its next cut."""
-        following = bisect_right(request.cuts, request.computed)
-        end = request.cuts[following] if following < len(request.cuts) else len(request.token_ids)
-        return min(end - request.computed, budget)
 
     def _admit(self, request: Request) -> bool:
         """Start a waiting request behind what is kept of it, if pages of all its known tokens can be had; never by
@@ -418,33 +435,43 @@ class Scheduler:
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
-    def _keep_at_cut(self, request: Request) -> None:
+    def _keep_cuts(self, request: Request, start: int, count: int) -> tuple[Snapshot, ...]:
+        """Places for the states at the cuts that ``count`` tokens from ``start`` on reach; the step fills them."""
         fork = self._forks.get(request)
-        if request.computed in request.cuts:
-            self._keep(request, must=fork is not None and request.computed == fork.at)
-            if request.computed == request.cuts[-1] or request.computed in request.marks.orders:
-                self._note(request)
-        if fork is not None and request.computed >= fork.at:
-            self._release_choices(request)
+        first, last = (bisect_right(request.cuts, position) for position in (start, start + count))
+        taken = []
+        for cut in request.cuts[first:last]:
+            snapshot = self._keep(request, cut, must=fork is not None and cut == fork.at)
+            if snapshot is not None:
+                snapshot.ready = snapshot.slot is None
+                taken.append(snapshot)
+            if cut == request.cuts[-1] or cut in request.marks.orders:
+                self._note(request, cut)
+        return tuple(taken)
 
-    def _keep(self, request: Request, *, must: bool = False) -> None:
-        """Keep the state behind the computed tokens, if it is worth its place, and hold on to it."""
-        known = request.token_ids[: request.computed]
-        pages = request.pages[: self._pages_for(request.computed)]
-        snapshot, new = self.cache.keep(known, pages, background=request.background, instead=request.anchor, must=must)
-        if snapshot is None or snapshot is request.anchor:
-            return
-        if new and snapshot.slot is not None:
+    def _keep_now(self, request: Request, *, must: bool = False) -> None:
+        """Keep the state behind what is computed."""
+        snapshot = self._keep(request, request.computed, must=must)
+        if snapshot is not None and snapshot.slot is not None:
             assert request.state_slot is not None
             self._copies.states.append((request.state_slot, snapshot.slot))
+
+    def _keep(self, request: Request, position: int, *, must: bool) -> Snapshot | None:
+        """Hold on to what is kept of the first ``position`` tokens, if it is worth its place; it is told if it is new,
+        with a state to be filled."""
+        known, pages = request.token_ids[:position], request.pages[: self._pages_for(position)]
+        snapshot, new = self.cache.keep(known, pages, background=request.background, instead=request.anchor, must=must)
+        if snapshot is None or snapshot is request.anchor:
+            return None
         self._let_go(request)
         request.anchor = snapshot
         snapshot.pins += 1
+        return snapshot if new else None
 
-    def _note(self, request: Request) -> None:
+    def _note(self, request: Request, position: int) -> None:
         snapshot = request.anchor
-        if snapshot is not None and snapshot.position == request.computed and not request.background:
-            self._kept.append((snapshot, request.token_ids[: request.computed]))
+        if snapshot is not None and snapshot.position == position and not request.background:
+            self._kept.append((snapshot, request.token_ids[:position]))
 
     def _lead(self, requests: list[Request]) -> None:
         """The first of ``requests`` computes their prompt and cuts before its last token; the others wait for that."""
@@ -479,8 +506,8 @@ class Scheduler:
         """The request is over; somebody may append to it, or ask again for what was interrupted."""
         kept = request.anchor.position if request.anchor else 0
         if sound and request.computed - kept >= self.cache.policy.near:
-            self._keep(request)
-            self._note(request)
+            self._keep_now(request)
+            self._note(request, request.computed)
         self.running.remove(request)
         self._release_choices(request)
         self._release(request)

@@ -59,10 +59,13 @@ class Number(enum.IntEnum):
     PAGE_STRIDE = 10
     KV_SLOTS = 11
     STATE_SLOTS = 12
-    LOGIT_TOKENS = 13
-    COS = 14
-    SIN = 15
-    RESULT = 16
+    SAVES = 13
+    SAVE_TOKENS = 14
+    SAVE_SLOTS = 15
+    LOGIT_TOKENS = 16
+    COS = 17
+    SIN = 18
+    RESULT = 19
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,8 @@ class Recorder(Operations[Symbol]):
         self._note(Operation.DELTA_NET, {
             "rows": Number.ROWS, "num_slots": slots, "key_heads": parameters.num_key_heads, "value_heads": value_heads,
             "key_dim": key_dim, "value_dim": value_dim, "taps": parameters.conv.shape[1],
-            "tiled": parameters.tiled,
+            "tiled": parameters.tiled, "saves": Number.SAVES, "save_tokens": Number.SAVE_TOKENS,
+            "save_slots": Number.SAVE_SLOTS,
             "type": type_of("delta_net", mixed=mixed, gate=gate, beta=beta, decay=decay, conv_states=conv_states),
             "epsilon": parameters.eps, "starts": Number.STARTS, "slots": Number.STATE_SLOTS, "mixed": mixed,
             "beta": beta, "decay": decay, "gate": gate, "conv": parameters.taps, "decay_rate": parameters.decay_rate,
@@ -405,6 +409,7 @@ class Program:
         self._step[Number.ROWS :] = [
             len(rows.lengths), inputs.token_ids.data_ptr(), rows.starts.data_ptr(), rows.context_lengths.data_ptr(),
             rows.page_table.data_ptr(), rows.page_table.shape[1], rows.kv_slots.data_ptr(), rows.state_slots.data_ptr(),
+            len(rows.saves), rows.save_tokens.data_ptr(), rows.save_slots.data_ptr(),
             inputs.logit_tokens.data_ptr(), inputs.cos.data_ptr(), inputs.sin.data_ptr(), logits.data_ptr(),
         ]  # fmt: skip
         status, failed = self._native.run(ctypes.addressof(self._structure), ctypes.addressof(self._step))
