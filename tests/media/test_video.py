@@ -179,7 +179,7 @@ def test_every_bit_may_be_wrong() -> None:
 
 
 def test_frames_as_a_list_are_bounded_and_of_one_size() -> None:
-    with pytest.raises(Unusable, match="5,000 frames") as caught:
+    with pytest.raises(Unusable, match="more than the 768 frames") as caught:
         read_frames(iter(()), 5000, 2.0, SMALL, Caps())
     assert caught.value.too_large
     with pytest.raises(Unusable, match="without frames"):

@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from qwench.config import EngineConfig
-from qwench.engine.request import Marks, Request, SamplingParams, Saved, TokenEvent, Vocabulary
+from qwench.engine.request import Marks, MediaSpan, Request, SamplingParams, Saved, TokenEvent, Vocabulary
 from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
 from qwench.files import open_files, read_config
@@ -207,6 +207,11 @@ class EngineClient:
             return self._resolved.max_model_len
         return self.config.max_model_len or self.model.max_positions
 
+    @property
+    def sees(self) -> bool:
+        """Whether prompts may show something. Towers are not run yet."""
+        return False
+
     def banner(self) -> list[str]:
         """One line per resolved setting with its reason; empty before the engine is ready."""
         return [str(choice) for choice in self._resolved.choices] if self._resolved else []
@@ -220,15 +225,22 @@ class EngineClient:
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
         owner: str = "",
+        media: tuple[MediaSpan, ...] = (),
     ) -> Generation:
         """Queue one sequence (``n`` is 1) for ``owner``, such as an API key, and hold its answer to the rules of
-        ``thinking``.
+        ``thinking``. ``media`` is what it shows.
 
         Raises before anything runs: RequestError, ContextLengthExceeded with both numbers, Overloaded when too many
         requests are unfinished, EngineUnavailable while there is no engine.
         """
         asked = self.submit_choices(
-            prompt_token_ids, [sampling], thinking=thinking, marks=marks, background=background, owner=owner
+            prompt_token_ids,
+            [sampling],
+            thinking=thinking,
+            marks=marks,
+            background=background,
+            owner=owner,
+            media=media,
         )
         return asked[0]
 
@@ -241,13 +253,14 @@ class EngineClient:
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
         owner: str = "",
+        media: tuple[MediaSpan, ...] = (),
     ) -> list[Generation]:
         """Queue several answers to one prompt, which is computed once and shared. Raises as ``submit``."""
         requests = []
         for sampling in choices:
             self.check(prompt_token_ids, sampling)
             request = self._request(len(prompt_token_ids), prompt_token_ids, sampling)
-            request.marks, request.background, request.owner = marks, background, owner
+            request.marks, request.background, request.owner, request.media = marks, background, owner, media
             if thinking is not None:
                 rules = replace(thinking, end_ids=frozenset(), begun=True) if sampling.ignore_eos else thinking
                 request.thought = Thought(rules, request.max_total - request.prompt_len)

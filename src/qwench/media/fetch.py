@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import http.client
 import ipaddress
 import re
@@ -174,10 +175,11 @@ def _get(address: SplitResult, most: int, deadline: float) -> bytes | str:
     watch = threading.Timer(max(0.0, deadline - time.monotonic()), connection.cut)
     watch.daemon = True
     watch.start()  # each read may be quick and all of them together without end
+    held = contextlib.ExitStack()
     try:
         where = (address.path or "/") + (f"?{address.query}" if address.query else "")
         connection.request("GET", where, headers={"User-Agent": "qwench", "Accept": "*/*"})
-        response = connection.getresponse()
+        response = held.enter_context(connection.getresponse())
         moved = response.getheader("Location") if response.status in MOVED else None
         if moved is not None:
             return moved
@@ -195,7 +197,8 @@ def _get(address: SplitResult, most: int, deadline: float) -> bytes | str:
         raise Unusable(UNREACHED) from None
     finally:
         watch.cancel()
-        connection.close()
+        held.close()
+        connection.end()
 
 
 class _Pinned(http.client.HTTPConnection):
@@ -205,20 +208,25 @@ class _Pinned(http.client.HTTPConnection):
         super().__init__(host, port)
         self._target, self._deadline, self._secure = target, deadline, secure
         self.is_cut = False
+        self._held: socket.socket | None = None  # a response may take `sock` over
 
     def connect(self) -> None:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        self.sock = socket.create_connection((self._target, self.port), timeout=left)
+        self._held = self.sock = socket.create_connection((self._target, self.port), timeout=left)
         if self._secure:
-            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+            context = ssl.create_default_context()
+            self._held = self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
+
+    def end(self) -> None:
+        self.close()
+        if self._held is not None:
+            self._held.close()
 
     def cut(self) -> None:
         """Called when the time is up, from another thread: whoever reads gets an error or an end."""
         self.is_cut = True
-        if self.sock is not None:
-            try:
-                self.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                self.close()
+        if self._held is not None:
+            with contextlib.suppress(OSError):
+                self._held.shutdown(socket.SHUT_RDWR)

@@ -6,7 +6,7 @@ Knows no bytes: what a part holds is read by ``reader.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from qwench.errors import RequestError
@@ -26,6 +26,11 @@ KINDS: Mapping[str, Literal["image", "video", "document"]] = {
     "document": "document",
 }
 WORDS = {"image": "a picture", "video": "a video", "document": "a document"}
+
+
+NESTED = ("mm_processor_kwargs", "media_io_kwargs")
+CAPS = tuple(field.name for field in fields(Caps))
+MEDIA_FIELDS = (*CAPS, *NESTED)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,24 @@ def read_part(part: Mapping[str, Any], where: str) -> Part:
         raise RequestError(f"{where} holds nothing to look at; give {_example(name)}.", param=where)
     framed = kind == "video" and not isinstance(content, (str, bytes))
     return Part(kind, content, caps, bare, caps.fps if framed else None, pages)
+
+
+def read_caps(given: Mapping[str, Any]) -> Caps:
+    """The caps of a whole request, in its own fields or in vLLM's objects. Raises RequestError naming the field."""
+    processor, loader = (given.get(name) or {} for name in NESTED)
+    films = loader.get("video") or {}
+    for name, holds, known in (
+        (NESTED[0], processor, CAPS),
+        (NESTED[1], loader, ("video", "image")),
+        (f"{NESTED[1]}.video", films, ("num_frames", "fps")),
+    ):
+        unknown = [key for key in holds if key not in known] if isinstance(holds, Mapping) else [holds]
+        if unknown:
+            raise RequestError(f"{name} holds {unknown[0]!r:.80}; known are {', '.join(known)}.", param=name)
+    number = films.get("num_frames")
+    films = {"fps": films.get("fps"), "max_frames": None if number == -1 else number}  # vLLM's -1: all there are
+    found = Caps.read(given)
+    return found.over(Caps.read(processor, f"{NESTED[0]}.")).over(Caps.read(films, f"{NESTED[1]}.video."))
 
 
 def _type(part: Mapping[str, Any]) -> str:

@@ -74,6 +74,8 @@ class MediaReader:
             head, _, body = content.partition(",")
             pieces = body.split(",", self.settings.frames[1])
             content = [f"data:image/jpeg{head[len(MOTION_JPEG) :]},{piece}" for piece in pieces]
+        if isinstance(content, (Mapping, bool, int, float)):
+            raise Unusable("is not an address; give a string")
         if part.kind == "video" and not isinstance(content, (str, bytes)):
             return [self._frames(content, part.rate or self.settings.fps, caps)]
         if not isinstance(content, (str, bytes)):

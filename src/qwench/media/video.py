@@ -69,7 +69,7 @@ def read_frames(pictures: Iterable[Image.Image], count: int, fps: float, setting
     if not count:
         raise Unusable("is a video without frames")
     if count > most:
-        raise Unusable(f"has {count:,} frames, more than the {most} that are looked at", too_large=True)
+        raise Unusable(f"has more than the {most} frames that are looked at", too_large=True)
     return _assemble(pictures, [index / fps for index in range(count)], settings, caps)
 
 

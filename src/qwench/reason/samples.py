@@ -183,7 +183,9 @@ class Sampler:
         choices = [self._choice(min(ask.limit, max(room, 1)), self.drawn + at) for at, ask in enumerate(asks)]
         drawings: list[Drawing] = []
         rules, marks = _onward(prompt.rules, asks[0]), layout(prompt.token_ids, self.tokenizer).marks
-        generations = self.client.submit_choices(ids, choices, thinking=rules, marks=marks, owner=self.owner)
+        generations = self.client.submit_choices(
+            ids, choices, thinking=rules, marks=marks, owner=self.owner, media=prompt.media
+        )
         for ask, generation in zip(asks, generations, strict=True):
             sample = Sample(self.drawn, list(begun), prompt_tokens=len(prompt.token_ids))
             drawings.append(Drawing(sample, ask, generation, self._stream(prompt), self.window))

@@ -23,6 +23,7 @@ OPEN, CLOSE = "<|vision_start|>", "<|vision_end|>"
 PADS: Mapping[str, str] = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
 PLACE = re.compile(r"(?P<open><\|vision_start\|>)?<\|(?P<kind>image|video)_pad\|>(?(open)<\|vision_end\|>)")
 MOST_PARTS = 128
+MARKS = ("cache_control", "prompt_cache_breakpoint")  # of the client's, which text/marks.py reads
 
 Message = Mapping[str, Any]
 
@@ -67,11 +68,21 @@ class Eyes:
                     "max_pixels, or send fewer.",
                     param=place,
                 )
-            yield from ({"type": media.kind, "media": media} for media in found)
+            kept = {name: part[name] for name in MARKS if name in part}
+            yield from ({**kept, "type": media.kind, "media": media} for media in found)
 
 
 def is_seen(part: object) -> bool:
     return isinstance(part, Mapping) and isinstance(part.get("media"), Media)
+
+
+def shows(body: Mapping[str, Any]) -> bool:
+    """Whether a request has parts that are to be looked at."""
+    messages = body.get("messages")
+    contents = (
+        [each.get("content") for each in messages if isinstance(each, Mapping)] if isinstance(messages, list) else []
+    )
+    return any(is_media(part) for content in contents if isinstance(content, list) for part in content)
 
 
 def blind(where: str) -> RequestError:
