@@ -69,7 +69,7 @@ class LedgerModel:
     Over a storage without states it is a model of attention alone.
     """
 
-    def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
+    def forward(self, batch: Batch, cache: CacheTensors, seen: object = None) -> torch.Tensor:
         tokens, positions = batch.token_ids.tolist(), batch.positions[0].tolist()
         kv_slots, saves = batch.rows.kv_slots.tolist(), dict(batch.rows.saves)
         answers: list[int] = []

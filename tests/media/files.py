@@ -8,14 +8,17 @@ import struct
 import zlib
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 from PIL import Image
 
+import qwench
 from qwench.media.settings import VisionSettings
 
+NANO = Path(qwench.__file__).parent / "assets" / "nano"
 SMALL = VisionSettings(image_pixels=(4096, 262_144), video_pixels=(4096, 262_144))
 
 

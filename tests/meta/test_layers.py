@@ -40,6 +40,7 @@ LAYERS = {
     "device": Layer(BASE, TENSORS),
     "ops": Layer((*BASE, "device", "ops"), (*TENSORS, "triton")),
     "model.parameters": Layer(BASE),
+    "model.positions": Layer(),
     "model": Layer((*BASE, "device", "ops", "model"), TENSORS),
     "weights.locate": Layer(BASE, ("huggingface_hub",)),
     "weights.gguf": Layer((*BASE, "device", "ops", "model.parameters", "weights"), (*TENSORS, "gguf")),
@@ -48,7 +49,8 @@ LAYERS = {
     "cache": Layer((*BASE, "cache")),
     "engine.loops": Layer(),
     "engine.thinking": Layer(("engine.loops",)),
-    "engine.request": Layer(("errors", "engine.thinking", "cache.prefix")),  # the last for a type only
+    "engine.sight": Layer(("model.positions",)),
+    "engine.request": Layer(("errors", "engine.sight", "engine.thinking", "cache.prefix")),  # the last for a type only
     "engine.turns": Layer(("engine.request",)),
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request", "engine.turns")),
     "engine.client": Layer((*BASE, "device", "ops.loading", "model", "weights", "cache", "engine")),

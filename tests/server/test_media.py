@@ -14,13 +14,13 @@ import httpx
 import pytest
 from openai import OpenAI
 
+from qwench.engine.request import Vocabulary
 from qwench.media.pool import Decoders
 from qwench.media.settings import Caps
 from qwench.server.service import ServerSettings
-from tests.media.files import bomb, data_uri, document, encoded, noise, video
+from tests.media.files import NANO, bomb, data_uri, document, encoded, noise, video
 from tests.server.conftest import NAME, Start, running
 from tests.server.scripted import ScriptedEngine, answering
-from tests.text.test_vision import NANO
 
 CHAT = "/v1/chat/completions"
 LEAKS = re.compile(
@@ -31,7 +31,10 @@ LEAKS = re.compile(
 class Seeing(ScriptedEngine):
     """Says what it is told to, whatever it is shown."""
 
-    sees = True  # type: ignore[assignment]
+    sees = True
+
+    def start(self, vocabulary: Vocabulary | None = None) -> None:
+        self._settled.set()  # it is loaded from the beginning
 
 
 def seeing(_folder: Path) -> Seeing:

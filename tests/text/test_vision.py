@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-import qwench
 from qwench.config import ModelConfig
 from qwench.errors import ContextLengthExceeded, RequestError
 from qwench.media.patches import Media
@@ -22,10 +21,8 @@ from qwench.media.pool import Decoders
 from qwench.media.reader import MediaReader
 from qwench.media.settings import Caps
 from qwench.text.model import ModelText
-from qwench.text.vision import Eyes, expand_ids
-from tests.media.files import SMALL, data_uri, document, encoded, noise, video
-
-NANO = Path(qwench.__file__).parent / "assets" / "nano"
+from qwench.text.vision import Eyes, expand
+from tests.media.files import NANO, SMALL, data_uri, document, encoded, noise, video
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +65,18 @@ def processor() -> Any:
                 metadata = SimpleNamespace(fps=1, frames_indices=[])
                 inputs = {"video_grid_thw": grid, "video_metadata": [metadata]}
                 new = Qwen3VLProcessor.replace_video_token(owner, inputs, 0)
-                told = told.replace("<|vision_start|><|video_pad|><|vision_end|>", new, 1)
+                told = told.replace("<|video_pad|>", new, 1)
         told = told.replace("<|i|>", "<|image_pad|>").replace("<|v|>", "<|video_pad|>")
-        return list(tokenizer(told, add_special_tokens=False)["input_ids"])
+        ids = tokenizer(told, add_special_tokens=False)["input_ids"]
+        opening, closing, *pads = tokenizer.convert_tokens_to_ids(
+            ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+        )
+        neighbours = zip([None, *ids[:-1]], ids, [*ids[1:], None], strict=True)
+        return [
+            token
+            for before, token, after in neighbours
+            if not (token == opening and after not in pads) and not (token == closing and before not in pads)
+        ]
 
     return processed
 
@@ -129,7 +135,9 @@ def test_tokens_are_those_of_the_reference(name: str, text: ModelText, eyes: Eye
 def test_a_video_tells_the_time_of_each_moment(text: ModelText, eyes: Eyes) -> None:
     prompt = text.chat_prompt(eyes.look([{"role": "user", "content": [film(8)]}]))
     bracket = "<|vision_start|><|video_pad|><|vision_end|>"
-    assert f"<|im_start|>user\n<0.2 seconds>{bracket}<1.5 seconds>{bracket}<|im_end|>" in prompt.text
+    told = text.tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
+    told = re.sub(r"(<\|video_pad\|>)+", "<|video_pad|>", told)
+    assert f"<|im_start|>user\n<0.2 seconds>{bracket}<1.5 seconds>{bracket}<|im_end|>" in told
 
 
 def test_pages_of_a_document_are_pictures(text: ModelText, eyes: Eyes) -> None:
@@ -172,13 +180,13 @@ def test_a_prompt_of_ids_is_expanded_as_text_is(text: ModelText, eyes: Eyes) -> 
     prompt = text.chat_prompt(eyes.look([{"role": "user", "content": [picture(64, 64), film(6)]}]))
     seen = [span.media for span in prompt.media]
     raw = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|><|vision_start|><|video_pad|><|vision_end|>"
-    ids, spans = expand_ids(text.tokenizer.encode(raw), seen, text.tokenizer)
+    ids, spans = expand(text.tokenizer.encode(raw), seen, text.tokenizer)
     assert ids == prompt.token_ids[: len(ids)]
     assert [(span.first, span.count) for span in spans] == [(span.first, span.count) for span in prompt.media]
     with pytest.raises(RequestError, match="placeholders"):
-        expand_ids(text.tokenizer.encode(raw), seen[:1], text.tokenizer)
-    with pytest.raises(RequestError, match="another order"):
-        expand_ids(text.tokenizer.encode(raw), seen[::-1], text.tokenizer)
+        expand(text.tokenizer.encode(raw), seen[:1], text.tokenizer)
+    with pytest.raises(RequestError, match="in the same order"):
+        expand(text.tokenizer.encode(raw), seen[::-1], text.tokenizer)
 
 
 def test_a_model_without_eyes_names_the_part(text: ModelText) -> None:
@@ -195,7 +203,7 @@ def test_a_model_without_eyes_names_the_part(text: ModelText) -> None:
         ([words("a"), {"type": "image_url", "image_url": {}}], r"content\[1\] holds nothing to look at"),
         ([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}], "neither a data URI"),
         ([{"type": "image_url", "image_url": {"url": "/etc/passwd"}}], "neither a data URI"),
-        ([{"type": "image_url", "image_url": {"url": "http://127.0.0.1/x"}}], "does not fetch"),
+        ([{"type": "image_url", "image_url": {"url": "http://127.0.0.1/x"}}], "not fetched without"),
         ([{"type": "image_url", "image_url": {"url": "data:text/html;base64,AAAA"}}], "declared as text/html"),
         ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,$$$$"}}], "not valid base64"),
         ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}], "is empty"),

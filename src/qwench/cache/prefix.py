@@ -18,8 +18,8 @@ from qwench.cache.tree import Node, Tree, pack
 class Snapshot:
     """The first ``position`` tokens of some sequence: a share of ``pages``, and a state in ``slot`` if there is one.
 
-    ``pins`` counts who would rather not lose it; ``node`` is None once it is gone. Until it is ``ready`` a step is still
-    computing it.
+    ``pins`` counts who would rather not lose it; ``node`` is None once it is gone. Until it is ``ready`` a step
+    is still computing it.
     """
 
     position: int

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from qwench.cli.engine import add_engine_flags, add_model_argument, not_yet, running
+from qwench.cli.engine import add_engine_flags, add_model_argument, running
+from qwench.cli.media import Shown, add_media_flags, add_shown_flags
 from qwench.cli.reasoning import Wish, add_reasoning_flags, consider, read_wish
 from qwench.cli.terminal import Terminal
 from qwench.errors import EngineUnavailable, QwenchError, RequestError, UsageError
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from qwench.text.model import ChatPrompt, ModelText
     from qwench.text.thinking import ThinkingPlan
 
-SUMMARY = "talk to a model: one answer with -p, else a conversation"
 SAMPLING_FLAGS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 CUTS = {  # what ended the thinking where it was not the model alone
     "soft": "closed at the budget",
@@ -55,14 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--think-budget", type=int, metavar="N", help="think for at most about N tokens, then answer; 0 does not think"
     )
     parser.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
-    parser.add_argument("--image", action="append", metavar="FILE", help="a picture to look at (not available yet)")
-    parser.add_argument("--video", metavar="FILE", help="a video to look at (not available yet)")
+    add_shown_flags(parser)
     group = parser.add_argument_group("sampling (the model's recommended values where not given)")
     group.add_argument("--temperature", type=float, metavar="T", help="0 takes the most likely token each time")
     group.add_argument("--top-p", type=float, metavar="P", help="draw from the tokens that make up this probability")
     group.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens, 0 for all")
     group.add_argument("--max-tokens", type=int, metavar="N", help="end the answer after N tokens, thinking included")
     group.add_argument("--seed", type=int, metavar="N", help="repeat the same draws")
+    add_media_flags(parser)
     add_reasoning_flags(parser)
     add_engine_flags(parser)
 
@@ -71,14 +71,16 @@ def run(args: argparse.Namespace) -> int:
     """One answer or a conversation. Raises QwenchError."""
     from qwench.engine.request import SamplingParams
 
-    _check(args)
     overrides = {name: getattr(args, name) for name in SAMPLING_FLAGS if getattr(args, name) is not None}
     SamplingParams(**overrides)  # a wrong value is told before the model is loaded
     wish = read_wish(args)
     prompt = _single_prompt(args)
     thinking = _thinking(args)
-    with running(args, chat=True) as (client, text):
-        chat = Chat(client, text, Terminal(), args.system, thinking, overrides, wish)
+    shown = Shown(args)
+    with running(args, chat=True, first=shown.look) as (client, text):
+        chat = Chat(client, text, Terminal(), args.system, thinking, overrides, wish, shown=shown.parts)
+        for line in shown.told:
+            chat.terminal.note(line)
         if prompt is None:
             converse(chat)
         elif args.json:
@@ -87,11 +89,6 @@ def run(args: argparse.Namespace) -> int:
         else:
             chat.answer(prompt)
     return 0
-
-
-def _check(args: argparse.Namespace) -> None:
-    if args.image or args.video:
-        raise not_yet("--image" if args.image else "--video", "describe in words what is to be seen")
 
 
 def _thinking(args: argparse.Namespace) -> ThinkingPlan:
@@ -209,13 +206,15 @@ class Chat:
     thinking: ThinkingPlan | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     wish: Wish | None = None  # to have answers chosen from many samples
+    shown: list[dict[str, Any]] = field(default_factory=list)  # what the next question is about
     clock: Callable[[], float] = time.monotonic
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self, question: str, *, show: bool = True) -> Reply:
         """Stream the answer to ``question``. An interrupt ends it, keeps what was said, and is raised again."""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        asked = [*self.messages, {"role": "user", "content": question}]
+        content = [*self.shown, {"type": "text", "text": question}] if self.shown else question
+        asked = [*self.messages, {"role": "user", "content": content}]
         prompt = self.text.chat_prompt([*system, *asked], thinking=self.thinking)
         for warning in prompt.warnings:
             self.terminal.note(warning)
@@ -227,7 +226,7 @@ class Chat:
             else:
                 self._consider([*system, *asked], self.wish, reply, show)
         finally:
-            self.messages = asked
+            self.messages, self.shown = asked, []
             said = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
             self.messages.append({"role": "assistant", "content": reply.content, **said})
             if show:
@@ -260,7 +259,10 @@ class Chat:
         stream = AnswerStream(self.text.tokenizer, thinking_open=prompt.thinking_open)
         start = self.clock()
         marks = layout(prompt.token_ids, self.text.tokenizer).marks
-        for event in self.client.submit(prompt.token_ids, reply.sampling, thinking=prompt.rules, marks=marks):
+        events = self.client.submit(
+            prompt.token_ids, reply.sampling, thinking=prompt.rules, marks=marks, media=prompt.media
+        )
+        for event in events:
             if event.finish_reason == "error":
                 raise EngineUnavailable(f"the engine failed on this answer: {event.error or 'no reason given'}.")
             reply.seconds = self.clock() - start

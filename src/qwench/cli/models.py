@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from qwench.plan import shapes
 from qwench.plan.shapes import SHAPES, Shape
 
-SUMMARY = "the Qwen3.5 and Qwen3 models with their sizes"
 BITS = (16, 8, 4, 3, 2)
 BOLD, DIM, PLAIN = "\033[1m", "\033[2m", "\033[0m"
 NOTES = (

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from qwench.cli.engine import add_engine_flags, add_model_argument, engine_config
+from qwench.cli.media import add_media_flags, media_caps, media_sources
 from qwench.errors import QwenchError, UsageError
 from qwench.family import PUBLISHED
 from qwench.fault import fault
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
     from qwench.reason.checks import Command
 
-SUMMARY = "serve a model over HTTP, compatible with OpenAI's API"
 KEY_VARIABLE = "QWENCH_API_KEY"
 BACKLOG = 128
 EVERY_IPV4 = "0.0.0.0"  # noqa: S104  (named to be recognised, not to be bound)
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on-disconnect", default="stop", metavar="stop|finish", help=left)
     named = "a command that clients may have answers checked with, by this name; runs without a network"
     parser.add_argument("--checker", action="append", default=[], metavar="NAME=COMMAND", help=named)
+    add_media_flags(parser)
     add_engine_flags(parser)
 
 
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     check_exposure(args.host, keys, allowed=args.allow_no_key)
     config = replace(engine_config(args), max_queue=args.max_queue, on_disconnect=args.on_disconnect)
     checkers = named_checkers(args.checker)
+    media, sources = media_caps(args), media_sources(args, files=False)
     with bind(args.host, args.port) as listener:
         client = EngineClient(config)
         client.prepare()  # the imports below take as long as reading a small model
@@ -69,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
         text = ModelText(client.files, client.model, keeps_noise=args.keep_noise)
         names = served_names(args.model, args.served_name)
-        app = build_app(client, text, ServerSettings(names=names, api_keys=keys, checkers=checkers))
+        settings = ServerSettings(names=names, api_keys=keys, checkers=checkers, media=media, sources=sources)
+        app = build_app(client, text, settings)
         where = url(args.host, listener.getsockname()[1])
         _say(f"Loading {names[0]}; {where}/health shows the progress")
         client.start(text.vocabulary)

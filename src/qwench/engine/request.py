@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
+from qwench.engine.sight import NOTHING, Sight
 from qwench.engine.thinking import Closing, Thought
 from qwench.errors import RequestError
 
@@ -197,6 +198,8 @@ class Request:
     seed: int
     max_total: int  # prompt and answer together never exceed this
     thought: Thought | None = None
+    sight: Sight = NOTHING
+    looked: bool = True  # at all that its prompt shows, as far as that will be computed
     computed: int = 0
     prompt_logprobs_told: int = (
         0  # prompt tokens whose log-probability was delivered, counted with the first (it has none)
@@ -212,11 +215,20 @@ class Request:
     expected: int = 0  # while it waits: tokens that are probably known already
     abandoned: bool = False  # nobody waits for it; it is over once its prompt is read
     cuts: list[int] = field(default_factory=list)  # here the state is kept; ascending
+    leader: Request | None = None  # who reads now what this one begins with, while it waits
+    led_to: int = 0  # so many of its tokens
     anchor: Snapshot | None = None  # the deepest snapshot of this sequence, pinned
     reuse: Reuse | None = None  # known from the first admission on
     reuse_told: bool = False
     sought: bool = False  # on disk
-    media: tuple[MediaSpan, ...] = ()  # what the prompt shows, in order
+    arriving: bool = False  # what was found there is being read
+
+    def identities(self, count: int | None = None) -> list[int]:
+        """What the prefix cache tells the first ``count`` tokens by, or all: ids, but in pictures what is seen."""
+        known = self.token_ids[:count]
+        for span, places in self.sight.within(range(len(known))):
+            known[places.start : places.stop] = span.identities[: len(places)]
+        return known
 
     @property
     def num_generated(self) -> int:
@@ -243,13 +255,14 @@ class Saved:
     """A sequence as it was at some moment: continued from here, it goes on as the original did.
 
     ``snapshot`` is None where there was no room for one; then continuing means computing ``token_ids`` again.
-    ``thought`` is how far its thinking was.
+    ``thought`` is how far its thinking was, ``sight`` what its prompt shows.
     """
 
     prompt_len: int
     token_ids: tuple[int, ...]
     snapshot: Snapshot | None
     thought: Thought | None = None
+    sight: Sight = NOTHING
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 Every step closes some of *known - computed*: of each running request that misses one token (it is generating), and of
 prompts as far as time and turns allow (``engine/turns.py``). Where a row passes one of its request's cuts, the state
-there is kept; a request begins after what is kept of it already. When pages run out, snapshots go first; then the youngest
-running request gives everything back and waits again; its tokens are kept and computed again, from its deepest snapshot
-on. A prompt that nobody waits for any more ends where it is, or is read to its end in the background; what was computed
-of it is kept.
+there is kept; a request begins after what is kept of it already, or is about to be. When pages run out, snapshots go
+first; then the youngest running request gives everything back and waits again; its tokens are kept and computed again,
+from its deepest snapshot on. A prompt that nobody waits for any more ends where it is, or is read to its end in the
+background; what was computed of it is kept.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from itertools import count
 from qwench.cache.cuts import cut_points
 from qwench.cache.pool import Pool
 from qwench.cache.prefix import Found, PrefixCache, PrefixPolicy, Snapshot
+from qwench.cache.tree import pack, shared
 from qwench.engine.request import FinishReason, Request, Reuse, Saved, Status, TokenEvent, TokenLogprob
 from qwench.engine.turns import Turns
 
@@ -70,6 +71,17 @@ class Step:
     rows: tuple[StepRow, ...]
     fresh_slots: tuple[int, ...]
     copies: Copies = field(default_factory=Copies)
+
+
+def is_led(request: Request) -> bool:
+    """Whether it waits for what another one is reading."""
+    leader = request.leader
+    return leader is not None and leader.status is Status.RUNNING and leader.computed < request.led_to
+
+
+def may_begin(request: Request) -> bool:
+    """Whether a waiting request waits for nothing that is being read."""
+    return not request.arriving and not is_led(request)
 
 
 def without_lost(row: StepRow) -> StepRow:
@@ -193,14 +205,16 @@ class Scheduler:
         budget = self.max_step_tokens - len(rows)
         readers = [request for request in self.running if not request.is_live]
         if len(self.running) < self.max_running:
-            readers += self.waiting
+            readers += (request for request in self.waiting if request.looked and may_begin(request))
         fresh: list[int] = []
         self.turns.begin(len(rows), readers)
         while budget > 0 and (request := self.turns.next(readers)) is not None:
             begins = request.status is Status.WAITING
-            if begins and not self._admit(request):
-                readers = [each for each in readers if each.status is Status.RUNNING]
-                continue
+            if begins:
+                admitted = self._admit(request)
+                readers = [each for each in readers if each.status is Status.RUNNING or (admitted and not is_led(each))]
+                if not admitted:
+                    continue
             if begins and request.computed == 0:
                 assert request.state_slot is not None
                 fresh.append(request.state_slot)
@@ -233,7 +247,7 @@ class Scheduler:
             reuse = None if request.reuse_told else request.reuse
             request.reuse_told = True
             if result.error is not None:
-                self.cache.forget(request.token_ids)
+                self.cache.forget(request.identities())
                 self._finish(request, sound=False)
                 yield request, TokenEvent(finish_reason="error", error=result.error, reuse=reuse)
                 continue
@@ -297,10 +311,16 @@ class Scheduler:
         room = self.max_running - len(self.running)
         return [request for request in self.waiting if not request.sought][:room] if room > 0 else []
 
+    def unseen(self) -> list[Request]:
+        """Waiting requests that show what was not looked at yet, as many as could run now, in the order they came."""
+        room = self.max_running - len(self.running)
+        waiting = sorted((each for each in self.waiting if not each.looked), key=lambda request: request.arrival)
+        return [each for each in waiting if may_begin(each)][:room] if room > 0 else []
+
     def adopt(self, request: Request, position: int) -> tuple[Snapshot, int] | None:
         """A snapshot after ``position`` tokens of a waiting request, and how many of its pages are filled already; the
         caller fills the others and the state. None where there is no room."""
-        token_ids = request.token_ids[:position]
+        token_ids = request.identities(position)
         found = self.cache.find(token_ids, position)
         whole = found.position // self.page_size
         shared = found.snapshot.pages[:whole] if found.snapshot else []
@@ -326,7 +346,7 @@ class Scheduler:
             snapshot = None
         if snapshot is not None:
             snapshot.pins += 1
-        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, copy(request.thought))
+        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, copy(request.thought), request.sight)
 
     def release(self, saved: Saved) -> None:
         """Nobody will continue from ``saved``; what is kept for it may go."""
@@ -348,7 +368,7 @@ class Scheduler:
         preempting."""
         if len(self.running) >= self.max_running:
             return False
-        found = self.cache.find(request.token_ids, self.reusable(request))
+        found = self.cache.find(request.identities(), self.reusable(request))
         # Alone with the cache it begins anew: what is found may hold the one page that is missing.
         if not self._begin(request, found) and (self.running or not self._begin(request, Found())):
             return False
@@ -364,11 +384,31 @@ class Scheduler:
         request.status = Status.RUNNING
         self.waiting.remove(request)
         self.running.append(request)
+        for other in self.waiting:
+            self._follow(other, request)
         return True
+
+    def _follow(self, request: Request, leader: Request) -> None:
+        """Let the request wait until ``leader`` has read what both begin with, if that is worth waiting for."""
+        near, known = self.cache.policy.near, max(leader.computed, request.expected)
+        if not self.cache.policy.limit or (leader.background and not request.background):
+            return
+        if leader.identities(near) != request.identities(near):
+            return
+        most = min(self.reusable(request), len(leader.token_ids) - 1)
+        if most - known < near:
+            return
+        position = shared(pack(leader.identities(most)), pack(request.identities(most)))
+        if position - known >= near and (not is_led(request) or position > request.led_to):
+            request.leader, request.led_to = leader, position
+            if position not in leader.cuts:
+                insort(leader.cuts, position)
 
     def _queue(self, request: Request) -> None:
         """Let the request wait, with a guess at what will not have to be computed: short prompts go first."""
-        request.expected = self.cache.find(request.token_ids, self.reusable(request)).position
+        request.expected = self.cache.find(request.identities(), self.reusable(request)).position
+        for reader in self.running:
+            self._follow(request, reader)
         self.waiting.append(request)
 
     def _begin(self, request: Request, found: Found) -> bool:
@@ -459,7 +499,7 @@ class Scheduler:
     def _keep(self, request: Request, position: int, *, must: bool) -> Snapshot | None:
         """Hold on to what is kept of the first ``position`` tokens, if it is worth its place; it is told if it is new,
         with a state to be filled."""
-        known, pages = request.token_ids[:position], request.pages[: self._pages_for(position)]
+        known, pages = request.identities(position), request.pages[: self._pages_for(position)]
         snapshot, new = self.cache.keep(known, pages, background=request.background, instead=request.anchor, must=must)
         if snapshot is None or snapshot is request.anchor:
             return None
@@ -471,7 +511,7 @@ class Scheduler:
     def _note(self, request: Request, position: int) -> None:
         snapshot = request.anchor
         if snapshot is not None and snapshot.position == position and not request.background:
-            self._kept.append((snapshot, request.token_ids[:position]))
+            self._kept.append((snapshot, request.identities(position)))
 
     def _lead(self, requests: list[Request]) -> None:
         """The first of ``requests`` computes their prompt and cuts before its last token; the others wait for that."""

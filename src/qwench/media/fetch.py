@@ -65,7 +65,7 @@ def fetch(address: str, sources: Sources) -> tuple[bytes, str]:
         return read_data_uri(address, sources.most)
     if scheme in ("http", "https"):
         if not sources.web:
-            raise Unusable("is a web address, which this server does not fetch; send the bytes as a data URI")
+            raise Unusable("is a web address, not fetched without --allow-media-url; send the bytes as a data URI")
         return _fetch_web(address, sources), ""
     if sources.files:
         return _read_file(address, sources.most), ""

@@ -111,13 +111,12 @@ def _content(name: str, part: Mapping[str, Any], inner: Mapping[str, Any]) -> tu
         if source.get("type") == "base64":
             return source.get("data"), True
         return source.get("url"), False
-    if inner is part:
-        found = next(
-            (part[key] for key in (name, "image_url", "video_url", "file_data", "file_url") if key in part), None
-        )
-    else:
-        found = next((inner[key] for key in ("url", "file_data", "file_url") if key in inner), None)
-    return found, KINDS[name] == "document" and isinstance(found, str) and ":" not in found[:16]
+    keys = (
+        (name, "image_url", "video_url", "file_data", "file_url") if inner is part else ("url", "file_data", "file_url")
+    )
+    key = next((key for key in keys if inner.get(key) is not None), "")
+    found = inner.get(key)
+    return found, key == "file_data" and isinstance(found, str) and ":" not in found[:16]  # OpenAI's may be bare
 
 
 def _example(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Every parameter of the language model: name, shape and kind, declared from the configuration alone.
+"""Every parameter of the language model and of the vision tower: name, shape and kind, from the configuration alone.
 
 The loader fills exactly this table, the planner's counts are checked against it, random weights are drawn from it.
 It knows neither a checkpoint's names (weights/names) nor torch. Shapes are [out, in] for matrices.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from qwench.config import DeltaNetConfig, ModelConfig, MoeConfig
+from qwench.config import DeltaNetConfig, ModelConfig, MoeConfig, VisionConfig
 
 # What may be done to a parameter: matrices and experts may be quantised, vectors follow the activation type,
 # float32 parameters keep their precision whatever the activations are (the decay of a state is too sensitive).
@@ -92,3 +92,32 @@ def _swiglu(prefix: str, width: int, hidden: int) -> Iterator[tuple[str, Paramet
     yield f"{prefix}.gate", ParameterSpec((width, hidden), "matrix")
     yield f"{prefix}.up", ParameterSpec((width, hidden), "matrix")
     yield f"{prefix}.down", ParameterSpec((hidden, width), "matrix")
+
+
+def declare_vision(vision: VisionConfig) -> dict[str, ParameterSpec]:
+    """All parameters of the vision tower in the order it reads them. Every layer has a bias, every norm too."""
+    hidden, merged = vision.hidden_size, vision.merged_width
+    specs = dict(_biased("patch", hidden, vision.patch_width))
+    specs["positions"] = ParameterSpec((vision.num_position_embeddings, hidden), "float32")
+    for index in range(vision.depth):
+        block = f"blocks.{index}"
+        specs |= dict(_layer_norm(f"{block}.attention_norm", hidden))
+        specs |= dict(_biased(f"{block}.qkv", 3 * hidden, hidden))
+        specs |= dict(_biased(f"{block}.output", hidden, hidden))
+        specs |= dict(_layer_norm(f"{block}.mlp_norm", hidden))
+        specs |= dict(_biased(f"{block}.up", vision.intermediate_size, hidden))
+        specs |= dict(_biased(f"{block}.down", hidden, vision.intermediate_size))
+    specs |= dict(_layer_norm("merger.norm", hidden))
+    specs |= dict(_biased("merger.up", merged, merged))
+    specs |= dict(_biased("merger.down", vision.out_hidden_size, merged))
+    return specs
+
+
+def _biased(name: str, out: int, width: int) -> Iterator[tuple[str, ParameterSpec]]:
+    yield name, ParameterSpec((out, width), "matrix")
+    yield f"{name}.bias", ParameterSpec((out,), "vector")
+
+
+def _layer_norm(name: str, width: int) -> Iterator[tuple[str, ParameterSpec]]:
+    yield name, ParameterSpec((width,), "vector")
+    yield f"{name}.bias", ParameterSpec((width,), "vector")

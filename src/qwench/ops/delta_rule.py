@@ -38,7 +38,7 @@ def causal_conv(inputs: torch.Tensor, weight: torch.Tensor, states: torch.Tensor
         for tap in range(1, len(taps)):
             total += window[tap : tap + length] * taps[tap]
         output[span] = F.silu(total)
-        for piece, target in rows.pieces(row, span):
+        for piece, target in rows.pieces(span):
             end = piece.stop - span.start
             states[slot if target is None else target] = window[end : end + columns].to(states.dtype)
         states[slot] = window[length:].to(states.dtype)
@@ -76,7 +76,7 @@ def gated_delta_rule(
         save_single(states, rows)
     for row, span in rows.spans(single):
         slot = rows.state_slots[row]
-        for part, target in rows.pieces(row, span):
+        for part, target in rows.pieces(span):
             output[part], states[slot] = chunked(
                 query[part], key[part], value[part], decay[part], beta[part], states[slot]
             )

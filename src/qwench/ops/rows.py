@@ -66,8 +66,8 @@ class Rows:
             yield row, slice(start, start + self.lengths[row])
             start += self.lengths[row]
 
-    def pieces(self, row: int, span: slice) -> Iterator[tuple[slice, int | None]]:
-        """The row's tokens up to each of its saves, and that save's slot; behind the last, None."""
+    def pieces(self, span: slice) -> Iterator[tuple[slice, int | None]]:
+        """A row's tokens up to each of its saves, and that save's slot; behind the last, None."""
         start = span.start
         first = bisect.bisect_left(self.saves, (start, 0))
         for token, slot in itertools.takewhile(lambda save: save[0] < span.stop, self.saves[first:]):

@@ -70,7 +70,7 @@ class Service:
     @cached_property
     def _reader(self) -> MediaReader | None:
         vision = self.text.vision if self.client.sees else None
-        return vision and MediaReader(vision, self.settings.media, self.settings.sources)
+        return None if vision is None else MediaReader(vision, self.settings.media, self.settings.sources)
 
     @cached_property
     def _lookers(self) -> ThreadPoolExecutor:
@@ -80,7 +80,7 @@ class Service:
     @property
     def eyes(self) -> Eyes | None:
         """How what a request shows is looked at; None if the model reads text only."""
-        return self._reader and Eyes(self._reader, self.client.max_model_len)
+        return None if self._reader is None else Eyes(self._reader, self.client.max_model_len)
 
     async def apart(self, work: Callable[[], Result], *, looks: bool) -> Result:
         """``work`` on a thread; if it ``looks`` at something, on one of a few that do nothing else.

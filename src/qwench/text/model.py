@@ -23,7 +23,7 @@ from qwench.text.noise import without_noise
 from qwench.text.presets import QWEN3, ModelPresets, presets_for
 from qwench.text.thinking import KNOWN, UNBOUNDED, ThinkingPlan, closing_ids, rules_for, soft_switch
 from qwench.text.tokenizer import Tokenizer
-from qwench.text.vision import expand, media_of, refuse_placeholders, text_of, timed, without_pixels
+from qwench.text.vision import expand, media_of, refuse_placeholders, text_of, without_pixels
 
 TEMPLATE_OWN = frozenset(("messages", "tools", "add_generation_prompt"))
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
@@ -146,10 +146,7 @@ class ModelText:
         silenced = thinking.enabled is False or (asked is False and self._obeys_soft_switch and not opened)
         rules = self._rules(thinking, opened=opened, may_think=may_think, begun=not add_generation_prompt)
         thinks = may_think and not silenced
-        text = timed(text, seen) if seen else text
-        ids, spans = (
-            expand(self.tokenizer.encode(text), seen, self.tokenizer) if seen else (self.tokenizer.encode(text), ())
-        )
+        ids, spans = expand(self.tokenizer.encode(text), seen, self.tokenizer)
         return ChatPrompt(text, ids, opened, thinks, rules, tuple(warnings), spans)
 
     def _rules(self, plan: ThinkingPlan, *, opened: bool, may_think: bool, begun: bool) -> ThinkingRules:

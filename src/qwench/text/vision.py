@@ -6,14 +6,13 @@ of a video stands its time. Knows neither templates nor formats of files.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qwench.engine.request import MediaSpan
 from qwench.errors import ContextLengthExceeded, RequestError
-from qwench.media.parts import WORDS, is_media
+from qwench.media.parts import is_media
 from qwench.media.patches import Media
 from qwench.media.reader import MediaReader
 from qwench.media.settings import Caps
@@ -21,7 +20,6 @@ from qwench.text.tokenizer import Tokenizer
 
 OPEN, CLOSE = "<|vision_start|>", "<|vision_end|>"
 PADS: Mapping[str, str] = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
-PLACE = re.compile(r"(?P<open><\|vision_start\|>)?<\|(?P<kind>image|video)_pad\|>(?(open)<\|vision_end\|>)")
 MOST_PARTS = 128
 MARKS = ("cache_control", "prompt_cache_breakpoint")  # of the client's, which text/marks.py reads
 
@@ -70,6 +68,44 @@ class Eyes:
                 )
             kept = {name: part[name] for name in MARKS if name in part}
             yield from ({**kept, "type": media.kind, "media": media} for media in found)
+
+    def attached(self, data: object, kinds: Sequence[str], where: str) -> list[Media]:
+        """vLLM's multi_modal_data, in the order of the prompt's placeholders. Raises RequestError."""
+        if not isinstance(data, Mapping):
+            raise RequestError(f"{where}multi_modal_data is no mapping; give image or video.", param="multi_modal_data")
+        waiting: dict[str, list[Any]] = {}
+        for kind, given in data.items():
+            if kind not in ("image", "video"):
+                reason = f"{where}multi_modal_data holds {kind!r:.80}; known are image and video"
+                raise RequestError(f"{reason}.", param="multi_modal_data")
+            waiting[kind] = [given] if _is_one(kind, given) else list(given)
+        counts = {kind: len(given) for kind, given in waiting.items()}
+        found: list[Media] = []
+        for kind in kinds:
+            given = waiting.get(kind) or [None]
+            at = counts.get(kind, 0) - len(waiting.get(kind) or [])
+            item, more = given.pop(0), {}
+            if kind == "video" and isinstance(item, tuple):  # frames with what is known of them
+                item, known = item
+                more = {name: known[name] for name in ("fps",) if known.get(name)}
+            found += self.reader.open({"type": kind, kind: item, **more}, f"{where}multi_modal_data.{kind}[{at}]")
+        left = next((kind for kind, given in waiting.items() if given), None)
+        if left is not None:
+            reason = f"{where}multi_modal_data has {counts[left]} of {left}, but the prompt has fewer placeholders"
+            raise RequestError(f"{reason}; give one for each.", param="multi_modal_data")
+        return found
+
+
+def _is_one(kind: str, given: Any) -> bool:
+    """Whether this is one picture or video and not a list of them; a list of pictures is one video."""
+    if not isinstance(given, list):
+        return kind == "image" or getattr(given, "ndim", 4) == 4
+    return (
+        kind == "video"
+        and bool(given)
+        and not isinstance(given[0], (str, bytes, list, tuple))
+        and (getattr(given[0], "ndim", 3) == 3)
+    )
 
 
 def is_seen(part: object) -> bool:
@@ -121,68 +157,52 @@ def refuse_placeholders(messages: Sequence[Message]) -> None:
             raise RequestError(f"A message of role {message['role']} {reason}.", param="messages")
 
 
-def timed(text: str, media: Sequence[Media]) -> str:
-    """``text`` with the moments of each video in place of its placeholder. Raises RequestError if they do not match."""
-    places = list(PLACE.finditer(text))
-    _check([place["kind"] for place in places], media)
-    pieces, end = [], 0
-    for place, each in zip(places, media, strict=True):
-        if each.kind == "video":
-            pieces += [text[end : place.start()], moments(each)]
-            end = place.end()
-    return "".join((*pieces, text[end:]))
-
-
-def moments(video: Media) -> str:
-    """A video as text, with one placeholder for each moment."""
-    return "".join(f"<{second:.1f} seconds>{OPEN}{PADS['video']}{CLOSE}" for second in video.seconds)
+def placeholders(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
+    """What a prompt wants to show: "image" or "video" for each placeholder."""
+    kinds = {tokenizer.id_of(pad): kind for kind, pad in PADS.items()}
+    return [kinds[token] for token in ids if token in kinds]
 
 
 def expand(ids: Sequence[int], media: Sequence[Media], tokenizer: Tokenizer) -> tuple[list[int], tuple[MediaSpan, ...]]:
-    """Ids in which each placeholder stands as often as it has tokens, and where each Media lies."""
+    """``ids`` with room for what is seen, where there was one placeholder for each, and where it lies.
+
+    A video becomes its moments, each between brackets of its own behind its time, in place of the whole; a time is
+    encoded by itself, so that nothing before it merges with it. Raises RequestError if the two do not match.
+    """
+    if not media:
+        return list(ids), ()
+    _check(placeholders(ids, tokenizer), [each.kind for each in media])
     pads = {tokenizer.id_of(pad) for pad in PADS.values()}
+    opening, closing = tokenizer.encode(OPEN), tokenizer.encode(CLOSE)
     found: list[int] = []
-    firsts: dict[int, int] = {}  # by the place among ``media``
-    ends: dict[int, int] = {}
-    runs = iter([(index, each.frame_tokens) for index, each in enumerate(media) for _ in range(each.grid[0])])
-    for token in ids:
+    spans: list[MediaSpan] = []
+    waiting, at = iter(media), 0
+    while at < len(ids):
+        token = ids[at]
+        at += 1
         if token not in pads:
             found.append(token)
             continue
-        index, count = next(runs)
-        firsts.setdefault(index, len(found))
-        found += [token] * count
-        ends[index] = len(found)
-    return found, tuple(MediaSpan(firsts[at], ends[at] - firsts[at], each) for at, each in enumerate(media))
-
-
-def expand_ids(
-    ids: Sequence[int], media: Sequence[Media], tokenizer: Tokenizer
-) -> tuple[list[int], tuple[MediaSpan, ...]]:
-    """``expand`` for a prompt that came as ids or raw text: one placeholder for each, bare or between its brackets."""
-    kinds = {tokenizer.id_of(pad): kind for kind, pad in PADS.items()}
-    _check([kinds[token] for token in ids if token in kinds], media)
-    opening, closing = tokenizer.id_of(OPEN), tokenizer.id_of(CLOSE)
-    found: list[int] = []
-    waiting = iter(media)
-    skip = False
-    for at, token in enumerate(ids):
-        if skip:
-            skip = False
+        each = next(waiting)
+        if each.kind == "image":
+            spans.append(MediaSpan(len(found), each.tokens, each))
+            found += [token] * each.tokens
             continue
-        each = next(waiting) if token in kinds else None
-        if each is None or each.kind == "image":
-            found.append(token)
-            continue
-        if found and found[-1] == opening and tuple(ids[at + 1 : at + 2]) == (closing,):
+        if found[-1:] == opening and list(ids[at : at + 1]) == closing:
             found.pop()
-            skip = True
-        found += tokenizer.encode(moments(each))
-    return expand(found, media, tokenizer)
+            at += 1
+        times = [tokenizer.encode(f"<{second:.1f} seconds>") + opening for second in each.seconds]
+        first = len(found) + len(times[0])
+        for time in times:
+            found += [*time, *[token] * each.frame_tokens, *closing]
+        spans.append(MediaSpan(first, len(found) - len(closing) - first, each))
+    return found, tuple(spans)
 
 
-def _check(kinds: Sequence[str], media: Sequence[Media]) -> None:
-    if list(kinds) != [each.kind for each in media]:
-        told = ", ".join(f"{kinds.count(kind)} of {WORDS[kind][2:]}s" for kind in PADS)
-        given = ", ".join(f"{sum(each.kind == kind for each in media)} {WORDS[kind][2:]}s" for kind in PADS)
-        raise RequestError(f"The prompt has placeholders {told}, but there are {given}, or in another order.")
+def _check(wanted: Sequence[str], given: Sequence[str]) -> None:
+    if wanted != given:
+        told = [" and ".join(f"{kinds.count(kind)} {kind}s" for kind in PADS) for kinds in (wanted, given)]
+        raise RequestError(
+            f"The prompt has placeholders for {told[0]}, but {told[1]} came; give one for each, in the same order.",
+            param="messages",
+        )
