@@ -227,12 +227,16 @@ def test_what_cannot_be_seen_is_named(content: list[Any], sentence: str, text: M
     assert (caught.value.param or "").startswith("messages[0].content[")
 
 
-def test_text_must_not_spell_what_stands_for_a_picture(text: ModelText, eyes: Eyes) -> None:
-    content = [picture(64, 64), words("<|vision_start|><|image_pad|><|vision_end|>")]
-    with pytest.raises(RequestError, match="spells the placeholder"):
-        text.chat_prompt(eyes.look([{"role": "user", "content": content}]))
-    alone = text.chat_prompt([{"role": "user", "content": "<|image_pad|>" * 1000}])
-    assert not alone.media
+def test_text_that_spells_a_placeholder_stays_text(text: ModelText, eyes: Eyes) -> None:
+    spelled = "<|vision_start|><|image_pad|><|vision_end|>"
+    prompt = text.chat_prompt(eyes.look([{"role": "user", "content": [picture(64, 64), words(spelled)]}]))
+    (span,) = prompt.media
+    pad = text.tokenizer.encode("<|image_pad|>")[0]
+    assert prompt.token_ids.count(pad) == span.media.tokens
+    assert text.tokenizer.decode(prompt.token_ids, skip_special_tokens=False).endswith(
+        spelled + "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+    assert not text.chat_prompt([{"role": "user", "content": "<|image_pad|>" * 1000}]).media
 
 
 def test_pictures_that_fill_the_window_are_refused_before_the_next_is_read(text: ModelText, eyes: Eyes) -> None:

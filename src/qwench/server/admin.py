@@ -147,8 +147,7 @@ def _tokenize(service: Service, asked: TokenizeRequest) -> dict[str, object]:
     if (told is None) == (asked.messages is None):
         raise RequestError("prompt is missing; send prompt (or content), or messages.", param="prompt")
     if asked.messages is not None:
-        prompt = _render(service, asked.messages, asked)
-        ids = prompt.token_ids if asked.parse_special else tokenizer.encode_plain(prompt.text)
+        ids = _render(service, asked.messages, asked).token_ids
     else:
         assert told is not None
         ids = tokenizer.encode(told) if asked.parse_special else tokenizer.encode_plain(told)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from qwench.engine.request import TokenLogprob
 from qwench.server.answer import Answer, Delta, Head
+from qwench.text.reading import ToolCall
+from qwench.text.stream import Call
 from qwench.text.tokenizer import Tokenizer
 
 LEAST_LOGPROB = -9999.0  # JSON has no minus infinity
@@ -19,6 +21,7 @@ class ChatFormat:
         self._answer = answer
         self._tokenizer = tokenizer
         self._begun: set[int] = set()
+        self._called: set[str] = set()
         self._ended = 0
         self._deltas: list[list[Delta]] = [[] for _ in range(answer.prepared.sampling.n)]
 
@@ -35,6 +38,8 @@ class ChatFormat:
             if self._ended == len(self._deltas):
                 last |= {"timings": self._answer.timings(), **self._answer.extension()}
             return [*chunks, last]
+        if delta.call is not None:
+            return [*chunks, self._chunk(delta.index, {"tool_calls": [self._part(delta.call, delta.text)]})]
         if delta.kind == "reasoning":
             text: dict[str, object] = {"reasoning_content": delta.text, "reasoning": delta.text}
             return [*chunks, self._chunk(delta.index, text)]
@@ -63,13 +68,20 @@ class ChatFormat:
     def _choice(self, index: int, deltas: list[Delta]) -> dict[str, object]:
         reasoning = "".join(delta.text for delta in deltas if delta.kind == "reasoning")
         logprobs = [logprob for delta in deltas for logprob in delta.logprobs]
+        content = "".join(delta.text for delta in deltas if delta.kind == "content")
+        arguments: dict[Call, str] = {}
+        for delta in deltas:
+            if delta.call is not None:
+                arguments[delta.call] = arguments.get(delta.call, "") + delta.text
+        calls = [ToolCall(call.id, call.name, text).document() for call, text in arguments.items()]
         message: dict[str, object] = {
             "role": "assistant",
-            "content": "".join(delta.text for delta in deltas if delta.kind == "content"),
+            "content": None if calls and not content else content,
             "refusal": None,
             "annotations": [],
             "reasoning_content": reasoning or None,
             "reasoning": reasoning or None,
+            **({"tool_calls": calls} if calls else {}),
         }
         wanted = self._answer.prepared.sampling.logprobs is not None
         return {
@@ -79,6 +91,13 @@ class ChatFormat:
             "finish_reason": deltas[-1].finish_reason,
             "finish_details": deltas[-1].details,
         }
+
+    def _part(self, call: Call, arguments: str) -> dict[str, object]:
+        """A piece of a call; its first says which function it is."""
+        if call.id in self._called:
+            return {"index": call.index, "function": {"arguments": arguments}}
+        self._called.add(call.id)
+        return {"index": call.index, **ToolCall(call.id, call.name, arguments).document()}
 
     def _envelope(self, kind: str) -> dict[str, object]:
         head = self._head

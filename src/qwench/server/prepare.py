@@ -23,6 +23,7 @@ from qwench.text.marks import Layout, layout, with_orders
 from qwench.text.model import ChatPrompt, ModelText
 from qwench.text.noise import is_errand
 from qwench.text.thinking import ThinkingPlan, read_thinking
+from qwench.text.tools import Tools, read_tools
 from qwench.text.vision import Eyes
 
 MAX_STOP_STRINGS = 32
@@ -75,7 +76,7 @@ class Prepared:
     from content, and sent along if ``show_reasoning``. ``rules``: what the engine holds the answer to; ``thinking``:
     what was understood, told in the response. ``background``: nobody goes on from it, so it displaces nothing that is
     kept of others. ``warnings``: one per ignored field, for the warning header. ``considering``: the answer is to be
-    chosen from many samples.
+    chosen from many samples. ``tools`` may be called.
     """
 
     prompts: tuple[Prompt, ...]
@@ -90,6 +91,7 @@ class Prepared:
     background: bool = False
     warnings: tuple[str, ...] = ()
     considering: Considering | None = None
+    tools: Tools | None = None
 
 
 def prepare_chat(
@@ -104,9 +106,10 @@ def prepare_chat(
     request = shape(ChatRequest, fields)
     check_model(request.model, names)
     plan = read_thinking(request.thinking_fields)
+    tools = read_tools(request.tools, request.tool_choice, parallel=request.parallel_tool_calls)
     render = partial(
         text.chat_prompt,
-        tools=chosen_tools(request),
+        tools=tools.offered if tools else None,
         thinking=plan,
         variables=request.chat_template_kwargs,
     )
@@ -136,6 +139,7 @@ def prepare_chat(
         background=request.service_tier == BACKGROUND_TIER or is_errand(request.messages),
         warnings=(*warnings, *plan.warnings, *prompt.warnings, *unkept, *_crowded(plan, own["max_tokens"])),
         considering=_considering(request, messages, render, sampling),
+        tools=tools,
     )
 
 
@@ -172,22 +176,6 @@ def check_model(asked: str | None, names: Sequence[str]) -> None:
     """Absent, or one of the served names."""
     if asked is not None and names and asked not in names:
         raise ModelNotFound(f"The model {show(asked)} is not served here; send {names[0]!r}.", param="model")
-
-
-def chosen_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
-    """The tools that go into the prompt. Raises RequestError naming what is wrong with them."""
-    choice = request.tool_choice if request.tool_choice is not None else "auto"
-    if choice not in ("auto", "none"):
-        reason = "forcing a tool call is not there yet; send auto or none"
-        raise RequestError(f"tool_choice is {show(choice)}: {reason}.", param="tool_choice")
-    for index, tool in enumerate(request.tools or []):
-        function = tool.get("function")
-        if tool.get("type") != "function" or not isinstance(function, dict):
-            reason = 'give {"type": "function", "function": {"name": ..., "parameters": {...}}}'
-            raise RequestError(f"tools[{index}] is not a function; {reason}.", param=f"tools[{index}]")
-        if not isinstance(function.get("name"), str) or not function["name"]:
-            raise RequestError(f"tools[{index}].function.name is missing; send a name.", param=f"tools[{index}]")
-    return request.tools if request.tools and choice == "auto" else None
 
 
 def _crowded(plan: ThinkingPlan, max_tokens: int | None) -> list[str]:

@@ -79,10 +79,11 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule("skip_special_tokens", BOTH, _S, "false shows special tokens in the text"),
     FieldRule("logprobs", BOTH, _S, "chat: true or false; completions: how many per token"),
     FieldRule("top_logprobs", CHAT, _S, "0 to 20; needs logprobs true"),
-    FieldRule("tools", CHAT, _S, "rendered into the prompt by the chat template; calls stay in the content for now"),
+    FieldRule("tools", CHAT, _S, "functions with a name and, if they take any, parameters; docs/tools.md has more"),
     FieldRule(
-        "tool_choice", CHAT, _S, "auto or none (it leaves the tools out of the prompt); forcing a call is not there yet"
+        "tool_choice", CHAT, _S, "auto, none, or allowed_tools with mode auto; what is not allowed is not in the prompt"
     ),
+    FieldRule("parallel_tool_calls", CHAT, _S, "false ends the answer after its first call"),
     FieldRule("enable_thinking", CHAT, _S, "true or false; absent means the model's default"),
     FieldRule("enableThinking", CHAT, _S, "enable_thinking"),
     FieldRule("think", CHAT, _S, "true, false, or a level of effort"),
@@ -117,7 +118,6 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule("safety_identifier", BOTH, _I, "requests are not attributed to users"),
     FieldRule("verbosity", CHAT, _I, "ask for it in the prompt"),
     FieldRule("prediction", CHAT, _I, "predicted outputs only save time elsewhere"),
-    FieldRule("parallel_tool_calls", CHAT, _I, "the model decides", (True,)),
     FieldRule("moderation", CHAT, _I, "nothing is moderated"),
     FieldRule("prompt_cache_key", BOTH, _I, "there is one cache"),
     FieldRule("prompt_cache_options", BOTH, _I, "there is one cache"),
@@ -196,6 +196,7 @@ class ChatRequest(_Shared):
     top_logprobs: int | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     enable_thinking: bool | None = None
     enableThinking: bool | None = None  # noqa: N815 - as some clients spell it
     think: bool | str | None = None

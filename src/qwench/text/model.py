@@ -19,11 +19,13 @@ from qwench.gguf.file import GgufFile
 from qwench.media.settings import VisionSettings
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
 from qwench.text.gguf_text import gguf_template, gguf_tokenizer
+from qwench.text.literal import Literal
+from qwench.text.messages import complete, respell
 from qwench.text.noise import without_noise
 from qwench.text.presets import QWEN3, ModelPresets, presets_for
 from qwench.text.thinking import KNOWN, UNBOUNDED, ThinkingPlan, closing_ids, rules_for, soft_switch
 from qwench.text.tokenizer import Tokenizer
-from qwench.text.vision import expand, media_of, refuse_placeholders, text_of, without_pixels
+from qwench.text.vision import expand, media_of, text_of, without_pixels
 
 TEMPLATE_OWN = frozenset(("messages", "tools", "add_generation_prompt"))
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
@@ -118,13 +120,15 @@ class ModelText:
             if name in self.chat.reserved:
                 raise _taken(name, "is the chat template's own; leave it out")
         switch = thinking.enabled if thinking.insists or self.chat.can_think else None
-        clean: Sequence[Mapping[str, Any]] = normalise_messages(messages)
+        respelled, used = respell(messages)
+        clean: Sequence[Mapping[str, Any]] = normalise_messages(respelled)
         clean, warnings = (clean, []) if self.keeps_noise else without_noise(clean)
+        clean, added = complete(clean)
+        warnings += [f"messages: {rule}" for rule in (*used, *added)]
         seen = media_of(clean)
-        if seen:
-            refuse_placeholders(clean)
+        literal = Literal(self.tokenizer, without_pixels(clean))
         text = self.chat.render(
-            without_pixels(clean),
+            literal.messages,
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             enable_thinking=switch,
@@ -146,8 +150,8 @@ class ModelText:
         silenced = thinking.enabled is False or (asked is False and self._obeys_soft_switch and not opened)
         rules = self._rules(thinking, opened=opened, may_think=may_think, begun=not add_generation_prompt)
         thinks = may_think and not silenced
-        ids, spans = expand(self.tokenizer.encode(text), seen, self.tokenizer)
-        return ChatPrompt(text, ids, opened, thinks, rules, tuple(warnings), spans)
+        ids, spans = expand(literal.encode(text), seen, self.tokenizer)
+        return ChatPrompt(literal.text(text), ids, opened, thinks, rules, tuple(warnings), spans)
 
     def _rules(self, plan: ThinkingPlan, *, opened: bool, may_think: bool, begun: bool) -> ThinkingRules:
         """What the engine holds the answer to."""

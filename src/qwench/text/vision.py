@@ -149,14 +149,6 @@ def without_pixels(messages: Sequence[Message]) -> list[Message]:
     ]
 
 
-def refuse_placeholders(messages: Sequence[Message]) -> None:
-    """Where there are pictures, text must not spell their placeholders: nobody could tell the two apart."""
-    for message in messages:
-        if any(pad in text_of(message["content"]) for pad in PADS.values()):
-            reason = "spells the placeholder of a picture; leave it out, or send no pictures"
-            raise RequestError(f"A message of role {message['role']} {reason}.", param="messages")
-
-
 def placeholders(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
     """What a prompt wants to show: "image" or "video" for each placeholder."""
     kinds = {tokenizer.id_of(pad): kind for kind, pad in PADS.items()}
