@@ -40,6 +40,11 @@ class VisionSettings:
         return self.patch * self.merge
 
     @classmethod
+    def of(cls, vision: VisionConfig) -> VisionSettings:
+        """As published, for a tower of these sizes."""
+        return cls(vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
+
+    @classmethod
     def from_folder(cls, folder: Path, vision: VisionConfig) -> VisionSettings:
         """From preprocessor_config.json and video_preprocessor_config.json; what they leave out is as published.
 
@@ -47,7 +52,7 @@ class VisionSettings:
         """
         picture = _preprocessor(folder / "preprocessor_config.json", vision)
         video = _preprocessor(folder / "video_preprocessor_config.json", vision)
-        found = cls(vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
+        found = cls.of(vision)
         low, high = found.frames
         return replace(
             found,

@@ -18,7 +18,7 @@ from qwench.files import ModelFiles
 from qwench.gguf.file import GgufFile
 from qwench.media.settings import VisionSettings
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
-from qwench.text.gguf_text import gguf_template, gguf_tokenizer
+from qwench.text.gguf_text import gguf_template, gguf_tokenizer, gguf_vision
 from qwench.text.literal import Literal
 from qwench.text.messages import complete, respell
 from qwench.text.noise import without_noise
@@ -70,9 +70,11 @@ class ModelText:
                 f"{self.path / 'tokenizer.json'} has {self.tokenizer.size} ids, but vocab_size in config.json is "
                 f"{config.vocab_size}; the two files belong to different models."
             )
-        # What pictures have to be like; None where the checkpoint has no eyes.
-        self.vision: VisionSettings | None = None
-        if config.vision is not None and not isinstance(files, GgufFile):
+        self.vision: VisionSettings | None = None  # what pictures have to be like, where the checkpoint has eyes
+        if config.vision is not None and isinstance(files, GgufFile):
+            assert files.projector is not None, "where else would its configuration come from"
+            self.vision = gguf_vision(files.projector, config.vision)
+        elif config.vision is not None and not isinstance(files, GgufFile):
             self.vision = VisionSettings.from_folder(files, config.vision)
         self.presets: ModelPresets = presets_for(files, config)
         self._obeys_soft_switch = config.model_type in QWEN3
