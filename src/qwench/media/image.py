@@ -61,7 +61,8 @@ def open_image(data: bytes) -> Image.Image:
                     too_large=True,
                 )
             picture.load()
-            return rgb(ImageOps.exif_transpose(picture))
+            ImageOps.exif_transpose(picture, in_place=True)
+            return rgb(picture)
     except Image.DecompressionBombError:
         raise Unusable(f"has more than the {MOST_SOURCE_PIXELS:,} pixels that are read", too_large=True) from None
     except MemoryError:
@@ -80,7 +81,7 @@ def rgb(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(ground, picture)
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def fit(picture: Image.Image, settings: VisionSettings, caps: Caps) -> Media:
