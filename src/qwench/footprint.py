@@ -6,6 +6,7 @@ Knows neither torch nor who owns a page. Weights are counted over ``model/parame
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from qwench.config import ModelConfig
@@ -16,9 +17,19 @@ DEPTH_TILE = 32  # csrc/packed.h
 SCALE_BYTES = 4
 
 
-def kept_width(head_dim: int, dtype: str) -> int:
-    """Elements kept of a head: its width in whole tiles of the kernels, and in int8 its scale's bytes."""
-    return -(-head_dim // DEPTH_TILE) * DEPTH_TILE + (SCALE_BYTES if dtype == "int8" else 0)
+def kept_width(head_dim: int, *, coded: bool) -> int:
+    """Elements kept of a head: its width in whole tiles of the kernels, and of codes their scale's bytes."""
+    return -(-head_dim // DEPTH_TILE) * DEPTH_TILE + (SCALE_BYTES if coded else 0)
+
+
+def bytes_per_token(layers: int, kv_heads: int, kept: int, item_bytes: int) -> int:
+    """Keys and values of one token in all attention layers."""
+    return 2 * layers * kv_heads * kept * item_bytes
+
+
+def bytes_per_sequence(layers: int, state: tuple[int, ...], conv: tuple[int, ...], item_bytes: int) -> int:
+    """Recurrent (fp32) and convolution state of one sequence in all DeltaNet layers."""
+    return layers * (math.prod(state) * STATE_BYTES + math.prod(conv) * item_bytes)
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class CacheShape:
         return cls(
             num_attention_layers=config.layer_types.count("full_attention"),
             num_kv_heads=config.num_kv_heads,
-            head_dim=kept_width(config.head_dim, "int8" if coded else dtype),
+            head_dim=kept_width(config.head_dim, coded=coded),
             num_delta_layers=config.layer_types.count("linear_attention"),
             conv_shape=(delta.conv_kernel - 1, delta.conv_dim) if delta else (0, 0),
             state_shape=(delta.num_value_heads, delta.key_head_dim, delta.value_head_dim) if delta else (0, 0, 0),
@@ -54,21 +65,20 @@ class CacheShape:
 
     @property
     def token_bytes(self) -> int:
-        """Keys and values of one token in all attention layers."""
-        return 2 * self.num_attention_layers * self.num_kv_heads * self.head_dim * ITEM_BYTES[self.kv_dtype]
-
-    @property
-    def recurrent_bytes(self) -> int:
-        """The recurrent states of one sequence in all DeltaNet layers."""
-        heads, key_dim, value_dim = self.state_shape
-        return self.num_delta_layers * heads * key_dim * value_dim * STATE_BYTES
-
-    @property
-    def conv_bytes(self) -> int:
-        """The last inputs of one sequence's convolutions in all DeltaNet layers."""
-        columns, channels = self.conv_shape
-        return self.num_delta_layers * channels * columns * ITEM_BYTES[self.dtype]
+        item = ITEM_BYTES[self.kv_dtype]
+        return bytes_per_token(self.num_attention_layers, self.num_kv_heads, self.head_dim, item)
 
     @property
     def sequence_bytes(self) -> int:
-        return self.recurrent_bytes + self.conv_bytes
+        item = ITEM_BYTES[self.dtype]
+        return bytes_per_sequence(self.num_delta_layers, self.state_shape, self.conv_shape, item)
+
+    @property
+    def recurrent_bytes(self) -> int:
+        """Of ``sequence_bytes`` the recurrent states."""
+        return bytes_per_sequence(self.num_delta_layers, self.state_shape, (0,), 0)
+
+    @property
+    def conv_bytes(self) -> int:
+        """Of ``sequence_bytes`` the last inputs of the convolutions."""
+        return self.sequence_bytes - self.recurrent_bytes

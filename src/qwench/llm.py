@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient, Generation
-from qwench.engine.request import MediaSpan, SamplingParams, TokenLogprob
+from qwench.engine.request import Guide, MediaSpan, SamplingParams, TokenLogprob
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import RequestError, UsageError
 from qwench.media.fetch import Sources
@@ -33,8 +33,9 @@ from qwench.reason.checks import read_check
 from qwench.reason.recipes import Task, question, reason
 from qwench.reason.strategy import read_strategy
 from qwench.text.chat import normalise_messages, prompt_opens_thinking
+from qwench.text.grammar import read_structure
 from qwench.text.marks import layout
-from qwench.text.model import ModelText
+from qwench.text.model import ChatPrompt, ModelText
 from qwench.text.reading import Reading, ToolCall
 from qwench.text.thinking import ThinkingPlan, read_thinking
 from qwench.text.tokenizer import Tokenizer
@@ -133,6 +134,7 @@ class _Job:
     rules: ThinkingRules | None = None  # of a chat, whose reasoning is told apart
     tools: Tools | None = None
     media: tuple[MediaSpan, ...] = ()
+    guide: Guide | None = None
 
 
 class LLM:
@@ -202,7 +204,7 @@ class LLM:
         jobs = []
         for at, ((text, ids), params) in enumerate(zip(read, sampling, strict=True)):
             whole, media = self._attach(items[at], ids, _place(at, items))
-            jobs.append(_Job(next(self._ids), text, whole, params, media=media))
+            jobs.append(_Job(next(self._ids), text, whole, params, media=media, guide=self._guide(params)))
         return self._answer(jobs, show=bool(use_tqdm))
 
     def chat(
@@ -233,18 +235,13 @@ class LLM:
             for conversation in map(self._look, _conversations(messages))
         ]
         sampling = self._sampling(sampling_params, [prompt.thinks for prompt in prompts])
-        jobs = [
-            _Job(
-                next(self._ids),
-                prompt.text,
-                prompt.token_ids,
-                params,
-                prompt.thinking_open,
-                prompt.rules,
-                offer,
-                prompt.media,
-            )
+        prompts = [
+            self.text.guided(prompt, offer, read_structure({"structured_outputs": params.structured_outputs}))
             for prompt, params in zip(prompts, sampling, strict=True)
+        ]
+        jobs = [
+            _Job(next(self._ids), at.text, at.token_ids, params, at.thinking_open, at.rules, offer, at.media, at.guide)
+            for at, params in zip(prompts, sampling, strict=True)
         ]
         for warning in {*plan.warnings, *(warning for prompt in prompts for warning in prompt.warnings)}:
             logger.warning(warning)
@@ -274,8 +271,13 @@ class LLM:
         turns = normalise_messages(self._look(messages))
 
         thinking = _thinking(enable_thinking, thinking_budget, chat_template_kwargs)
-        render = partial(self.text.chat_prompt, thinking=thinking, variables=chat_template_kwargs)
-        sampling = sampling_params or self.text.sampling_defaults(render(turns).thinks)
+        plain = partial(self.text.chat_prompt, thinking=thinking, variables=chat_template_kwargs)
+        sampling = sampling_params or self.text.sampling_defaults(plain(turns).thinks)
+        grammar = read_structure({"structured_outputs": sampling.structured_outputs})
+
+        def render(turns: object) -> ChatPrompt:
+            return self.text.guided(plain(turns), None, grammar)
+
         checker = None if wanted is None else read_check(wanted, question(turns))
         task = Task(turns, render, sampling, plan, checker)
         limit = task.limit(self.client)
@@ -349,6 +351,10 @@ class LLM:
                     param="sampling_params",
                 )
         return list(given)
+
+    def _guide(self, params: SamplingParams) -> Guide | None:
+        grammar = read_structure({"structured_outputs": params.structured_outputs})
+        return None if grammar is None else self.text.grammars.guide(grammar, ThinkingRules())
 
     def _answer(self, jobs: Sequence[_Job], *, show: bool) -> list[RequestOutput]:
         if not jobs:
@@ -447,7 +453,9 @@ class _Run:
                 await self._room.acquire()
         each = [job.sampling.for_choice(index) for index in range(job.sampling.n)]
         marks = layout(job.token_ids, self._tokenizer).marks
-        return self._client.submit_choices(job.token_ids, each, thinking=job.rules, marks=marks, media=job.media)
+        return self._client.submit_choices(
+            job.token_ids, each, thinking=job.rules, marks=marks, media=job.media, guide=job.guide
+        )
 
     async def _choice(self, job: _Job, generation: Generation) -> Reading:
         split = job.rules is not None

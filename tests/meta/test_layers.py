@@ -69,7 +69,9 @@ LAYERS = {
     "engine.client": Layer((*BASE, "device", "ops.loading", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
     "media": Layer((*BASE, "media"), ("numpy", "PIL", "av", "pypdfium2", "pillow_heif")),
-    "text": Layer((*BASE, "text", "media", "engine.request", "engine.thinking"), ("tokenizers", "jinja2")),
+    "text": Layer(
+        (*BASE, "text", "media", "engine.request", "engine.thinking"), ("tokenizers", "jinja2", "llguidance")
+    ),
     # What it takes from the layers of the engine loads no torch, and the engine takes the same.
     "plan": Layer(
         (*BASE, "device", "model.parameters", "ops.weight_types", "weights.recipe", "weights.gguf_match", "plan"),

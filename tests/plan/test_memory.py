@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import torch
 
 from qwench.bench.random_gguf import write_random_gguf
 from qwench.cache.storage import CacheSpec
-from qwench.config import ModelConfig
+from qwench.config import EngineConfig, ModelConfig
+from qwench.device import resident_bytes
+from qwench.engine.client import EngineClient
 from qwench.errors import CheckpointError, ModelNotFound, UsageError
 from qwench.footprint import CacheShape
 from qwench.gguf.file import open_gguf
@@ -129,3 +133,19 @@ def test_an_unknown_model_is_answered_with_the_nearest(name: str, nearest: str) 
 def test_an_unknown_precision_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match="--quantization is 'q7'; use bf16, q8"):
         at("x", published("0.8b").config, "q7")
+
+
+@pytest.mark.skipif(not resident_bytes(), reason="this system does not tell what a process holds")
+def test_the_start_tells_planned_and_taken_side_by_side() -> None:
+    client = EngineClient(EngineConfig(model="nano", offline=True))
+    try:
+        client.start()
+        client.wait_ready(120)
+        (line,) = (line for line in client.banner() if line.startswith("memory "))
+    finally:
+        client.close()
+    planned = at("nano", dataclasses.replace(client.model, dtype="float32"), "bf16").weight_bytes / 2**20
+    told = re.fullmatch(r"memory ([\d,]+) MiB taken \(([\d,]+) MiB planned for the weights; .*\)", line)
+    assert told
+    assert int(told.group(2)) == round(planned)
+    assert int(told.group(1)) >= int(told.group(2)) * 0.95

@@ -67,6 +67,30 @@ def test_json_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
     assert told["scores"]["GPQA"] == 88.4
 
 
+def test_every_statement_of_the_user_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = document(capsys, "27b", "--hardware", "rtx-pro-6000", "--context", "32k")
+    lines = {line["name"]: line["bytes"] for line in plain["memory"]["lines"]}
+    flags = (
+        "--kv-cache-dtype",
+        "int8",
+        "--snapshots",
+        "3",
+        "--pixels",
+        "1000000",
+        "--electricity",
+        "0.4",
+        "--years",
+        "1.5",
+    )
+    stated = document(capsys, "27b", "--hardware", "rtx-pro-6000", "--context", "32k", "--task", "100,50", *flags)
+    more = {line["name"]: line["bytes"] for line in stated["memory"]["lines"]}
+    assert more["keys and values"] / lines["keys and values"] == pytest.approx(260 / 512)
+    assert more["snapshots"] == 3 * lines["recurrent states"]
+    assert more["vision tower"] == 2 * 460_730_096
+    assert stated["costs"]["hourly"]["low"] == pytest.approx(2 * plain["costs"]["hourly"]["low"])
+    assert (stated["task"]["prompt"], stated["task"]["answer"]) == (100, 50)
+
+
 def test_what_does_not_fit_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     told = output(capsys, "397b", "--hardware", "8x-h100", "--quantization", "bf16")
     assert "It does not fit: 793 GB needed" in told or "It does not fit: 79" in told
@@ -169,6 +193,8 @@ def test_atlas_is_a_what_if(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "sentence"),
     [
         (["35b-a4b"], "'35b-a4b' is no published model, folder or GGUF file; nearest: qwen3.5:35b-a3b"),
+        (["some/model"], "some/model is no published shape and not on this machine, and a plan downloads nothing"),
+        (["none.gguf"], "none.gguf: there is no such file"),
         (["27b", "--hardware", "rtx-409"], "--hardware 'rtx-409' is not in the table; the nearest is rtx-4090"),
         (["27b", "--quantization", "q7"], "--quantization is 'q7'; use bf16, q8"),
         (["27b", "--context", "many"], "argument --context: 'many' is no number of tokens"),

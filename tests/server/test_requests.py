@@ -106,7 +106,6 @@ def test_a_body_that_is_no_json_object_is_told_where(
         ({"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "none"}, "reasoning_effort"),
         ({"enable_thinking": True, "chat_template_kwargs": {"enable_thinking": False}}, "enable_thinking"),
         ({"enable_thinking": True, "reasoning_effort": "none"}, "reasoning_effort"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"thinking_budget": -1}, "thinking_budget"),
         ({"thinking_budget": 2**31}, "thinking_budget"),
         ({"thinking_budget": "many"}, "thinking_budget"),

@@ -126,6 +126,27 @@ def test_a_malformed_call_is_content_with_a_warning(scripted: Start) -> None:
     assert "names no function" in choice["finish_details"]["warnings"][0]
 
 
+def test_functions_from_before_tools(scripted: Start) -> None:
+    engine, http = scripted(answering(BOTH))
+    asked = {"model": NAME, "messages": ASKED["messages"], "functions": [WEATHER["function"]]}
+    choice = http.post("/v1/chat/completions", json=asked).json()["choices"][0]
+    assert choice["message"]["function_call"] == {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
+    assert "tool_calls" not in choice["message"]
+    assert choice["finish_reason"] == "function_call"
+    assert "get_weather" in engine.prompts[-1]
+    lines = http.post("/v1/chat/completions", json={**asked, "stream": True}).text.splitlines()
+    parts = [each["delta"]["function_call"] for each in joined(lines)[1] if "function_call" in each["delta"]]
+    assert parts[0]["name"] == "get_weather"
+    assert "".join(part["arguments"] for part in parts) == '{"city": "Oslo"}'
+    assert joined(lines)[1][-1]["finish_reason"] == "function_call"
+    http.post("/v1/chat/completions", json={**asked, "function_call": "none"})
+    assert "get_weather" not in engine.prompts[-1]
+    refused = http.post("/v1/chat/completions", json={**asked, "tools": [WEATHER]})
+    assert refused.status_code == 400
+    wrong = http.post("/v1/chat/completions", json={**asked, "function_call": {"name": "g"}})
+    assert "none of tools" in wrong.json()["error"]["message"]
+
+
 def test_stop_strings_and_logprobs_are_about_the_content(scripted: Start) -> None:
     _, http = scripted(answering(BOTH))
     asked = {**ASKED, "logprobs": True, "stop": ["Oslo"]}

@@ -257,6 +257,8 @@ class Chat:
         asked = [*self.messages, *turns]
         offered = self.tools.offered if self.tools else None
         prompt = self.text.chat_prompt([*system, *asked], tools=offered, thinking=self.thinking)
+        if self.wish is None:
+            prompt = self.text.guided(prompt, self.tools, None)
         for warning in prompt.warnings:
             self.terminal.note(warning)
         sampling = self.text.sampling(prompt.thinks, self.overrides)
@@ -303,7 +305,12 @@ class Chat:
         start = self.clock()
         marks = layout(prompt.token_ids, self.text.tokenizer).marks
         events = self.client.submit(
-            prompt.token_ids, reply.sampling, thinking=prompt.rules, marks=marks, media=prompt.media
+            prompt.token_ids,
+            reply.sampling,
+            thinking=prompt.rules,
+            marks=marks,
+            media=prompt.media,
+            guide=prompt.guide,
         )
         for event in events:
             pieces = reading.take(event)

@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--users", type=_whole, default=1, metavar="N", help="sequences at a time")
     parser.add_argument("--kv-cache-dtype", default="auto", choices=("auto", "int8"), help="keys and values in 8 bits")
+    parser.add_argument(
+        "--snapshots", type=_whole, default=0, metavar="N", help="prefixes kept beside running sequences"
+    )
     parser.add_argument("--pixels", type=_whole, default=0, metavar="N", help="the largest picture")
     parser.add_argument("--electricity", type=_positive, default=0.20, metavar="D", help="dollars per kWh")
     parser.add_argument("--years", type=_positive, default=3.0, metavar="N", help="over which a purchase is paid off")
@@ -230,19 +233,36 @@ def _subjects(name: str, precision: str | None) -> list[Subject]:
     from qwench.plan.choose import LADDER
     from qwench.plan.model import at, from_files, published
     from qwench.plan.shapes import lookup
-    from qwench.weights.locate import EMBEDDED, locate
+    from qwench.weights.locate import EMBEDDED
 
-    if lookup(name) is None and (name == EMBEDDED or Path(name).expanduser().exists()):
-        return [from_files(name, locate(name, offline=True), precision)]
+    here = Path(name).expanduser().exists() or name.lower().endswith(".gguf")
+    if lookup(name) is None and (name == EMBEDDED or here or "/" in name):
+        return [from_files(name, _found(name, here), precision)]
     shape = published(name)
     wanted = [precision] if precision else LADDER
     return [at(shape.short_name, shape.config, each) for each in wanted]
 
 
+def _found(name: str, here: bool) -> Path:
+    """Where the files of a model are that is no published shape. Raises ModelNotFound; nothing is downloaded."""
+    from qwench.errors import ModelNotFound
+    from qwench.weights.locate import EMBEDDED, locate
+
+    try:
+        return locate(name, offline=True)
+    except ModelNotFound:
+        if here or name == EMBEDDED:
+            raise
+        raise ModelNotFound(
+            f"{name} is no published shape and not on this machine, and a plan downloads nothing; give a folder, a "
+            ".gguf file, or the published model it was made from."
+        ) from None
+
+
 def _load(args: argparse.Namespace) -> Load:
     from qwench.plan.memory import Load
 
-    return Load(args.context, args.users, args.kv_cache_dtype, 0, args.pixels)
+    return Load(args.context, args.users, args.kv_cache_dtype, args.snapshots, args.pixels)
 
 
 def _setting(args: argparse.Namespace) -> Setting:

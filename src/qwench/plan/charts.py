@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from html import escape
 
 from qwench.plan.span import Span
+from qwench.plan.words import number
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 720, 260, 64, 34
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 720, 260, 64, 24, 34
 COLOURS = ("#2f6f9f", "#5b9bd5", "#8e6bbf", "#3d9970", "#d9a441", "#9aa5b1", "#c0504d", "#4bacc6", "#b07aa1", "#76933c")
 
 Axis = Callable[[float], float]
@@ -58,7 +59,7 @@ def bands(
     rise = (math.log(top) if log_y else top) - base or 1.0
 
     def x(value: float) -> float:
-        return LEFT + (math.log(value) - left) / ((right - left) or 1.0) * (WIDTH - LEFT - 10)
+        return LEFT + (math.log(value) - left) / ((right - left) or 1.0) * (WIDTH - LEFT - RIGHT)
 
     def y(value: float) -> float:
         return 10 + (1 - ((math.log(value) if log_y else value) - base) / rise) * (HEIGHT - BOTTOM - 20)
@@ -68,8 +69,8 @@ def bands(
     ]
     for part in range(5):
         value = math.exp(base + rise * part / 4) if log_y else top * part / 4
-        drawn.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - 10}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        drawn.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:,.3g}</text>')
+        drawn.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        drawn.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{number(value)}</text>')
     for index, each in enumerate(shown):
         drawn.append(_band(each, COLOURS[index % len(COLOURS)], x, y))
     drawn.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 2}" text-anchor="middle">{escape(x_label)}</text>')

@@ -13,6 +13,7 @@ from qwench.plan.model import Subject
 from qwench.plan.shapes import mtp_parameters, vision_parameters
 
 STEP_TOKENS = EngineConfig.max_step_tokens
+BOOKS = 3e6  # bytes of the engine's own tables and objects, as measured
 ACTIVATION_BYTES = 4  # the program's values are float32
 PLAIN_BYTES = 2  # of a vision tower's and an MTP head's weights
 PATCH = 16 * 16  # pixels
@@ -69,7 +70,8 @@ def _weights(subject: Subject, load: Load) -> list[Line]:
         for name, group in subject.groups.items()
     ]
     if load.pixels and vision_parameters(subject.config):
-        lines.append(Line("vision tower", PLAIN_BYTES * vision_parameters(subject.config), "BF16"))
+        told = "BF16; loaded when the first picture comes"
+        lines.append(Line("vision tower", PLAIN_BYTES * vision_parameters(subject.config), told))
     return lines
 
 
@@ -91,7 +93,7 @@ def _buffers(subject: Subject, load: Load) -> list[Line]:
     config = subject.config
     tokens = min(STEP_TOKENS, max(load.context, 1))
     work = tokens * ACTIVATION_BYTES * widest_layer(config) + load.sequences * 4 * config.vocab_size
-    lines = [Line("work buffers", work, f"a step of {tokens} tokens, logits of {load.sequences}")]
+    lines = [Line("work buffers", BOOKS + work, f"a step of {tokens} tokens, logits of {load.sequences}")]
     if load.pixels and config.vision is not None:
         lines.append(Line("vision buffers", vision_peak(config, load.pixels), f"a picture of {load.pixels:,} pixels"))
     return lines
@@ -104,7 +106,7 @@ def widest_layer(config: ModelConfig) -> int:
         chosen = config.moe.experts_per_token * 2 * config.moe.intermediate_size
         widths.append(chosen + config.moe.num_experts + 2 * config.moe.shared_intermediate_size)
     if config.delta is not None:
-        widths.append(2 * config.delta.conv_dim + 2 * config.delta.value_dim)
+        widths.append(config.delta.conv_dim + 2 * config.delta.value_dim)
     query = config.num_heads * config.head_dim
     widths.append((3 if config.attention_gate else 2) * query + 2 * config.num_kv_heads * config.head_dim)
     return 2 * config.hidden_size + max(widths)

@@ -1,7 +1,7 @@
 """The published shapes as data, and what follows from a shape alone: parameters, bytes, cache and state sizes.
 
-Parameters are counted over what ``model/parameters.py`` declares, the very list the loader fills; only the vision tower
-is listed here. Knows neither torch nor a file.
+Parameters are counted over what ``model/parameters.py`` declares, the very list the loader fills. Knows neither torch
+nor a file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from qwench.config import DeltaNetConfig, LayerType, ModelConfig, MoeConfig, RopeConfig, VisionConfig
 from qwench.family import PUBLISHED
-from qwench.model.parameters import declare
+from qwench.model.parameters import declare, declare_vision
 
 KiB, MiB = 2**10, 2**20
 FULL: LayerType = "full_attention"
@@ -152,24 +152,8 @@ def text_tensors(config: ModelConfig) -> Iterator[tuple[int, ...]]:
 
 
 def vision_tensors(config: ModelConfig) -> Iterator[tuple[int, ...]]:
-    """The shape of every tensor of the vision tower; nothing where there is none. All its layers have biases."""
-    vision = config.vision
-    if vision is None:
-        return
-    hidden, merged = vision.hidden_size, vision.hidden_size * vision.spatial_merge_size**2
-    patch = (vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
-    yield (hidden, *patch)
-    yield (hidden,)
-    yield (vision.num_position_embeddings, hidden)
-    for _ in range(vision.depth):
-        yield from ((hidden,),) * 4  # two LayerNorms
-        for rows, columns in ((3 * hidden, hidden), (hidden, hidden)):
-            yield from ((rows, columns), (rows,))
-        for rows, columns in ((vision.intermediate_size, hidden), (hidden, vision.intermediate_size)):
-            yield from ((rows, columns), (rows,))
-    yield from ((hidden,), (hidden,))
-    for rows, columns in ((merged, merged), (vision.out_hidden_size, merged)):
-        yield from ((rows, columns), (rows,))
+    """The shape of every tensor of the vision tower; nothing where there is none."""
+    return (spec.shape for spec in (declare_vision(config.vision) if config.vision else {}).values())
 
 
 def mtp_tensors(config: ModelConfig) -> Iterator[tuple[int, ...]]:

@@ -48,6 +48,7 @@ def share(value: Span | None) -> str:
 
 
 def tokens(count: int) -> str:
-    if count % 2**20 == 0:
-        return f"{count >> 20}M"
+    for million in (2**20, 1_000_000):
+        if count % million == 0:
+            return f"{count // million}M"
     return f"{count >> 10}k" if count % 1024 == 0 else f"{count:,}"

@@ -10,10 +10,11 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from qwench.engine.request import SamplingParams
+from qwench.engine.request import Guide, SamplingParams
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import RequestError
 from qwench.reason.confidence import LowestWindow
@@ -172,7 +173,13 @@ class Sampler:
         drawings: list[Drawing] = []
         rules, marks = _onward(prompt.rules, asks[0]), layout(prompt.token_ids, self.tokenizer).marks
         generations = self.client.submit_choices(
-            ids, choices, thinking=rules, marks=marks, owner=self.owner, media=prompt.media
+            ids,
+            choices,
+            thinking=rules,
+            marks=marks,
+            owner=self.owner,
+            media=prompt.media,
+            guide=_guide_on(prompt, asks[0]),
         )
         for ask, generation in zip(asks, generations, strict=True):
             sample = Sample(self.drawn, list(begun), prompt_tokens=len(prompt.token_ids))
@@ -185,6 +192,14 @@ class Sampler:
     def _choice(self, limit: int, index: int) -> SamplingParams:
         params = self.sampling.for_choice(index)
         return replace(params, max_tokens=limit, min_tokens=min(params.min_tokens, limit))
+
+
+def _guide_on(prompt: ChatPrompt, ask: Ask) -> Guide | None:
+    """What such a sample may say; a mere step on the way is no answer."""
+    guide = None if ask.step else copy(prompt.guide)
+    if guide is not None and ask.begun:
+        guide.accept(ask.begun)
+    return guide
 
 
 def _onward(rules: ThinkingRules, ask: Ask) -> ThinkingRules | None:

@@ -132,6 +132,7 @@ class Answer:
                     background=prepared.background,
                     owner=owner,
                     media=prompt.media,
+                    guide=prepared.guide,
                 )
                 for generation in generations:
                     self.choices.append(Choice(len(self.choices), prompt, text, prepared, generation))

@@ -39,7 +39,7 @@ class ChatFormat:
                 last |= {"timings": self._answer.timings(), **self._answer.extension()}
             return [*chunks, last]
         if delta.call is not None:
-            return [*chunks, self._chunk(delta.index, {"tool_calls": [self._part(delta.call, delta.text)]})]
+            return [*chunks, self._chunk(delta.index, self._part(delta.call, delta.text))]
         if delta.kind == "reasoning":
             text: dict[str, object] = {"reasoning_content": delta.text, "reasoning": delta.text}
             return [*chunks, self._chunk(delta.index, text)]
@@ -81,23 +81,33 @@ class ChatFormat:
             "annotations": [],
             "reasoning_content": reasoning or None,
             "reasoning": reasoning or None,
-            **({"tool_calls": calls} if calls else {}),
         }
+        if calls and self._answer.prepared.legacy_calls:
+            message["function_call"] = calls[0]["function"]
+        elif calls:
+            message["tool_calls"] = calls
         wanted = self._answer.prepared.sampling.logprobs is not None
         return {
             "index": index,
             "message": message,
             "logprobs": {"content": self._entries(logprobs), "refusal": None} if wanted else None,
-            "finish_reason": deltas[-1].finish_reason,
+            "finish_reason": self._reason(deltas[-1]),
             "finish_details": deltas[-1].details,
         }
 
     def _part(self, call: Call, arguments: str) -> dict[str, object]:
         """A piece of a call; its first says which function it is."""
-        if call.id in self._called:
-            return {"index": call.index, "function": {"arguments": arguments}}
-        self._called.add(call.id)
-        return {"index": call.index, **ToolCall(call.id, call.name, arguments).document()}
+        part: dict[str, object] = {"function": {"arguments": arguments}}
+        if call.id not in self._called:
+            self._called.add(call.id)
+            part = ToolCall(call.id, call.name, arguments).document()
+        if self._answer.prepared.legacy_calls:
+            return {"function_call": part["function"]}
+        return {"tool_calls": [{"index": call.index, **part}]}
+
+    def _reason(self, end: Delta | None) -> str | None:
+        reason = None if end is None else end.finish_reason
+        return "function_call" if reason == "tool_calls" and self._answer.prepared.legacy_calls else reason
 
     def _envelope(self, kind: str) -> dict[str, object]:
         head = self._head
@@ -112,7 +122,7 @@ class ChatFormat:
     def _chunk(
         self, index: int, delta: dict[str, object], logprobs: object = None, end: Delta | None = None
     ) -> dict[str, object]:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": end and end.finish_reason}
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": self._reason(end)}
         if end is not None:
             choice["finish_details"] = end.details
         chunk = {**self._envelope("chat.completion.chunk"), "choices": [choice]}

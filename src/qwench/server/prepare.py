@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from qwench.engine.request import MediaSpan, SamplingParams
+from qwench.engine.request import Guide, MediaSpan, SamplingParams
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import ModelNotFound, RequestError
 from qwench.media.parts import read_caps
@@ -19,6 +19,7 @@ from qwench.reason.samples import Render
 from qwench.reason.strategy import read_strategy
 from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
 from qwench.text.chat import normalise_messages
+from qwench.text.grammar import read_structure
 from qwench.text.marks import Layout, layout, with_orders
 from qwench.text.model import ChatPrompt, ModelText
 from qwench.text.noise import is_errand
@@ -76,7 +77,8 @@ class Prepared:
     from content, and sent along if ``show_reasoning``. ``rules``: what the engine holds the answer to; ``thinking``:
     what was understood, told in the response. ``background``: nobody goes on from it, so it displaces nothing that is
     kept of others. ``warnings``: one per ignored field, for the warning header. ``considering``: the answer is to be
-    chosen from many samples. ``tools`` may be called.
+    chosen from many samples. ``tools`` may be called, and ``guide`` is what each answer may say. ``legacy_calls``:
+    a call is told as a function_call.
     """
 
     prompts: tuple[Prompt, ...]
@@ -92,6 +94,8 @@ class Prepared:
     warnings: tuple[str, ...] = ()
     considering: Considering | None = None
     tools: Tools | None = None
+    guide: Guide | None = None
+    legacy_calls: bool = False
 
 
 def prepare_chat(
@@ -106,26 +110,32 @@ def prepare_chat(
     request = shape(ChatRequest, fields)
     check_model(request.model, names)
     plan = read_thinking(request.thinking_fields)
-    tools = read_tools(request.tools, request.tool_choice, parallel=request.parallel_tool_calls)
-    render = partial(
+    tools = _tools(request)
+    grammar = read_structure(request.structure_fields)
+    plain = partial(
         text.chat_prompt,
         tools=tools.offered if tools else None,
         thinking=plan,
         variables=request.chat_template_kwargs,
     )
     messages = request.messages if eyes is None else eyes.look(request.messages, read_caps(request.media_fields))
+
+    def render(messages: object) -> ChatPrompt:
+        return text.guided(plain(messages), tools, grammar)
+
     prompt = render(messages)
     found, unkept = with_orders(
         layout(prompt.token_ids, text.tokenizer),
         prompt.token_ids,
         messages,
-        lambda messages: render(messages, add_generation_prompt=False).token_ids,
+        lambda messages: plain(messages, add_generation_prompt=False).token_ids,
     )
     own = {
         "max_tokens": _max_tokens(request),
         "logprobs": _chat_logprobs(request),
     }
     sampling = text.sampling(prompt.thinks, _asked(request, own))
+    _check_ends(sampling, prompt.guide)
     return Prepared(
         prompts=(Prompt(tuple(prompt.token_ids), found, media=prompt.media),),
         sampling=sampling,
@@ -140,6 +150,8 @@ def prepare_chat(
         warnings=(*warnings, *plan.warnings, *prompt.warnings, *unkept, *_crowded(plan, own["max_tokens"])),
         considering=_considering(request, messages, render, sampling),
         tools=tools,
+        guide=prompt.guide,
+        legacy_calls=request.functions is not None,
     )
 
 
@@ -158,6 +170,9 @@ def prepare_completion(
         "prompt_logprobs": request.logprobs if request.echo else None,
     }
     sampling = SamplingParams(**_asked(request, own))
+    grammar = read_structure(request.structure_fields)
+    guide = text.grammars.guide(grammar, ThinkingRules()) if grammar else None
+    _check_ends(sampling, guide)
     prompts = tuple(_completion_prompt(item, text, bool(request.echo)) for item in _prompt_items(request.prompt))
     if len(prompts) * sampling.n > MAX_ANSWERS:
         count = len(prompts) * sampling.n
@@ -169,6 +184,7 @@ def prepare_completion(
         include_usage=_include_usage(request),
         background=request.service_tier == BACKGROUND_TIER,
         warnings=tuple(warnings),
+        guide=guide,
     )
 
 
@@ -176,6 +192,29 @@ def check_model(asked: str | None, names: Sequence[str]) -> None:
     """Absent, or one of the served names."""
     if asked is not None and names and asked not in names:
         raise ModelNotFound(f"The model {show(asked)} is not served here; send {names[0]!r}.", param="model")
+
+
+def _tools(request: ChatRequest) -> Tools | None:
+    """What may be called, also in the words of the API before tools."""
+    if request.functions is None:
+        return read_tools(request.tools, request.tool_choice, parallel=request.parallel_tool_calls)
+    if request.tools is not None:
+        raise RequestError("functions and tools say the same; send tools.", param="functions")
+    choice = request.function_call
+    named = {"type": "function", "function": choice} if isinstance(choice, dict) else choice
+    return read_tools([{"type": "function", "function": each} for each in request.functions], named, parallel=False)
+
+
+def _check_ends(sampling: SamplingParams, guide: Guide | None) -> None:
+    """A grammar says itself where an answer may end."""
+    if guide is None or guide.mask is None:
+        return
+    for name, given in (("min_tokens", sampling.min_tokens), ("ignore_eos", sampling.ignore_eos)):
+        if given:
+            reason = "a grammar says itself where the answer ends"
+            raise RequestError(
+                f"{name} cannot be combined with structured output ({reason}); leave it out.", param=name
+            )
 
 
 def _crowded(plan: ThinkingPlan, max_tokens: int | None) -> list[str]:

@@ -11,20 +11,24 @@ from functools import cached_property
 from typing import Any
 
 from qwench.config import ModelConfig
-from qwench.engine.request import MediaSpan, SamplingParams, Vocabulary
+from qwench.engine.request import Guide, MediaSpan, SamplingParams, Vocabulary
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import CheckpointError, RequestError, TemplateError
 from qwench.files import ModelFiles
 from qwench.gguf.file import GgufFile
 from qwench.media.settings import VisionSettings
+from qwench.text.call_grammar import CallGrammar
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
 from qwench.text.gguf_text import gguf_template, gguf_tokenizer, gguf_vision
+from qwench.text.grammar import Grammar, Grammars
 from qwench.text.literal import Literal
 from qwench.text.messages import complete, respell
 from qwench.text.noise import without_noise
 from qwench.text.presets import QWEN3, ModelPresets, presets_for
+from qwench.text.stream import TOOL_CALL, TOOL_CLOSE
 from qwench.text.thinking import KNOWN, UNBOUNDED, ThinkingPlan, closing_ids, rules_for, soft_switch
 from qwench.text.tokenizer import Tokenizer
+from qwench.text.tools import Tools
 from qwench.text.vision import expand, media_of, text_of, without_pixels
 
 TEMPLATE_OWN = frozenset(("messages", "tools", "add_generation_prompt"))
@@ -35,8 +39,8 @@ END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 class ChatPrompt:
     """A conversation for the engine. ``thinks``: the model is expected to; ``thinking_open``: it already does.
 
-    ``rules`` are what the engine holds the answer to; ``warnings`` tell of wishes that this model cannot meet.
-    ``media`` says where pictures and videos lie among the ids.
+    ``rules`` are what the engine holds the answer to, and ``guide`` what it lets it say; ``warnings`` tell of wishes
+    that this model cannot meet. ``media`` says where pictures and videos lie among the ids.
     """
 
     text: str
@@ -46,6 +50,7 @@ class ChatPrompt:
     rules: ThinkingRules
     warnings: tuple[str, ...] = ()
     media: tuple[MediaSpan, ...] = ()
+    guide: Guide | None = None
 
 
 class ModelText:
@@ -154,6 +159,49 @@ class ModelText:
         thinks = may_think and not silenced
         ids, spans = expand(literal.encode(text), seen, self.tokenizer)
         return ChatPrompt(literal.text(text), ids, opened, thinks, rules, tuple(warnings), spans)
+
+    def guided(self, prompt: ChatPrompt, tools: Tools | None, grammar: Grammar | None) -> ChatPrompt:
+        """``prompt`` with a guide that holds the answer to ``grammar``, and calls to the schemas of ``tools``.
+
+        Raises RequestError for what cannot be held to. Where a call is only possible, it is told.
+        """
+        warnings: list[str] = []
+        if tools is not None:
+            grammar = self._of_calls(tools, grammar, warnings)
+        guide = None if grammar is None else self.grammars.guide(grammar, prompt.rules)
+        return replace(prompt, guide=guide, warnings=(*prompt.warnings, *warnings))
+
+    def _of_calls(self, tools: Tools, answer: Grammar | None, warnings: list[str]) -> Grammar | None:
+        form, ids = self.chat.call_form, (self.tokenizer.id_of(TOOL_CALL), self.tokenizer.id_of(TOOL_CLOSE))
+        must = tools.required or bool(tools.strict) or answer is not None
+        if form is None or ids[0] is None or ids[1] is None:
+            if must:
+                raise RequestError("tools cannot be held to: this model has no form of calls.", param="tools")
+            return None
+        if answer is not None and answer.rule is None and not tools.required:
+            raise RequestError(f"{answer.field} cannot be combined with tools; send one of them.", param=answer.field)
+        for loose in (False, True):
+            calls = CallGrammar(tools, form, ids[0], ids[1], loose=loose)
+            try:
+                wanted = (
+                    calls.must(None if tools.required or not answer else answer.rule)
+                    if tools.required or answer
+                    else calls.whenever()
+                )
+                self.grammars.compile(wanted)
+            except RequestError as error:
+                if tools.strict or (loose and must):
+                    raise
+                warnings.append(
+                    f"{error.message.rstrip('.')}; {'nothing of them' if loose else 'only types'} is held to"
+                )
+            else:
+                return wanted
+        return None
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        return Grammars(self.tokenizer, self.stop_token_ids)
 
     def _rules(self, plan: ThinkingPlan, *, opened: bool, may_think: bool, begun: bool) -> ThinkingRules:
         """What the engine holds the answer to."""

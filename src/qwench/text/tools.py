@@ -21,12 +21,15 @@ SHAPE = '{"type": "function", "function": {"name": ..., "parameters": {...}}}'
 class Tools:
     """``offered`` is what the prompt shows; ``parameters`` are the schemas by name of those that may be called.
 
-    ``most`` bounds the calls of one answer.
+    ``most`` bounds the calls of one answer, ``required`` wants at least one. ``strict`` are those whose schema is to be
+    held to in full.
     """
 
     offered: Sequence[Mapping[str, Any]]
     parameters: Mapping[str, Schema] = field(default_factory=dict)
     most: int | None = None
+    required: bool = False
+    strict: frozenset[str] = frozenset()
 
 
 def read_tools(tools: object, choice: object = None, *, parallel: bool | None = None) -> Tools | None:
@@ -35,11 +38,19 @@ def read_tools(tools: object, choice: object = None, *, parallel: bool | None = 
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
         raise RequestError(f"tools is {given!r:.80}; give a list of functions.", param="tools")
     parameters = _parameters(given)
-    allowed = _allowed(choice, parameters)
+    allowed, required = _allowed(choice, parameters)
     if not allowed:
+        if required:
+            raise RequestError("tool_choice wants a call, but there are no tools; send some.", param="tool_choice")
         return None
     offered = [tool for tool in given if tool["function"]["name"] in allowed]
-    return Tools(offered, {name: parameters[name] for name in allowed}, 1 if parallel is False else None)
+    return Tools(
+        given if required else offered,  # what a grammar allows need not change the prompt, which may be known
+        {name: parameters[name] for name in allowed},
+        1 if parallel is False or (isinstance(choice, Mapping) and choice.get("type") == "function") else None,
+        required,
+        frozenset(tool["function"]["name"] for tool in offered if tool["function"].get("strict") is True),
+    )
 
 
 def _parameters(tools: Sequence[Any]) -> dict[str, Schema]:
@@ -64,20 +75,22 @@ def _parameters(tools: Sequence[Any]) -> dict[str, Schema]:
     return found
 
 
-def _allowed(choice: object, parameters: Mapping[str, Schema]) -> list[str]:
-    """The names that may be called."""
-    if choice is None or choice == "auto":
-        return list(parameters)
+def _allowed(choice: object, parameters: Mapping[str, Schema]) -> tuple[list[str], bool]:
+    """The names that may be called, and whether one has to be."""
+    if choice in (None, "auto", "required"):
+        return list(parameters), choice == "required"
     if choice == "none":
-        return []
+        return [], False
+    if isinstance(choice, Mapping) and choice.get("type") == "function":
+        return [_known(_named(choice), parameters)], True
     if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
         inner = choice.get("allowed_tools", choice)
         names = [_named(each) for each in inner.get("tools") or ()] if isinstance(inner, Mapping) else []
-        if isinstance(inner, Mapping) and inner.get("mode", "auto") == "auto" and names:
-            return [_known(name, parameters) for name in names]
+        mode = inner.get("mode", "auto") if isinstance(inner, Mapping) else None
+        if mode in ("auto", "required") and names:
+            return [_known(name, parameters) for name in names], mode == "required"
     raise RequestError(
-        f"tool_choice is {choice!r:.80}; send auto, none, or allowed_tools with mode auto.",
-        param="tool_choice",
+        f"tool_choice is {choice!r:.80}; send auto, none, required, a function, or allowed_tools.", param="tool_choice"
     )
 
 
