@@ -7,7 +7,8 @@
     ├── ModelNotFound                  the name leads to no model
     ├── TemplateError                  the chat template is missing or refuses the messages
     ├── RequestError                   one request is wrong; names the field in ``param``
-    │   └── ContextLengthExceeded      prompt and answer do not fit the window
+    │   ├── ContextLengthExceeded      prompt and answer do not fit the window
+    │   └── MediaTooLarge              a picture, video or document is more than is read
     ├── Overloaded                     the queue is full; try again later
     ├── EngineUnavailable              the engine is loading, stopping or has failed
     ├── OutputError                    results cannot be written
@@ -65,6 +66,10 @@ class RequestError(QwenchError):
 
 class ContextLengthExceeded(RequestError):
     code = "context_length_exceeded"
+
+
+class MediaTooLarge(RequestError):
+    status, code = 413, "request_too_large"
 
 
 class Overloaded(QwenchError):

@@ -14,16 +14,19 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient, Generation
-from qwench.engine.request import Guide, SamplingParams, TokenLogprob
+from qwench.engine.request import Guide, MediaSpan, SamplingParams, TokenLogprob
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import RequestError, UsageError
+from qwench.media.fetch import Sources
+from qwench.media.parts import read_caps
+from qwench.media.reader import MediaReader
 from qwench.progress import Progress
 from qwench.reason import told
 from qwench.reason.checks import read_check
@@ -37,6 +40,7 @@ from qwench.text.reading import Reading, ToolCall
 from qwench.text.thinking import ThinkingPlan, read_thinking
 from qwench.text.tokenizer import Tokenizer
 from qwench.text.tools import Tools, read_tools
+from qwench.text.vision import Eyes, expand, placeholders
 
 Prompt = str | Mapping[str, Any]
 Result = TypeVar("Result")
@@ -45,7 +49,9 @@ logger = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 256  # sequences handed to the engine at once; it has a queue of its own
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 DTYPE_NAMES = {"half": "float16", "float": "float32"}
+MEDIA_OPTIONS = ("mm_processor_kwargs", "allow_media_url")
 OPTIONS = (
+    *MEDIA_OPTIONS,
     "tensor_parallel_size",
     "gpu_memory_utilization",
     "max_step_tokens",
@@ -127,6 +133,7 @@ class _Job:
     thinking_open: bool = False
     rules: ThinkingRules | None = None  # of a chat, whose reasoning is told apart
     tools: Tools | None = None
+    media: tuple[MediaSpan, ...] = ()
     guide: Guide | None = None
 
 
@@ -134,9 +141,10 @@ class LLM:
     """A model in this process. ``memory`` (for cached keys, values and states) takes bytes or text such as "2GiB".
 
     Further options: tensor_parallel_size, gpu_memory_utilization, max_step_tokens, page_size, kv_cache_dtype
-    ("int8": keys and values in 8 bits), offline, prefix_cache, cache_dir, cache_dir_size; and trust_remote_code, which
-    may only be False. Raises QwenchError with one sentence if the model cannot be run. Use it as a context manager, or
-    call ``close``.
+    ("int8": keys and values in 8 bits), offline, prefix_cache, cache_dir, cache_dir_size; mm_processor_kwargs (bounds
+    of what is looked at: min_pixels, max_pixels, fps, max_frames, max_pages), allow_media_url; and trust_remote_code,
+    which may only be False. Raises QwenchError with one sentence if the model cannot be run. Use it as a context
+    manager, or call ``close``.
     """
 
     def __init__(
@@ -163,8 +171,10 @@ class LLM:
             max_num_seqs=max_num_seqs,
             memory=read_size(memory) if isinstance(memory, str) else memory,
             seed=seed or 0,
-            **{name: value for name, value in options.items() if name != "trust_remote_code"},
+            **{name: value for name, value in options.items() if name not in (*MEDIA_OPTIONS, "trust_remote_code")},
         )
+        self._caps = read_caps({"mm_processor_kwargs": options.get("mm_processor_kwargs")})
+        self._sources = Sources(web=bool(options.get("allow_media_url")), files=True)
         self._ids = count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.client = EngineClient(config)
@@ -183,6 +193,7 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continue each prompt: text, {"prompt": text} or {"prompt_token_ids": ids}; outputs in the same order.
 
+        With "multi_modal_data": {"image": [...], "video": [...]} there is one placeholder in the prompt for each.
         ``sampling_params``: one for all, one per prompt, or None for the recommended ones. Raises RequestError naming
         the prompt before anything runs.
         """
@@ -190,11 +201,10 @@ class LLM:
         read = [_read_prompt(item, self.text.tokenizer, _place(at, items)) for at, item in enumerate(items)]
         thinking = [text is not None and prompt_opens_thinking(text) for text, _ in read]
         sampling = self._sampling(sampling_params, thinking)
-        guides = [self._guide(params) for params in sampling]
-        jobs = [
-            _Job(next(self._ids), *prompt, params, guide=guide)
-            for prompt, params, guide in zip(read, sampling, guides, strict=True)
-        ]
+        jobs = []
+        for at, ((text, ids), params) in enumerate(zip(read, sampling, strict=True)):
+            whole, media = self._attach(items[at], ids, _place(at, items))
+            jobs.append(_Job(next(self._ids), text, whole, params, media=media, guide=self._guide(params)))
         return self._answer(jobs, show=bool(use_tqdm))
 
     def chat(
@@ -222,7 +232,7 @@ class LLM:
                 add_generation_prompt=add_generation_prompt,
                 variables=chat_template_kwargs,
             )
-            for conversation in _conversations(messages)
+            for conversation in map(self._look, _conversations(messages))
         ]
         sampling = self._sampling(sampling_params, [prompt.thinks for prompt in prompts])
         prompts = [
@@ -230,7 +240,7 @@ class LLM:
             for prompt, params in zip(prompts, sampling, strict=True)
         ]
         jobs = [
-            _Job(next(self._ids), at.text, at.token_ids, params, at.thinking_open, at.rules, offer, at.guide)
+            _Job(next(self._ids), at.text, at.token_ids, params, at.thinking_open, at.rules, offer, at.media, at.guide)
             for at, params in zip(prompts, sampling, strict=True)
         ]
         for warning in {*plan.warnings, *(warning for prompt in prompts for warning in prompt.warnings)}:
@@ -258,7 +268,7 @@ class LLM:
         given = {"method": strategy} if isinstance(strategy, str) else dict(strategy)
         given |= {name: value for name, value in (("budget", budget), ("check", check)) if value is not None}
         plan, wanted = read_strategy(given, "strategy")
-        turns = normalise_messages(messages)
+        turns = normalise_messages(self._look(messages))
 
         thinking = _thinking(enable_thinking, thinking_budget, chat_template_kwargs)
         plain = partial(self.text.chat_prompt, thinking=thinking, variables=chat_template_kwargs)
@@ -300,6 +310,26 @@ class LLM:
 
     def __del__(self) -> None:
         self.close()
+
+    @cached_property
+    def _eyes(self) -> Eyes | None:
+        if self.text.vision is None or not self.client.sees:
+            return None
+        return Eyes(MediaReader(self.text.vision, self._caps, self._sources), self.client.max_model_len)
+
+    def _look(self, conversation: object) -> Any:
+        """``conversation`` with what it shows in its parts; without eyes the text layer says which part is too much."""
+        return conversation if self._eyes is None else self._eyes.look(conversation)
+
+    def _attach(self, item: Prompt, ids: list[int], place: str) -> tuple[list[int], tuple[MediaSpan, ...]]:
+        """What comes with a raw prompt. Raises RequestError."""
+        if isinstance(item, str) or not (data := item.get("multi_modal_data")):
+            return ids, ()
+        if self._eyes is None:
+            reason = "multi_modal_data is something to look at, but this model reads text only; send text"
+            raise RequestError(f"{place}{reason}.", param="multi_modal_data")
+        shown = self._eyes.attached(data, placeholders(ids, self.text.tokenizer), place)
+        return expand(ids, shown, self.text.tokenizer)
 
     def _sampling(
         self, given: SamplingParams | Sequence[SamplingParams] | None, thinking: Sequence[bool]
@@ -423,7 +453,9 @@ class _Run:
                 await self._room.acquire()
         each = [job.sampling.for_choice(index) for index in range(job.sampling.n)]
         marks = layout(job.token_ids, self._tokenizer).marks
-        return self._client.submit_choices(job.token_ids, each, thinking=job.rules, marks=marks, guide=job.guide)
+        return self._client.submit_choices(
+            job.token_ids, each, thinking=job.rules, marks=marks, media=job.media, guide=job.guide
+        )
 
     async def _choice(self, job: _Job, generation: Generation) -> Reading:
         split = job.rules is not None
@@ -485,8 +517,6 @@ def _check_options(options: Mapping[str, Any]) -> None:
 def _read_prompt(item: object, tokenizer: Tokenizer, place: str) -> tuple[str | None, list[int]]:
     """A prompt's text (None if it came as ids) and ids. Raises RequestError."""
     if isinstance(item, Mapping):
-        if item.get("multi_modal_data"):
-            raise RequestError(f"{place}multi_modal_data is not supported yet; send text.", param="multi_modal_data")
         if "prompt_token_ids" in item:
             ids = item["prompt_token_ids"]
             whole = isinstance(ids, Sequence) and all(isinstance(each, int) for each in ids)

@@ -68,7 +68,10 @@ LAYERS = {
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request", "engine.turns")),
     "engine.client": Layer((*BASE, "device", "ops.loading", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
-    "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2", "llguidance")),
+    "media": Layer((*BASE, "media"), ("numpy", "PIL", "av", "pypdfium2", "pillow_heif")),
+    "text": Layer(
+        (*BASE, "text", "media", "engine.request", "engine.thinking"), ("tokenizers", "jinja2", "llguidance")
+    ),
     # What it takes from the layers of the engine loads no torch, and the engine takes the same.
     "plan": Layer(
         (*BASE, "device", "model.parameters", "ops.weight_types", "weights.recipe", "weights.gguf_match", "plan"),
@@ -77,9 +80,9 @@ LAYERS = {
     "reason.cell": Layer(),  # these two run as processes of their own
     "reason.judge": Layer(),
     "reason": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason")),
-    "llm": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason")),
+    "llm": Layer((*BASE, "text", "media", "engine.client", "engine.request", "engine.thinking", "reason")),
     "server": Layer(
-        (*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason", "server", "__init__"),
+        (*BASE, "text", "media", "engine.client", "engine.request", "engine.thinking", "reason", "server", "__init__"),
         ("fastapi", "starlette", "pydantic", "uvicorn"),
     ),
     "bench": ANYTHING,
@@ -152,10 +155,12 @@ def test_every_declared_dependency_is_imported_and_every_import_declared() -> No
     came_along = {"starlette"}  # part of fastapi's own interface
     compared = {"gguf", "transformers", "vllm"}  # what a comparison with other engines needs; without them it says so
     run_time, training = set[str](), set[str]()
-    optional = {"weights.gguf": {"gguf"}}  # code books of types that are converted; without it they are refused by name
+    # Code books of types that are converted, and HEIC: without them these are refused by name.
+    optional = {"weights.gguf": {"gguf"}, "media.image": {"pillow_heif"}}
+    renamed = {"PIL": "pillow"}
     for path in files(PACKAGE, "*.py"):
         found = training if module_name(path).startswith("train") else run_time
-        tops = {name.partition(".")[0] for name, _ in imports(path)}
+        tops = {renamed.get(top, top) for top in (name.partition(".")[0] for name, _ in imports(path))}
         found |= tops - {"qwench"} - sys.stdlib_module_names - came_along
         found -= compared if module_name(path).startswith("bench") else optional.get(module_name(path), set())
     assert run_time == declared, f"declared and imported differ: {run_time ^ declared}"

@@ -15,7 +15,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwench.cli.engine import add_engine_flags, add_model_argument, not_yet, running
+from qwench.cli.engine import add_engine_flags, add_model_argument, running
+from qwench.cli.media import Shown, add_media_flags, add_shown_flags
 from qwench.cli.reasoning import Wish, add_reasoning_flags, consider, read_wish
 from qwench.cli.terminal import Terminal
 from qwench.errors import QwenchError, RequestError, UsageError
@@ -60,14 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--think-budget", type=int, metavar="N", help="think for at most about N tokens, then answer; 0 does not think"
     )
     parser.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
-    parser.add_argument("--image", action="append", metavar="FILE", help="a picture to look at (not available yet)")
-    parser.add_argument("--video", metavar="FILE", help="a video to look at (not available yet)")
+    add_shown_flags(parser)
     group = parser.add_argument_group("sampling (the model's recommended values where not given)")
     group.add_argument("--temperature", type=float, metavar="T", help="0 takes the most likely token each time")
     group.add_argument("--top-p", type=float, metavar="P", help="draw from the tokens that make up this probability")
     group.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens, 0 for all")
     group.add_argument("--max-tokens", type=int, metavar="N", help="end the answer after N tokens, thinking included")
     group.add_argument("--seed", type=int, metavar="N", help="repeat the same draws")
+    add_media_flags(parser)
     add_reasoning_flags(parser)
     add_engine_flags(parser)
 
@@ -76,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
     """One answer or a conversation. Raises QwenchError."""
     from qwench.engine.request import SamplingParams
 
-    _check(args)
     overrides = {name: getattr(args, name) for name in SAMPLING_FLAGS if getattr(args, name) is not None}
     SamplingParams(**overrides)  # a wrong value is told before the model is loaded
     wish = read_wish(args)
@@ -85,8 +85,11 @@ def run(args: argparse.Namespace) -> int:
     tools = None if args.tools is None else _tools(args.tools)
     if tools is not None and wish is not None:
         raise UsageError("--tools cannot be combined with many samples: a call is no vote.")
-    with running(args, chat=True) as (client, text):
-        chat = Chat(client, text, Terminal(), args.system, thinking, overrides, wish, tools)
+    shown = Shown(args)
+    with running(args, chat=True, first=shown.look) as (client, text):
+        chat = Chat(client, text, Terminal(), args.system, thinking, overrides, wish, tools, shown.parts)
+        for line in shown.told:
+            chat.terminal.note(line)
         if prompt is None:
             converse(chat)
         elif args.json:
@@ -107,11 +110,6 @@ def _tools(path: Path) -> Tools | None:
         raise UsageError(f"--tools: {path} cannot be read as JSON ({error}).") from None
     except RequestError as error:
         raise UsageError(f"--tools: in {path}, {error.message}") from None
-
-
-def _check(args: argparse.Namespace) -> None:
-    if args.image or args.video:
-        raise not_yet("--image" if args.image else "--video", "describe in words what is to be seen")
 
 
 def _thinking(args: argparse.Namespace) -> ThinkingPlan:
@@ -236,12 +234,14 @@ class Chat:
     overrides: dict[str, Any] = field(default_factory=dict)
     wish: Wish | None = None  # to have answers chosen from many samples
     tools: Tools | None = None
+    shown: list[dict[str, Any]] = field(default_factory=list)  # what the next question is about
     clock: Callable[[], float] = time.monotonic
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self, question: str, *, show: bool = True) -> Reply:
         """Stream the answer to ``question``. An interrupt ends it, keeps what was said, and is raised again."""
-        return self._answer([{"role": "user", "content": question}], show)
+        content = [*self.shown, {"type": "text", "text": question}] if self.shown else question
+        return self._answer([{"role": "user", "content": content}], show)
 
     def go_on(self, results: Sequence[str], *, show: bool = True) -> Reply:
         """Stream what the model says to the results of its last calls."""
@@ -269,7 +269,7 @@ class Chat:
             else:
                 self._consider([*system, *asked], self.wish, reply, show)
         finally:
-            self.messages = asked
+            self.messages, self.shown = asked, []
             said: dict[str, Any] = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
             said |= {"tool_calls": reply.call_documents()} if reply.calls else {}
             self.messages.append({"role": "assistant", "content": reply.content, **said})
@@ -304,9 +304,15 @@ class Chat:
         reading = Reading(tokenizer, reply.sampling, thinking_open=opened, tools=self.tools)
         start = self.clock()
         marks = layout(prompt.token_ids, self.text.tokenizer).marks
-        for event in self.client.submit(
-            prompt.token_ids, reply.sampling, thinking=prompt.rules, marks=marks, guide=prompt.guide
-        ):
+        events = self.client.submit(
+            prompt.token_ids,
+            reply.sampling,
+            thinking=prompt.rules,
+            marks=marks,
+            media=prompt.media,
+            guide=prompt.guide,
+        )
+        for event in events:
             pieces = reading.take(event)
             reply.seconds = self.clock() - start
             if event.token_ids and not reply.tokens:

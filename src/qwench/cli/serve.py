@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 from qwench import log
 from qwench.cli.config_file import add_config_flag
 from qwench.cli.engine import add_engine_flags, add_model_argument, engine_config
+from qwench.cli.media import add_media_flags, media_caps, media_sources
 from qwench.errors import QwenchError, UsageError
 from qwench.family import PUBLISHED
 from qwench.fault import fault
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on-disconnect", default="stop", metavar="stop|finish", help=left)
     named = "a command that clients may have answers checked with, by this name; runs without a network"
     parser.add_argument("--checker", action="append", default=[], metavar="NAME=COMMAND", help=named)
+    add_media_flags(parser)
     add_engine_flags(parser)
 
 
@@ -72,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{flag} is {limit}; give 1 or more, or leave it out for no limit.")
     config = replace(engine_config(args), max_queue=args.max_queue, on_disconnect=args.on_disconnect)
     checkers = named_checkers(args.checker)
+    media, sources = media_caps(args), media_sources(args, files=False)
     with bind(args.host, args.port) as listener:
         client = EngineClient(config)
         client.prepare()  # the imports below take as long as reading a small model
@@ -91,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
             hosts=frozenset(name.lower() for name in (args.host, *args.allow_host)),
             origins=frozenset(origin.rstrip("/") for origin in args.allow_origin),
             checkers=checkers,
+            media=media,
+            sources=sources,
         )
         app = build_app(client, text, settings)
         where = url(args.host, listener.getsockname()[1])

@@ -173,7 +173,13 @@ class Sampler:
         drawings: list[Drawing] = []
         rules, marks = _onward(prompt.rules, asks[0]), layout(prompt.token_ids, self.tokenizer).marks
         generations = self.client.submit_choices(
-            ids, choices, thinking=rules, marks=marks, owner=self.owner, guide=_guide_on(prompt, asks[0])
+            ids,
+            choices,
+            thinking=rules,
+            marks=marks,
+            owner=self.owner,
+            media=prompt.media,
+            guide=_guide_on(prompt, asks[0]),
         )
         for ask, generation in zip(asks, generations, strict=True):
             sample = Sample(self.drawn, list(begun), prompt_tokens=len(prompt.token_ids))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 
 from fastapi import APIRouter, Request
@@ -20,6 +19,7 @@ from qwench.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRe
 from qwench.server.service import Service
 from qwench.text.model import ChatPrompt
 from qwench.text.thinking import read_thinking
+from qwench.text.vision import shows
 
 
 def body_of(name: str) -> dict[str, object]:
@@ -86,7 +86,8 @@ def token_routes(service: Service) -> APIRouter:
     async def tokenize(request: Request) -> Response:
         """Token ids of a text (prompt or content), or of messages through the chat template."""
         asked = shape(TokenizeRequest, _present(parse(await read_body(request, limit))))
-        return json_response(await asyncio.to_thread(_tokenize, service, asked))
+        looks = service.eyes is not None and shows({"messages": asked.messages})
+        return json_response(await service.apart(lambda: _tokenize(service, asked), looks=looks))
 
     @router.post("/detokenize", openapi_extra=body_of("DetokenizeRequest"))
     async def detokenize(request: Request) -> Response:
@@ -103,7 +104,8 @@ def token_routes(service: Service) -> APIRouter:
     async def apply_template(request: Request) -> Response:
         """The prompt the chat template makes of messages."""
         asked = shape(TemplateRequest, _present(parse(await read_body(request, limit))))
-        prompt = await asyncio.to_thread(_render, service, asked.messages, asked)
+        looks = service.eyes is not None and shows({"messages": asked.messages})
+        prompt = await service.apart(lambda: _render(service, asked.messages, asked), looks=looks)
         return json_response({"prompt": prompt.text})
 
     return router
@@ -132,12 +134,11 @@ def _present(fields: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _render(
-    service: Service, messages: list[dict[str, object]], asked: TokenizeRequest | TemplateRequest
-) -> ChatPrompt:
+def _render(service: Service, messages: object, asked: TokenizeRequest | TemplateRequest) -> ChatPrompt:
     spelled = {"enable_thinking": asked.enable_thinking, "chat_template_kwargs": asked.chat_template_kwargs}
     plan, variables = read_thinking(spelled), asked.chat_template_kwargs
-    return service.text.chat_prompt(messages, tools=asked.tools, thinking=plan, variables=variables)
+    seen = messages if service.eyes is None else service.eyes.look(messages)
+    return service.text.chat_prompt(seen, tools=asked.tools, thinking=plan, variables=variables)
 
 
 def _tokenize(service: Service, asked: TokenizeRequest) -> dict[str, object]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from qwench.engine.request import TokenEvent, TokenLogprob
 from qwench.errors import EngineUnavailable, QwenchError
+from qwench.media.patches import Media
 from qwench.server.prepare import Prepared, Prompt
 from qwench.text.model import ModelText
 from qwench.text.reading import EndReason, Reading
@@ -130,6 +131,7 @@ class Answer:
                     marks=prompt.layout.marks,
                     background=prepared.background,
                     owner=owner,
+                    media=prompt.media,
                     guide=prepared.guide,
                 )
                 for generation in generations:
@@ -208,7 +210,7 @@ class Answer:
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": self._cached_tokens()},
+            "prompt_tokens_details": {"cached_tokens": self._cached_tokens(), **seen_tokens(self.prepared)},
             "completion_tokens_details": {
                 "reasoning_tokens": sum(choice.reading.reasoning_tokens for choice in self.choices)
             },
@@ -232,11 +234,26 @@ class Answer:
         }
 
     def extension(self) -> dict[str, object]:
-        """What the response tells beyond OpenAI's fields."""
-        return {}
+        """What the response tells beyond OpenAI's fields: how what was shown came to be seen."""
+        seen = [span.media for prompt in self.prepared.prompts for span in prompt.media]
+        return {"media": [told_of(media) for media in seen]} if seen else {}
 
     def _cached_tokens(self) -> int:
         return sum(choice.reading.cached_tokens for choice in self.choices[:: self.prepared.sampling.n])
+
+
+def seen_tokens(prepared: Prepared) -> dict[str, int]:
+    """How many of the prompts' tokens are pictures and videos, if any are."""
+    seen = [span.media for prompt in prepared.prompts for span in prompt.media]
+    tokens = {kind: sum(media.tokens for media in seen if media.kind == kind) for kind in ("image", "video")}
+    return {f"{kind}_tokens": number for kind, number in tokens.items() if seen}
+
+
+def told_of(media: Media) -> dict[str, object]:
+    """What became of one picture or video: sizes are width and height in pixels."""
+    told: dict[str, object] = {"kind": media.kind, "tokens": media.tokens}
+    told |= {"original_size": list(media.original), "seen_size": list(media.size)}
+    return told | ({"seconds": list(media.seconds)} if media.kind == "video" else {})
 
 
 def _rate(count: int, milliseconds: float) -> float:

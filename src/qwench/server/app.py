@@ -38,13 +38,14 @@ from qwench.server.service import ServerSettings, Service
 from qwench.server.sse import ClientGone, EventStream, unless_gone
 from qwench.text.model import ModelText
 from qwench.text.tokenizer import Tokenizer
+from qwench.text.vision import Eyes, shows
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
 
 logger = logging.getLogger(__name__)
 
-Prepare = Callable[[Mapping[str, object], ModelText, Sequence[str]], Prepared]
+Prepare = Callable[[Mapping[str, object], ModelText, Sequence[str], Eyes | None], Prepared]
 MakeFormat = Callable[[Head, Answer, Tokenizer], Format]
 WARNINGS_HEADER = "x-qwench-warnings"
 REUSE_HEADER = "x-qwench-cache"  # of a whole answer; a stream tells the same in a comment
@@ -105,7 +106,11 @@ async def generate(
     """One request from body to response. Everything that can be refused is refused before the first byte."""
     raw = await read_body(request, service.settings.max_body_bytes)
     # Rendering and tokenising a long conversation takes a while; other streams go on meanwhile.
-    prepared = await asyncio.to_thread(lambda: prepare(parse(raw), service.text, service.settings.names))
+    body = await asyncio.to_thread(parse, raw)
+    names, eyes = service.settings.names, service.eyes
+    prepared = await service.apart(
+        lambda: prepare(body, service.text, names, eyes), looks=eyes is not None and shows(body)
+    )
     answer = answer_to(service.client, service.text, prepared, request.scope[OWNER], service.settings.checkers)
     head = service.head(prefix)
     service.answers[head.id] = answer
@@ -114,8 +119,8 @@ async def generate(
     if prepared.stream:
         return EventStream(answer, form, service.settings.keepalive, headers)
     try:
-        body = await unless_gone(request.receive, whole(answer, form))
-        return json_response(body, headers={**headers, REUSE_HEADER: "; ".join(answer.reuse)[:MAX_WARNINGS]})
+        told = await unless_gone(request.receive, whole(answer, form))
+        return json_response(told, headers={**headers, REUSE_HEADER: "; ".join(answer.reuse)[:MAX_WARNINGS]})
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED)
     finally:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from qwench.engine.request import Guide, SamplingParams
+from qwench.engine.request import Guide, MediaSpan, SamplingParams
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import ModelNotFound, RequestError
+from qwench.media.parts import read_caps
 from qwench.reason.recipes import Task
 from qwench.reason.samples import Render
 from qwench.reason.strategy import read_strategy
@@ -24,6 +25,7 @@ from qwench.text.model import ChatPrompt, ModelText
 from qwench.text.noise import is_errand
 from qwench.text.thinking import ThinkingPlan, read_thinking
 from qwench.text.tools import Tools, read_tools
+from qwench.text.vision import Eyes
 
 MAX_STOP_STRINGS = 32
 MAX_TOP_LOGPROBS = 20
@@ -51,11 +53,12 @@ SAMPLING_FIELDS = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its ids, where its messages begin, and its text when the request wants it echoed."""
+    """One prompt: its ids, where its messages begin, its text when the request wants it echoed, and what it shows."""
 
     token_ids: tuple[int, ...]
     layout: Layout
     echo: str | None = None
+    media: tuple[MediaSpan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,11 @@ class Prepared:
     legacy_calls: bool = False
 
 
-def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[str] = ()) -> Prepared:
-    """A ``/v1/chat/completions`` body; ``names`` are the served model's names (none: any name will do).
+def prepare_chat(
+    body: Mapping[str, object], text: ModelText, names: Sequence[str] = (), eyes: Eyes | None = None
+) -> Prepared:
+    """A ``/v1/chat/completions`` body; ``names`` are the served model's names (none: any name will do), ``eyes`` how
+    it looks at what it is shown.
 
     Raises RequestError, TemplateError or ModelNotFound.
     """
@@ -112,15 +118,16 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
         thinking=plan,
         variables=request.chat_template_kwargs,
     )
+    messages = request.messages if eyes is None else eyes.look(request.messages, read_caps(request.media_fields))
 
     def render(messages: object) -> ChatPrompt:
         return text.guided(plain(messages), tools, grammar)
 
-    prompt = render(request.messages)
+    prompt = render(messages)
     found, unkept = with_orders(
         layout(prompt.token_ids, text.tokenizer),
         prompt.token_ids,
-        request.messages,
+        messages,
         lambda messages: plain(messages, add_generation_prompt=False).token_ids,
     )
     own = {
@@ -130,7 +137,7 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
     sampling = text.sampling(prompt.thinks, _asked(request, own))
     _check_ends(sampling, prompt.guide)
     return Prepared(
-        prompts=(Prompt(tuple(prompt.token_ids), found),),
+        prompts=(Prompt(tuple(prompt.token_ids), found, media=prompt.media),),
         sampling=sampling,
         thinking_open=prompt.thinking_open,
         split_thinking=True,
@@ -141,14 +148,16 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
         show_reasoning=plan.show,
         background=request.service_tier == BACKGROUND_TIER or is_errand(request.messages),
         warnings=(*warnings, *plan.warnings, *prompt.warnings, *unkept, *_crowded(plan, own["max_tokens"])),
-        considering=_considering(request, render, sampling),
+        considering=_considering(request, messages, render, sampling),
         tools=tools,
         guide=prompt.guide,
         legacy_calls=request.functions is not None,
     )
 
 
-def prepare_completion(body: Mapping[str, object], text: ModelText, names: Sequence[str] = ()) -> Prepared:
+def prepare_completion(
+    body: Mapping[str, object], text: ModelText, names: Sequence[str] = (), _eyes: Eyes | None = None
+) -> Prepared:
     """A ``/v1/completions`` body: raw text or ids, no template, neutral sampling. Raises as ``prepare_chat``."""
     fields, warnings = sift(body, "completions")
     request = shape(CompletionRequest, fields)
@@ -227,7 +236,9 @@ def _echo(plan: ThinkingPlan, prompt: ChatPrompt) -> dict[str, object]:
     }
 
 
-def _considering(request: ChatRequest, render: Render, sampling: SamplingParams) -> Considering | None:
+def _considering(
+    request: ChatRequest, messages: object, render: Render, sampling: SamplingParams
+) -> Considering | None:
     """The reasoning_strategy, if there is one and nothing contradicts it."""
     if request.reasoning_strategy is None:
         return None
@@ -242,7 +253,7 @@ def _considering(request: ChatRequest, render: Render, sampling: SamplingParams)
             raise RequestError(
                 f"{name} cannot be combined with reasoning_strategy ({reason}); leave it out.", param=name
             )
-    return Considering(Task(normalise_messages(request.messages), render, sampling, strategy), check)
+    return Considering(Task(normalise_messages(messages), render, sampling, strategy), check)
 
 
 def _max_tokens(request: ChatRequest) -> int | None:

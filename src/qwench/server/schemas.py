@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from qwench.errors import RequestError
+from qwench.media.parts import MEDIA_FIELDS
 from qwench.text.grammar import KINDS
 from qwench.text.thinking import KNOWN, concerns_thinking
 
@@ -53,7 +54,8 @@ FIELDS: tuple[FieldRule, ...] = (
         "messages",
         CHAT,
         _S,
-        "a list of messages with the roles system, developer, user, assistant, tool; content is text or text parts",
+        "a list of messages with the roles system, developer, user, assistant, tool; content is text or parts: text, "
+        "image_url, video_url, video (a list of frames), file (a PDF document)",
     ),
     FieldRule("prompt", COMPLETIONS, _S, "a string, a list of strings, token ids, or a list of lists of token ids"),
     FieldRule("stream", BOTH, _S, "server-sent events"),
@@ -104,6 +106,13 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule(
         "reasoning_strategy", CHAT, _S, "an object with method vote, best_of or forest, samples, budget, check and more"
     ),
+    FieldRule("min_pixels", CHAT, _S, "each picture or frame is brought to at least so many pixels"),
+    FieldRule("max_pixels", CHAT, _S, "each picture or frame is brought to at most so many pixels"),
+    FieldRule("fps", CHAT, _S, "frames of a video that are looked at in a second"),
+    FieldRule("max_frames", CHAT, _S, "the most frames of a video that are looked at"),
+    FieldRule("max_pages", CHAT, _S, "the most pages of a document that are looked at"),
+    FieldRule("mm_processor_kwargs", CHAT, _S, "an object with the five before"),
+    FieldRule("media_io_kwargs", CHAT, _S, "an object with video, which holds num_frames and fps"),
     FieldRule("echo", COMPLETIONS, _S, "the prompt before the answer, with its log-probabilities when asked for"),
     FieldRule(
         "response_format", BOTH, _S, "an object with type text, json_object, json_schema, regex (pattern) or grammar"
@@ -222,6 +231,18 @@ class ChatRequest(_Shared):
     include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_strategy: dict[str, Any] | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    fps: float | None = None
+    max_frames: int | None = None
+    max_pages: int | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+    media_io_kwargs: dict[str, Any] | None = None
+
+    @property
+    def media_fields(self) -> dict[str, Any]:
+        """The fields that media/parts reads, as they were sent."""
+        return {name: getattr(self, name) for name in MEDIA_FIELDS}
 
     @property
     def thinking_fields(self) -> dict[str, Any]:

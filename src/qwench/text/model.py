@@ -11,14 +11,15 @@ from functools import cached_property
 from typing import Any
 
 from qwench.config import ModelConfig
-from qwench.engine.request import Guide, SamplingParams, Vocabulary
+from qwench.engine.request import Guide, MediaSpan, SamplingParams, Vocabulary
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import CheckpointError, RequestError, TemplateError
 from qwench.files import ModelFiles
 from qwench.gguf.file import GgufFile
+from qwench.media.settings import VisionSettings
 from qwench.text.call_grammar import CallGrammar
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
-from qwench.text.gguf_text import gguf_template, gguf_tokenizer
+from qwench.text.gguf_text import gguf_template, gguf_tokenizer, gguf_vision
 from qwench.text.grammar import Grammar, Grammars
 from qwench.text.literal import Literal
 from qwench.text.messages import complete, respell
@@ -28,6 +29,7 @@ from qwench.text.stream import TOOL_CALL, TOOL_CLOSE
 from qwench.text.thinking import KNOWN, UNBOUNDED, ThinkingPlan, closing_ids, rules_for, soft_switch
 from qwench.text.tokenizer import Tokenizer
 from qwench.text.tools import Tools
+from qwench.text.vision import expand, media_of, text_of, without_pixels
 
 TEMPLATE_OWN = frozenset(("messages", "tools", "add_generation_prompt"))
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
@@ -38,7 +40,7 @@ class ChatPrompt:
     """A conversation for the engine. ``thinks``: the model is expected to; ``thinking_open``: it already does.
 
     ``rules`` are what the engine holds the answer to, and ``guide`` what it lets it say; ``warnings`` tell of wishes
-    that this model cannot meet.
+    that this model cannot meet. ``media`` says where pictures and videos lie among the ids.
     """
 
     text: str
@@ -47,6 +49,7 @@ class ChatPrompt:
     thinks: bool
     rules: ThinkingRules
     warnings: tuple[str, ...] = ()
+    media: tuple[MediaSpan, ...] = ()
     guide: Guide | None = None
 
 
@@ -72,6 +75,12 @@ class ModelText:
                 f"{self.path / 'tokenizer.json'} has {self.tokenizer.size} ids, but vocab_size in config.json is "
                 f"{config.vocab_size}; the two files belong to different models."
             )
+        self.vision: VisionSettings | None = None  # what pictures have to be like, where the checkpoint has eyes
+        if config.vision is not None and isinstance(files, GgufFile):
+            assert files.projector is not None, "where else would its configuration come from"
+            self.vision = gguf_vision(files.projector, config.vision)
+        elif config.vision is not None and not isinstance(files, GgufFile):
+            self.vision = VisionSettings.from_folder(files, config.vision)
         self.presets: ModelPresets = presets_for(files, config)
         self._obeys_soft_switch = config.model_type in QWEN3
         ends = (self.tokenizer.id_of(token) for token in END_TOKENS)
@@ -123,7 +132,8 @@ class ModelText:
         clean, warnings = (clean, []) if self.keeps_noise else without_noise(clean)
         clean, added = complete(clean)
         warnings += [f"messages: {rule}" for rule in (*used, *added)]
-        literal = Literal(self.tokenizer, clean)
+        seen = media_of(clean)
+        literal = Literal(self.tokenizer, without_pixels(clean))
         text = self.chat.render(
             literal.messages,
             tools=tools,
@@ -141,13 +151,14 @@ class ModelText:
                     param=source,
                 )
             warnings.append(f"{source}: no effect, this model has no thinking mode")
-        asked = soft_switch(clean)
+        asked = soft_switch([{**message, "content": text_of(message["content"])} for message in clean])
         if asked is not None and not self._obeys_soft_switch:
             warnings.append("messages: this model does not know /think and /no_think, send enable_thinking")
         silenced = thinking.enabled is False or (asked is False and self._obeys_soft_switch and not opened)
         rules = self._rules(thinking, opened=opened, may_think=may_think, begun=not add_generation_prompt)
         thinks = may_think and not silenced
-        return ChatPrompt(literal.text(text), literal.encode(text), opened, thinks, rules, tuple(warnings))
+        ids, spans = expand(literal.encode(text), seen, self.tokenizer)
+        return ChatPrompt(literal.text(text), ids, opened, thinks, rules, tuple(warnings), spans)
 
     def guided(self, prompt: ChatPrompt, tools: Tools | None, grammar: Grammar | None) -> ChatPrompt:
         """``prompt`` with a guide that holds the answer to ``grammar``, and calls to the schemas of ``tools``.
