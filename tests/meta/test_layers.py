@@ -11,7 +11,19 @@ import pytest
 
 from tests.meta.tree import PACKAGE, ROOT, files, imports, module_name
 
-BASE = ("errors", "fault", "fields", "quantisation", "config", "log", "family", "progress", "gguf", "files")
+BASE = (
+    "errors",
+    "fault",
+    "fields",
+    "quantisation",
+    "config",
+    "log",
+    "family",
+    "progress",
+    "gguf",
+    "files",
+    "footprint",
+)
 TENSORS = ("torch", "numpy")
 
 
@@ -37,6 +49,7 @@ LAYERS = {
     "config": Layer(ours=("errors", "fields", "quantisation")),
     "gguf": Layer(ours=("errors", "fault", "fields", "config", "gguf")),
     "files": Layer(ours=("errors", "config", "gguf")),
+    "footprint": Layer(ours=("config",)),
     "device": Layer(BASE, TENSORS),
     "ops": Layer((*BASE, "device", "ops"), (*TENSORS, "triton")),
     "model.parameters": Layer(BASE),
@@ -55,8 +68,12 @@ LAYERS = {
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request", "engine.turns")),
     "engine.client": Layer((*BASE, "device", "ops.loading", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
-    "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2")),
-    "plan": Layer((*BASE, "plan")),
+    "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2", "llguidance")),
+    # What it takes from the layers of the engine loads no torch, and the engine takes the same.
+    "plan": Layer(
+        (*BASE, "device", "model.parameters", "ops.weight_types", "weights.recipe", "weights.gguf_match", "plan"),
+        ("rich",),
+    ),
     "reason.cell": Layer(),  # these two run as processes of their own
     "reason.judge": Layer(),
     "reason": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason")),

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn, Protocol, cast
 
 from qwench import __version__, log
+from qwench.cli import config_file
 from qwench.errors import OutputError, QwenchError, UsageError
 from qwench.fault import fault
 
@@ -27,6 +28,7 @@ COMMANDS = {
     "quantize": "write a checkpoint in fewer bits, with a receipt of what that cost",
     "show": "what a model's files hold: types, sizes, receipt",
     "models": "the Qwen3.5 and Qwen3 models with their sizes",
+    "plan": "what fits, how fast it will be and what it will cost, before anything is downloaded",
     "bench": "prefill and decode speed beside the machine's limits and beside other engines",
     "doctor": "what this machine has, how fast it is, which kernels were chosen, what to mend",
 }
@@ -48,6 +50,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see `{self.prog} --help`.")
+
+    @property
+    def flags(self) -> dict[str, argparse.Action]:
+        """Every flag without its dashes."""
+        return {option.lstrip("-"): action for option, action in self._option_string_actions.items()}
+
+    @property
+    def positionals(self) -> frozenset[str]:
+        return frozenset(action.dest for action in self._get_positional_actions())
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """All of ``arguments``, or UsageError. Unknown flags are looked for first: they explain what is missing."""
@@ -123,7 +134,10 @@ def _run(arguments: list[str]) -> int:
     parser = Parser(prog=f"qwench {first}", description=COMMANDS[first], allow_abbrev=False)
     command.add_arguments(parser)
     try:
-        args = parser.read(arguments[1:])
+        words = arguments[1:]
+        if any(word.partition("=")[0] == config_file.FLAG for word in words):
+            words = config_file.with_config(parser, words)
+        args = parser.read(words)
     except SystemExit as done:  # argparse leaves this way after printing --help
         return int(done.code or 0)
     log.configure()

@@ -247,7 +247,7 @@ class Batch:
 
 
 def _tokens(answer: Answer) -> int:
-    return sum(choice.num_tokens for choice in answer.choices)
+    return sum(choice.reading.num_tokens for choice in answer.choices)
 
 
 def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from qwench.config import EngineConfig
-from qwench.engine.request import Marks, MediaSpan, Request, SamplingParams, Saved, TokenEvent, Vocabulary
+from qwench.engine.request import Guide, Marks, MediaSpan, Request, SamplingParams, Saved, TokenEvent, Vocabulary
 from qwench.engine.sight import NOTHING, Sight
 from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
@@ -229,9 +229,10 @@ class EngineClient:
         background: bool = False,
         owner: str = "",
         media: Sequence[MediaSpan] = (),
+        guide: Guide | None = None,
     ) -> Generation:
         """Queue one sequence (``n`` is 1) for ``owner``, such as an API key, and hold its answer to the rules of
-        ``thinking``. ``media``: what it shows in place of some tokens.
+        ``thinking`` and to what ``guide`` lets it say. ``media``: what it shows in place of some tokens.
 
         Raises before anything runs: RequestError, ContextLengthExceeded with both numbers, Overloaded when too many
         requests are unfinished, EngineUnavailable while there is no engine.
@@ -244,6 +245,7 @@ class EngineClient:
             background=background,
             owner=owner,
             media=media,
+            guide=guide,
         )
         return asked[0]
 
@@ -257,6 +259,7 @@ class EngineClient:
         background: bool = False,
         owner: str = "",
         media: Sequence[MediaSpan] = (),
+        guide: Guide | None = None,
     ) -> list[Generation]:
         """Queue several answers to one prompt, which is computed once and shared. Raises as ``submit``."""
         requests = []
@@ -268,6 +271,7 @@ class EngineClient:
             request = self._request(len(prompt_token_ids), prompt_token_ids, sampling)
             request.marks, request.background, request.owner = marks, background, owner
             request.sight, request.looked = sight, not sight.spans
+            request.guide = copy(guide)
             if thinking is not None:
                 rules = replace(thinking, end_ids=frozenset(), begun=True) if sampling.ignore_eos else thinking
                 request.thought = Thought(rules, request.max_total - request.prompt_len)
@@ -307,8 +311,10 @@ class EngineClient:
             self.check(token_ids, sampling)
         requests = [self._request(saved.prompt_len, token_ids, sampling) for sampling in choices]
         for request in requests:
-            request.thought = copy(saved.thought)
+            request.thought, request.guide = copy(saved.thought), copy(saved.guide)
             request.sight, request.looked = saved.sight, not saved.sight.spans
+            if request.guide is not None and (failure := request.guide.accept(more)):
+                raise RequestError(f"the answer cannot go on from these tokens: {failure}.", param="prompt")
             if request.thought is not None:
                 request.thought.go_on(request.max_total - request.prompt_len, more)
         return self._queue(requests)

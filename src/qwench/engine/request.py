@@ -8,9 +8,10 @@ writes a Request after it was submitted.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from qwench.engine.sight import NOTHING, Sight
 from qwench.engine.thinking import Closing, Thought
@@ -31,7 +32,9 @@ class SamplingParams:
 
     ``temperature`` 0 is greedy. ``top_k`` 0 or -1 keeps all. ``max_tokens`` None means: until the model ends its
     answer or the window is full. ``logprobs`` k returns the k most likely tokens (and always the drawn one) with the
-    model's raw log-probabilities. ``stop`` strings are watched by the text layer. Raises RequestError naming the field.
+    model's raw log-probabilities. ``stop`` strings are watched by the text layer, which
+    also reads ``structured_outputs`` (json, regex, choice or grammar; docs/structured.md). Raises RequestError naming
+    the field.
     """
 
     n: int = 1
@@ -53,6 +56,7 @@ class SamplingParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    structured_outputs: dict[str, object] | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -90,6 +94,10 @@ class SamplingParams:
         ids: object = self.stop_token_ids or ()
         if not isinstance(ids, (list, tuple)) or not all(type(token) is int for token in ids):
             raise RequestError(f"stop_token_ids is {ids!r}; give a list of token ids.", param="stop_token_ids")
+        wish: object = self.structured_outputs
+        if wish is not None and not isinstance(wish, dict):
+            reason = "give an object with json, regex, choice or grammar"
+            raise RequestError(f"structured_outputs is {wish!r:.80}; {reason}.", param="structured_outputs")
         biases: object = self.logit_bias or {}
         if not isinstance(biases, dict) or not all(type(token) is int for token in biases):
             raise RequestError(f"logit_bias is {biases!r}; give token ids and their biases.", param="logit_bias")
@@ -168,6 +176,22 @@ class Reuse:
     tier: Literal["live", "disk"] = "live"
 
 
+class Guide(Protocol):
+    """What an answer may say, token by token. The text layer writes one for each request; the engine only obeys.
+
+    ``mask`` has one bit for each id, the lowest first, set for those that may come next, ends of the answer included;
+    None lets all come. It stands above whatever else forbids tokens.
+    """
+
+    mask: bytes | None
+
+    def accept(self, token_ids: Sequence[int]) -> str | None:
+        """These have become known. Returns why the answer cannot go on, if it cannot."""
+
+    def __copy__(self) -> Self:
+        """Another that goes on from here by itself."""
+
+
 @dataclass(frozen=True)
 class MediaSpan:
     """Where a picture or a video lies in a prompt: ``count`` tokens from ``first`` to its last placeholder.
@@ -198,6 +222,7 @@ class Request:
     seed: int
     max_total: int  # prompt and answer together never exceed this
     thought: Thought | None = None
+    guide: Guide | None = None
     sight: Sight = NOTHING
     looked: bool = True  # at all that its prompt shows, as far as that will be computed
     computed: int = 0
@@ -255,7 +280,7 @@ class Saved:
     """A sequence as it was at some moment: continued from here, it goes on as the original did.
 
     ``snapshot`` is None where there was no room for one; then continuing means computing ``token_ids`` again.
-    ``thought`` is how far its thinking was, ``sight`` what its prompt shows.
+    ``thought`` is how far its thinking was, ``sight`` what its prompt shows, ``guide`` what it may say from here.
     """
 
     prompt_len: int
@@ -263,6 +288,7 @@ class Saved:
     snapshot: Snapshot | None
     thought: Thought | None = None
     sight: Sight = NOTHING
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True)

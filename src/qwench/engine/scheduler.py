@@ -270,11 +270,9 @@ class Scheduler:
             stops = drawn and not (thought and thought.is_open) and token_id in request.stop_token_ids
             stops = stops and request.num_generated >= request.sampling.min_tokens
             request.token_ids += known
-            reason: FinishReason | None = None
-            if stops:
-                reason = "stop"
-            elif len(request.token_ids) >= request.max_total:
-                reason = "length"
+            failure = None if request.guide is None or stops else request.guide.accept(known)
+            over = len(request.token_ids) >= request.max_total
+            reason: FinishReason | None = "error" if failure else "stop" if stops else "length" if over else None
             if reason is not None:
                 self._finish(request)
             yield (
@@ -284,6 +282,7 @@ class Scheduler:
                     logprobs=() if result.logprob is None else (result.logprob,) if drawn else (None,) * len(known),
                     prompt_logprobs=result.prompt_logprobs,
                     finish_reason=reason,
+                    error=failure,
                     stop_token_id=token_id if stops else None,
                     reuse=reuse,
                     closed_by=thought.closed_by if thought else None,
@@ -346,7 +345,8 @@ class Scheduler:
             snapshot = None
         if snapshot is not None:
             snapshot.pins += 1
-        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, copy(request.thought), request.sight)
+        thought, guide = copy(request.thought), copy(request.guide)
+        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, thought, request.sight, guide)
 
     def release(self, saved: Saved) -> None:
         """Nobody will continue from ``saved``; what is kept for it may go."""

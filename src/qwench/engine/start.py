@@ -15,7 +15,7 @@ from qwench.cache.pool import Pool
 from qwench.cache.prefix import PrefixPolicy
 from qwench.cache.storage import CacheSpec, Storage
 from qwench.config import EngineConfig, ModelConfig, VisionConfig
-from qwench.device import memory_for
+from qwench.device import memory_for, resident_bytes
 from qwench.engine.core import Engine
 from qwench.engine.eyes import Eyes, build_tower
 from qwench.engine.request import Vocabulary
@@ -34,7 +34,7 @@ from qwench.weights.gguf import GgufSource
 from qwench.weights.open import open_weights
 from qwench.weights.random import RandomSource
 from qwench.weights.recipe import kinds_for
-from qwench.weights.source import Progress, UnusedTensor, WeightSource
+from qwench.weights.source import Progress, UnusedTensor, WeightSource, memory_bytes
 from qwench.weights.vision import VisionWeights, open_vision
 
 DEFAULT_DISK = 8 * 2**30
@@ -80,7 +80,9 @@ def load_engine(
         held = f"{disk.held / 2**30:.2f} of {disk.limit / 2**30:.2f} GiB"
         told = (*told, Choice("cache folder", str(disk.path), f"{len(disk)} snapshots of this model, {held}"))
     resolved = replace(resolved, choices=resolved.choices + told)
+    before = resident_bytes() - (0 if begun is None else begun.bytes_read)
     engine = assemble(config, model, resolved, source, vocabulary, progress, begun)
+    resolved = replace(resolved, choices=(*resolved.choices, *_measured(model, source, before)))
     assert isinstance(engine.runner, Runner)
     if model.vision is not None and vision is not None:
         engine.eyes = engine.runner.eyes = _eyes(model.vision, vision, engine.runner)
@@ -104,6 +106,14 @@ def random_engine(config: EngineConfig, model: ModelConfig, vocabulary: Vocabula
     resolved = resolve_for(config, model)
     source = RandomSource(model, kinds_for(model, config.quantization, resolved.dtype), config.seed)
     return assemble(config, model, resolved, source, vocabulary), resolved
+
+
+def _measured(model: ModelConfig, source: WeightSource, before: int) -> Iterator[Choice]:
+    """What the process grew by beside what was planned."""
+    planned, grown = memory_bytes(model, source.kinds), resident_bytes() - before
+    if grown > 0:
+        told = f"{planned / 2**20:,.0f} MiB planned for the weights; the cache is taken as it is used"
+        yield Choice("memory", f"{grown / 2**20:,.0f} MiB taken", told)
 
 
 def _unused(tensors: Sequence[UnusedTensor]) -> Iterator[Choice]:

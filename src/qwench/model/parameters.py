@@ -6,8 +6,10 @@ It knows neither a checkpoint's names (weights/names) nor torch. Shapes are [out
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from qwench.config import DeltaNetConfig, ModelConfig, MoeConfig, VisionConfig
@@ -23,7 +25,8 @@ class ParameterSpec:
     kind: ParameterKind
 
 
-def declare(config: ModelConfig) -> dict[str, ParameterSpec]:
+@functools.lru_cache(maxsize=32)  # a plan asks often, for every published shape
+def declare(config: ModelConfig) -> Mapping[str, ParameterSpec]:
     """All parameters of the text model in the order the forward pass reads them."""
     hidden = config.hidden_size
     specs = {"embedding": ParameterSpec((config.vocab_size, hidden), "table")}
@@ -44,7 +47,7 @@ def declare(config: ModelConfig) -> dict[str, ParameterSpec]:
     specs["final_norm"] = ParameterSpec((hidden,), "vector")
     if not config.tie_embeddings:
         specs["head"] = ParameterSpec((config.vocab_size, hidden), "matrix")
-    return specs
+    return MappingProxyType(specs)
 
 
 def _attention(config: ModelConfig) -> dict[str, ParameterSpec]:
