@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a declaration below changes: a library of another build is refused, not guessed at. */
-#define QW_INTERFACE 5
+#define QW_INTERFACE 6
 
 /* Types of elements. */
 #define QW_F32 0
@@ -349,6 +349,7 @@ typedef struct {
 #define QW_ADD 0              /* x + y */
 #define QW_SILU_MULTIPLY 1    /* silu(x) * y */
 #define QW_SIGMOID_MULTIPLY 2 /* x * sigmoid(y) */
+#define QW_GELU 3             /* gelu(x) by its tanh; y is not read */
 typedef struct {
     int64_t rows, width, y_width;
     int32_t kind; /* one of those above */

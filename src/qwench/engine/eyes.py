@@ -35,7 +35,7 @@ def build_tower(config: VisionConfig, weights: VisionWeights, kernels: Kernels, 
         else:
             assert isinstance(value, torch.Tensor)
             vectors[name] = value.to(device)
-    return VisionTower(config, store.finish(), vectors, dtype)
+    return VisionTower(config, store.finish(), vectors, kernels)
 
 
 class Eyes:
@@ -82,7 +82,9 @@ class Eyes:
         return found
 
     def release(self, request: Request) -> None:
-        """The request is over."""
+        """The request is over, whatever became of it."""
+        if self._begun is not None and self._begun[0] in request.sight.media:
+            self._begun = None  # whoever shows the same begins again: rarer than one who holds memory and left
         if self._held.pop(request.id, None):
             self._forget()
 
@@ -94,11 +96,13 @@ class Eyes:
     def _advance(self) -> bool:
         """Go on with what was begun; False once it is done."""
         assert self._begun is not None
-        digest, work = self._begun
+        (digest, work), self._begun = self._begun, None  # what fails is not begun any more
         try:
             next(work)
         except StopIteration as end:
-            self._rows[digest], self._begun = end.value, None
+            self._rows[digest] = end.value
+        else:
+            self._begun = digest, work
         return self._begun is not None
 
     def _forget(self) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from qwench.config import VisionConfig
 from qwench.model.parameters import declare_vision
-from qwench.ops import rotary
+from qwench.ops.kernels import Kernels
 from qwench.ops.linear import Weight, linear
 
 EPSILON = 1e-6
@@ -34,15 +34,18 @@ class _Places:
 
 
 class VisionTower:
-    """The tower of ``config`` over ``weights`` (multiplied with) and ``vectors``, named as in model/parameters."""
+    """The tower of ``config`` over ``weights`` (multiplied with) and ``vectors``, named as in model/parameters.
+
+    ``weights`` come out of the store of ``kernels``; vectors are of the activations' type.
+    """
 
     def __init__(
-        self, config: VisionConfig, weights: dict[str, Weight], vectors: dict[str, torch.Tensor], dtype: torch.dtype
+        self, config: VisionConfig, weights: dict[str, Weight], vectors: dict[str, torch.Tensor], kernels: Kernels
     ) -> None:
-        self.config, self.weights, self.vectors, self.dtype = config, weights, vectors, dtype
+        self.config, self.weights, self.vectors, self.alone = config, weights, vectors, kernels.alone
         differ = (weights.keys() | vectors.keys()) ^ declare_vision(config).keys()
         assert not differ, f"parameters differ: {sorted(differ)[:5]}"
-        self.device = vectors["positions"].device
+        self.dtype, self.device = vectors["merger.norm"].dtype, vectors["positions"].device
 
     def encode(self, patches: torch.Tensor, grid: Grid) -> Generator[None, None, torch.Tensor]:
         """Rows [t * h * w / merge^2, out] for patches [t * h * w, patch_width] in fp32: moment after moment, in each
@@ -75,28 +78,24 @@ class VisionTower:
 
     def _attention(self, x: torch.Tensor, name: str, places: _Places) -> Iterator[None]:
         """Each moment sees itself whole; x is advanced."""
-        count, heads = len(places.cos), self.config.num_heads
-        qkv = torch.empty(3, heads, len(x), self.config.head_dim, dtype=x.dtype, device=x.device)
+        count, width = len(places.cos), self.config.head_dim
         cos, sin = (angles.repeat(len(x) // count, 1) for angles in (places.cos, places.sin))
+        parts = []
         for tile in _tiles(len(x)):
-            parts = self._linear(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv")
-            query, key, value = parts.unflatten(1, (3, heads, -1)).unbind(1)
-            for target, part in zip(qkv[:2], (query, key), strict=True):
-                target[:, tile] = rotary.rotate(part, cos[tile], sin[tile]).transpose(0, 1)
-            qkv[2][:, tile] = value.transpose(0, 1)
+            part = self._linear(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv").unflatten(1, (-1, width))
+            self.alone.rotate(part[:, : 2 * self.config.num_heads], cos[tile], sin[tile])  # queries and keys
+            parts.append(part)
             yield
-        query, key, value = (part.unflatten(1, (-1, count)).transpose(0, 1) for part in qkv)  # [moments, heads, n, D]
-        mixed = torch.empty(len(query), count, heads, self.config.head_dim, dtype=x.dtype, device=x.device)
-        for tile in _tiles(count):
-            seen = F.scaled_dot_product_attention(query[:, :, tile], key, value)
-            mixed[:, tile] = seen.transpose(1, 2)
-            yield
+        query, key, value = torch.cat(parts).unflatten(0, (-1, count)).chunk(3, dim=2)
+        del parts
+        seen = self.alone.attend(query, key, value).reshape(x.shape)
+        yield
         for tile in _tiles(len(x)):
-            x[tile] += self._linear(mixed.view(len(x), -1)[tile], f"{name}.output")
+            x[tile] += self._linear(seen[tile], f"{name}.output")
 
     def _mlp(self, x: torch.Tensor, name: str) -> torch.Tensor:
         hidden = self._linear(self._norm(x, f"{name}.mlp_norm"), f"{name}.up")
-        return self._linear(F.gelu(hidden, approximate="tanh"), f"{name}.down")
+        return self._linear(self.alone.gelu(hidden), f"{name}.down")
 
     def _merge(self, x: torch.Tensor) -> torch.Tensor:
         """Blocks [n, merge^2, H] of patches become rows."""
