@@ -28,10 +28,15 @@ from qwench.errors import (
     OutOfMemory,
     OutputError,
     QwenchError,
+    RequestError,
     TemplateError,
     UsageError,
 )
 from qwench.fault import FAULTS, Plan, fault, planned
+from qwench.media.fetch import Sources
+from qwench.media.pool import Decoders
+from qwench.media.reader import MediaReader
+from qwench.media.settings import VisionSettings
 from qwench.ops.kernels import native_usable
 from qwench.ops.loading import FILE
 from qwench.ops.native import load_library
@@ -41,6 +46,7 @@ from qwench.text.model import ModelText
 from qwench.text.tokenizer import Tokenizer
 from qwench.weights.locate import locate
 from qwench.weights.open import open_weights
+from tests.media.files import encoded, noise
 from tests.meta.tree import PACKAGE, files, syntax
 from tests.server.conftest import NAME, running, wait_until
 from tests.server.scripted import ScriptedEngine, answering
@@ -347,3 +353,20 @@ def test_a_client_that_is_gone_while_it_asks(plan: Plan, text_folder: Path) -> N
 def test_the_text_of_a_model_is_read_under_a_plan(plan: Plan, text_folder: Path) -> None:
     ModelText(text_folder, ModelConfig.from_folder(text_folder))
     assert {name for name, count in plan.reached.items() if count} >= {"read.config", "read.tokenizer"}
+
+
+def test_what_is_to_be_looked_at_and_cannot_be_had(plan: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(noise(64, 64)))
+    reader = MediaReader(VisionSettings(), sources=Sources(web=True, files=True), decoders=Decoders(1))
+    for name, part in (
+        ("read.media", {"type": "image", "image": str(path)}),
+        ("connect.media", {"type": "image_url", "image_url": {"url": "https://good.example/a.png"}}),
+        ("start.decoder", {"type": "image", "image": str(path)}),
+    ):
+        plan.fail(name, BROKEN, times=1)
+        with pytest.raises(RequestError, match=r"^the part .*(cannot be|has an address)"):
+            reader.open(part, "the part")
+        assert plan.reached[name]
+    assert reader.open({"type": "image", "image": str(path)}, "the part")
+    reader.close()

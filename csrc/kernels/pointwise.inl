@@ -31,6 +31,11 @@ void pointwise_piece(const qw_pointwise_arguments& a, int64_t row, int64_t first
         each([](V one, V other) { return add(one, other); });
     } else if (a.kind == QW_SILU_MULTIPLY) {
         each([](V one, V other) { return mul(rounded<T>(silu(one)), other); });
+    } else if (a.kind == QW_GELU) {
+        each([](V one, V) {
+            const V cubed = mul(mul(one, one), one);
+            return mul(one, sigmoid(mul(all(1.5957691216f), fma(all(0.044715f), cubed, one))));
+        });
     } else {
         each([](V one, V other) { return mul(one, rounded<T>(sigmoid(other))); });
     }

@@ -124,6 +124,11 @@ def probe_torch() -> TorchInfo:
     return TorchInfo(str(torch.__version__), torch.version.cuda, torch.get_num_threads(), gpus)
 
 
+def resident_bytes(root: Path = Path("/")) -> int:
+    """Bytes of memory this process holds for itself, mapped files left out; 0 where the system does not tell."""
+    return _memory(_read(root / "proc/self/status").replace("\t", " ")).get("RssAnon", 0)
+
+
 def available_memory() -> int:
     """Bytes of main memory this process may still take."""
     return probe().memory_available

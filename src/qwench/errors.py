@@ -7,7 +7,8 @@
     ├── ModelNotFound                  the name leads to no model
     ├── TemplateError                  the chat template is missing or refuses the messages
     ├── RequestError                   one request is wrong; names the field in ``param``
-    │   └── ContextLengthExceeded      prompt and answer do not fit the window
+    │   ├── ContextLengthExceeded      prompt and answer do not fit the window
+    │   └── MediaTooLarge              a picture, video or document is more than is read
     ├── Overloaded                     the queue is full; try again later
     ├── EngineUnavailable              the engine is loading, stopping or has failed
     ├── OutputError                    results cannot be written
@@ -67,14 +68,18 @@ class ContextLengthExceeded(RequestError):
     code = "context_length_exceeded"
 
 
+class MediaTooLarge(RequestError):
+    status, code = 413, "request_too_large"
+
+
 class Overloaded(QwenchError):
-    """``retry_after``: seconds until there should be room again."""
+    """``retry_after``: seconds until there should be room again; ``code`` says of what."""
 
     status, exit_code, type, code = 429, 8, "rate_limit_error", "queue_full"
 
-    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+    def __init__(self, message: str, *, retry_after: float = 0.0, code: str = "queue_full") -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.code = retry_after, code
 
 
 class EngineUnavailable(QwenchError):

@@ -120,8 +120,9 @@ def test_an_answer_that_is_none_says_so(
     [
         (["-p", ""], "the prompt is empty; give a text with -p"),
         (["-p", "x", "--think-budget", "-9"], "--think-budget is -9; give a number of tokens from 0"),
-        (["-p", "x", "--image", "a.png"], "--image is not available yet"),
-        (["-p", "x", "--video", "a.mp4"], "--video is not available yet"),
+        (["-p", "x", "--image", "a.png"], "--image: this model reads text only; run one that has eyes"),
+        (["-p", "x", "--max-pixels", "0"], "--max-pixels is 0; give a whole number from 1"),
+        (["-p", "x", "--min-pixels", "9", "--max-pixels", "8"], "--min-pixels is 9, more than max_pixels (8)"),
         (["-p", "x", "--think", "--no-think"], "not allowed with argument --think"),
         (["-p", "x", "--temprature", "1"], "has no flag --temprature; did you mean --temperature?"),
         (["-p", "x", "--memory", "much"], "--memory is 'much'; give bytes, or a size such as 2GiB"),

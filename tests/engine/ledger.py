@@ -69,9 +69,9 @@ class LedgerModel:
     Over a storage without states it is a model of attention alone.
     """
 
-    def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
+    def forward(self, batch: Batch, cache: CacheTensors, seen: object = None) -> torch.Tensor:
         tokens, positions = batch.token_ids.tolist(), batch.positions[0].tolist()
-        kv_slots = batch.rows.kv_slots.tolist()
+        kv_slots, saves = batch.rows.kv_slots.tolist(), dict(batch.rows.saves)
         answers: list[int] = []
         for row, span in batch.rows.spans():
             slot = int(batch.rows.state_slots[row])
@@ -85,6 +85,9 @@ class LedgerModel:
                     cache.recurrent[0][slot] = advance(int(cache.recurrent[0][slot]), tokens[place])
                     cache.conv[0][slot] = tokens[place]
                     state, last = int(cache.recurrent[0][slot]), int(cache.conv[0][slot])
+                    if place in saves:
+                        for states in (cache.recurrent[0], cache.conv[0]):
+                            states[saves[place]] = states[slot]
                 seen = context[: first + offset + 1]
                 answers.append(mix(read(cache.keys[0], seen), read(cache.values[0], seen), state, last))
         wanted = torch.tensor([answers[index] for index in batch.logit_tokens.tolist()], dtype=torch.int64)

@@ -254,7 +254,7 @@ def test_the_template_gets_its_variables(scripted: Open) -> None:
         (lambda llm: llm.generate({"text": "x"}), "of type NoneType; give text"),
         (
             lambda llm: llm.generate({"prompt": "x", "multi_modal_data": {"image": [1]}}),
-            "multi_modal_data is not supported yet",
+            "multi_modal_data is something to look at, but this model reads text only",
         ),
         (lambda llm: llm.chat([]), "messages is empty"),
         (lambda llm: llm.chat([{"role": "critic", "content": "x"}]), r"messages\[0\] has the role 'critic'"),

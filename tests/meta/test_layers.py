@@ -11,7 +11,19 @@ import pytest
 
 from tests.meta.tree import PACKAGE, ROOT, files, imports, module_name
 
-BASE = ("errors", "fault", "fields", "quantisation", "config", "log", "family", "progress", "gguf", "files")
+BASE = (
+    "errors",
+    "fault",
+    "fields",
+    "quantisation",
+    "config",
+    "log",
+    "family",
+    "progress",
+    "gguf",
+    "files",
+    "footprint",
+)
 TENSORS = ("torch", "numpy")
 
 
@@ -37,9 +49,11 @@ LAYERS = {
     "config": Layer(ours=("errors", "fields", "quantisation")),
     "gguf": Layer(ours=("errors", "fault", "fields", "config", "gguf")),
     "files": Layer(ours=("errors", "config", "gguf")),
+    "footprint": Layer(ours=("config",)),
     "device": Layer(BASE, TENSORS),
     "ops": Layer((*BASE, "device", "ops"), (*TENSORS, "triton")),
     "model.parameters": Layer(BASE),
+    "model.positions": Layer(),
     "model": Layer((*BASE, "device", "ops", "model"), TENSORS),
     "weights.locate": Layer(BASE, ("huggingface_hub",)),
     "weights.gguf": Layer((*BASE, "device", "ops", "model.parameters", "weights"), (*TENSORS, "gguf")),
@@ -48,19 +62,27 @@ LAYERS = {
     "cache": Layer((*BASE, "cache")),
     "engine.loops": Layer(),
     "engine.thinking": Layer(("engine.loops",)),
-    "engine.request": Layer(("errors", "engine.thinking", "cache.prefix")),  # the last for a type only
+    "engine.sight": Layer(("model.positions",)),
+    "engine.request": Layer(("errors", "engine.sight", "engine.thinking", "cache.prefix")),  # the last for a type only
     "engine.turns": Layer(("engine.request",)),
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request", "engine.turns")),
     "engine.client": Layer((*BASE, "device", "ops.loading", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
-    "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2")),
-    "plan": Layer((*BASE, "plan")),
+    "media": Layer((*BASE, "media"), ("numpy", "PIL", "av", "pypdfium2", "pillow_heif")),
+    "text": Layer(
+        (*BASE, "text", "media", "engine.request", "engine.thinking"), ("tokenizers", "jinja2", "llguidance")
+    ),
+    # What it takes from the layers of the engine loads no torch, and the engine takes the same.
+    "plan": Layer(
+        (*BASE, "device", "model.parameters", "ops.weight_types", "weights.recipe", "weights.gguf_match", "plan"),
+        ("rich",),
+    ),
     "reason.cell": Layer(),  # these two run as processes of their own
     "reason.judge": Layer(),
     "reason": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason")),
-    "llm": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason")),
+    "llm": Layer((*BASE, "text", "media", "engine.client", "engine.request", "engine.thinking", "reason")),
     "server": Layer(
-        (*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason", "server", "__init__"),
+        (*BASE, "text", "media", "engine.client", "engine.request", "engine.thinking", "reason", "server", "__init__"),
         ("fastapi", "starlette", "pydantic", "uvicorn"),
     ),
     "bench": ANYTHING,
@@ -133,10 +155,12 @@ def test_every_declared_dependency_is_imported_and_every_import_declared() -> No
     came_along = {"starlette"}  # part of fastapi's own interface
     compared = {"gguf", "transformers", "vllm"}  # what a comparison with other engines needs; without them it says so
     run_time, training = set[str](), set[str]()
-    optional = {"weights.gguf": {"gguf"}}  # code books of types that are converted; without it they are refused by name
+    # Code books of types that are converted, and HEIC: without them these are refused by name.
+    optional = {"weights.gguf": {"gguf"}, "media.image": {"pillow_heif"}}
+    renamed = {"PIL": "pillow"}
     for path in files(PACKAGE, "*.py"):
         found = training if module_name(path).startswith("train") else run_time
-        tops = {name.partition(".")[0] for name, _ in imports(path)}
+        tops = {renamed.get(top, top) for top in (name.partition(".")[0] for name, _ in imports(path))}
         found |= tops - {"qwench"} - sys.stdlib_module_names - came_along
         found -= compared if module_name(path).startswith("bench") else optional.get(module_name(path), set())
     assert run_time == declared, f"declared and imported differ: {run_time ^ declared}"

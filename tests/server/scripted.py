@@ -9,7 +9,7 @@ from typing import Any
 
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient, EngineStatus, Generation
-from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
+from qwench.engine.request import MediaSpan, SamplingParams, TokenEvent, TokenLogprob
 from qwench.engine.thinking import ThinkingRules
 from qwench.text.model import ModelText
 
@@ -36,6 +36,7 @@ class ScriptedEngine(EngineClient):
         self.told_to_answer: set[int] = set()
         self.prompts: list[str] = []
         self.owners: list[str] = []
+        self.shown: list[tuple[MediaSpan, ...]] = []
         self.computed = 0  # tokens of every prompt that are read
 
     def become(self, status: EngineStatus) -> None:
@@ -55,6 +56,7 @@ class ScriptedEngine(EngineClient):
         **more: Any,
     ) -> list[Generation]:
         self.background = background
+        self.shown.append(more.get("media", ()))
         self.rules += [thinking] * len(choices)
         self.owners.append(owner)
         return [self._answer(prompt_token_ids, sampling) for sampling in choices]

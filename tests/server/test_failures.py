@@ -206,9 +206,9 @@ def test_leaving_in_the_middle_of_a_body_is_no_failure(scripted: Start, caplog: 
     engine, http = scripted(answering("Hello"))
     with caplog.at_level(logging.DEBUG, "qwench"):
         with socket.create_connection((http.base_url.host, http.base_url.port or 0)) as connection:
-            connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+            connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
         assert http.post(CHAT, json=BODY).status_code == 200
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
     assert len(engine.submitted) == 1
 
 

@@ -195,7 +195,7 @@ def test_reasoning_has_one_name() -> None:
         ([{"role": "user", "content": [{"type": "text", "text": 1}]}], r"text is a number", "messages[0].content[0]"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}],
-            "type 'image_url', which is not supported yet",
+            "is something to look at, but this model reads text only",
             "messages[0].content[0]",
         ),
         ([{"role": "assistant", "tool_calls": "x"}], "tool_calls is a string", "messages[0].tool_calls"),

@@ -1,4 +1,4 @@
-"""The tensors behind pages and slots, and their sizes: one arithmetic for the allocator and for any plan.
+"""The tensors behind pages and slots; their sizes are counted in footprint.py, for any plan too.
 
 It does not decide who owns what (pool) nor when (the scheduler).
 """
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from qwench.config import ModelConfig
+from qwench.footprint import bytes_per_sequence, bytes_per_token
 from qwench.ops.attention import kept_width
 
 HUGE_BYTES = 32 << 20  # from here on a tensor takes whole huge pages
@@ -48,8 +49,8 @@ class CacheSpec:
 
     @property
     def token_bytes(self) -> int:
-        """Keys and values of one token in all attention layers."""
-        return 2 * self.num_attention_layers * self.num_kv_heads * self.head_dim * self.kv_dtype.itemsize
+        item = self.kv_dtype.itemsize
+        return bytes_per_token(self.num_attention_layers, self.num_kv_heads, self.head_dim, item)
 
     @property
     def kv_dtype(self) -> torch.dtype:
@@ -57,10 +58,7 @@ class CacheSpec:
 
     @property
     def sequence_bytes(self) -> int:
-        """Recurrent (fp32) and convolution state of one sequence in all DeltaNet layers."""
-        heads, key_dim, value_dim = self.state_shape
-        columns, channels = self.conv_shape
-        return self.num_delta_layers * (heads * key_dim * value_dim * 4 + channels * columns * self.dtype.itemsize)
+        return bytes_per_sequence(self.num_delta_layers, self.state_shape, self.conv_shape, self.dtype.itemsize)
 
 
 class Storage:

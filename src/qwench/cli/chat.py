@@ -12,21 +12,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwench.cli.engine import add_engine_flags, add_model_argument, not_yet, running
+from qwench.cli.engine import add_engine_flags, add_model_argument, running
+from qwench.cli.media import Shown, add_media_flags, add_shown_flags
 from qwench.cli.reasoning import Wish, add_reasoning_flags, consider, read_wish
 from qwench.cli.terminal import Terminal
-from qwench.errors import EngineUnavailable, QwenchError, RequestError, UsageError
+from qwench.errors import QwenchError, RequestError, UsageError
 from qwench.reason import told
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
     from qwench.engine.request import SamplingParams
     from qwench.text.model import ChatPrompt, ModelText
+    from qwench.text.reading import ToolCall
     from qwench.text.thinking import ThinkingPlan
+    from qwench.text.tools import Tools
 
-SUMMARY = "talk to a model: one answer with -p, else a conversation"
 SAMPLING_FLAGS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 CUTS = {  # what ended the thinking where it was not the model alone
     "soft": "closed at the budget",
@@ -48,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("-p", "--prompt", metavar="TEXT", help="answer this and leave; - reads standard input")
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    parser.add_argument(
+        "--tools", type=Path, metavar="FILE.json", help="functions the model may call, a list in OpenAI's form"
+    )
     thinking = parser.add_mutually_exclusive_group()
     thinking.add_argument("--think", action="store_true", help="think before answering")
     thinking.add_argument("--no-think", action="store_true", help="answer at once")
@@ -55,14 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--think-budget", type=int, metavar="N", help="think for at most about N tokens, then answer; 0 does not think"
     )
     parser.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
-    parser.add_argument("--image", action="append", metavar="FILE", help="a picture to look at (not available yet)")
-    parser.add_argument("--video", metavar="FILE", help="a video to look at (not available yet)")
+    add_shown_flags(parser)
     group = parser.add_argument_group("sampling (the model's recommended values where not given)")
     group.add_argument("--temperature", type=float, metavar="T", help="0 takes the most likely token each time")
     group.add_argument("--top-p", type=float, metavar="P", help="draw from the tokens that make up this probability")
     group.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens, 0 for all")
     group.add_argument("--max-tokens", type=int, metavar="N", help="end the answer after N tokens, thinking included")
     group.add_argument("--seed", type=int, metavar="N", help="repeat the same draws")
+    add_media_flags(parser)
     add_reasoning_flags(parser)
     add_engine_flags(parser)
 
@@ -71,14 +77,19 @@ def run(args: argparse.Namespace) -> int:
     """One answer or a conversation. Raises QwenchError."""
     from qwench.engine.request import SamplingParams
 
-    _check(args)
     overrides = {name: getattr(args, name) for name in SAMPLING_FLAGS if getattr(args, name) is not None}
     SamplingParams(**overrides)  # a wrong value is told before the model is loaded
     wish = read_wish(args)
     prompt = _single_prompt(args)
     thinking = _thinking(args)
-    with running(args, chat=True) as (client, text):
-        chat = Chat(client, text, Terminal(), args.system, thinking, overrides, wish)
+    tools = None if args.tools is None else _tools(args.tools)
+    if tools is not None and wish is not None:
+        raise UsageError("--tools cannot be combined with many samples: a call is no vote.")
+    shown = Shown(args)
+    with running(args, chat=True, first=shown.look) as (client, text):
+        chat = Chat(client, text, Terminal(), args.system, thinking, overrides, wish, tools, shown.parts)
+        for line in shown.told:
+            chat.terminal.note(line)
         if prompt is None:
             converse(chat)
         elif args.json:
@@ -89,9 +100,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace) -> None:
-    if args.image or args.video:
-        raise not_yet("--image" if args.image else "--video", "describe in words what is to be seen")
+def _tools(path: Path) -> Tools | None:
+    """The functions in a file. Raises UsageError."""
+    from qwench.text.tools import read_tools
+
+    try:
+        return read_tools(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"--tools: {path} cannot be read as JSON ({error}).") from None
+    except RequestError as error:
+        raise UsageError(f"--tools: in {path}, {error.message}") from None
 
 
 def _thinking(args: argparse.Namespace) -> ThinkingPlan:
@@ -136,6 +154,7 @@ class Reply:
     finish_reason: str | None = None
     first_seconds: float = 0.0
     seconds: float = 0.0
+    calls: list[ToolCall] = field(default_factory=list)
     report: dict[str, Any] | None = None  # how it was chosen, if from many
 
     @property
@@ -173,7 +192,12 @@ class Reply:
             "seconds": round(self.seconds, 4),
             "seconds_to_first_token": round(self.first_seconds, 4),
             "tokens_per_second": round(self.speed, 2),
-        } | ({"reasoning_strategy": self.report} if self.report else {})
+            **({"tool_calls": self.call_documents()} if self.calls else {}),
+            **({"reasoning_strategy": self.report} if self.report else {}),
+        }
+
+    def call_documents(self) -> list[dict[str, Any]]:
+        return [call.document() for call in self.calls]
 
     def statistics(self) -> str:
         if self.report is not None:
@@ -209,14 +233,32 @@ class Chat:
     thinking: ThinkingPlan | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     wish: Wish | None = None  # to have answers chosen from many samples
+    tools: Tools | None = None
+    shown: list[dict[str, Any]] = field(default_factory=list)  # what the next question is about
     clock: Callable[[], float] = time.monotonic
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self, question: str, *, show: bool = True) -> Reply:
         """Stream the answer to ``question``. An interrupt ends it, keeps what was said, and is raised again."""
+        content = [*self.shown, {"type": "text", "text": question}] if self.shown else question
+        return self._answer([{"role": "user", "content": content}], show)
+
+    def go_on(self, results: Sequence[str], *, show: bool = True) -> Reply:
+        """Stream what the model says to the results of its last calls."""
+        calls = self.messages[-1]["tool_calls"]
+        told = [
+            {"role": "tool", "tool_call_id": call["id"], "content": result}
+            for call, result in zip(calls, results, strict=True)
+        ]
+        return self._answer(told, show)
+
+    def _answer(self, turns: list[dict[str, Any]], show: bool) -> Reply:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        asked = [*self.messages, {"role": "user", "content": question}]
-        prompt = self.text.chat_prompt([*system, *asked], thinking=self.thinking)
+        asked = [*self.messages, *turns]
+        offered = self.tools.offered if self.tools else None
+        prompt = self.text.chat_prompt([*system, *asked], tools=offered, thinking=self.thinking)
+        if self.wish is None:
+            prompt = self.text.guided(prompt, self.tools, None)
         for warning in prompt.warnings:
             self.terminal.note(warning)
         sampling = self.text.sampling(prompt.thinks, self.overrides)
@@ -227,8 +269,9 @@ class Chat:
             else:
                 self._consider([*system, *asked], self.wish, reply, show)
         finally:
-            self.messages = asked
-            said = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
+            self.messages, self.shown = asked, []
+            said: dict[str, Any] = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
+            said |= {"tool_calls": reply.call_documents()} if reply.calls else {}
             self.messages.append({"role": "assistant", "content": reply.content, **said})
             if show:
                 self.terminal.end()
@@ -255,31 +298,43 @@ class Chat:
 
     def _stream(self, prompt: ChatPrompt, reply: Reply, show: bool) -> None:
         from qwench.text.marks import layout
-        from qwench.text.stream import AnswerStream
+        from qwench.text.reading import Reading
 
-        stream = AnswerStream(self.text.tokenizer, thinking_open=prompt.thinking_open)
+        tokenizer, opened = self.text.tokenizer, prompt.thinking_open
+        reading = Reading(tokenizer, reply.sampling, thinking_open=opened, tools=self.tools)
         start = self.clock()
         marks = layout(prompt.token_ids, self.text.tokenizer).marks
-        for event in self.client.submit(prompt.token_ids, reply.sampling, thinking=prompt.rules, marks=marks):
-            if event.finish_reason == "error":
-                raise EngineUnavailable(f"the engine failed on this answer: {event.error or 'no reason given'}.")
+        events = self.client.submit(
+            prompt.token_ids,
+            reply.sampling,
+            thinking=prompt.rules,
+            marks=marks,
+            media=prompt.media,
+            guide=prompt.guide,
+        )
+        for event in events:
+            pieces = reading.take(event)
             reply.seconds = self.clock() - start
-            reply.cached_tokens += event.cached_tokens
             if event.token_ids and not reply.tokens:
                 reply.first_seconds = reply.seconds
-            pieces = stream.push(event.token_ids)
-            reply.tokens, reply.reasoning_tokens = stream.num_tokens, stream.reasoning_tokens
-            reply.closed_by = event.closed_by
-            if event.finish_reason is not None:
-                reply.finish_reason = event.finish_reason
-                pieces += stream.finish()
+            reply.tokens, reply.reasoning_tokens = reading.num_tokens, reading.reasoning_tokens
+            reply.cached_tokens, reply.closed_by = reading.cached_tokens, reading.closed_by
+            reply.finish_reason = reading.finish_reason
             for piece in pieces:
+                if piece.call is not None:
+                    continue
                 if piece.kind == "reasoning":
                     reply.reasoning += piece.text
                 else:
                     reply.content += piece.text
                 if show:
                     self.terminal.write(piece.kind, piece.text)
+        reply.calls = reading.calls
+        for call in reply.calls if show else ():
+            line = f"{call.name}({call.arguments})\n"
+            self.terminal.write("content", f"\n{line}" if call is reply.calls[0] and reply.content else line)
+        for warning in reading.warnings:
+            self.terminal.note(warning)
 
 
 def converse(chat: Chat, read: Callable[[str], str] | None = None) -> None:
@@ -302,7 +357,7 @@ def converse(chat: Chat, read: Callable[[str], str] | None = None) -> None:
             if not _command(chat, line.strip()):
                 return
         elif line.strip():
-            _reply(chat, line.removeprefix("/"))
+            _reply(chat, line.removeprefix("/"), read)
 
 
 def _read_line(read: Callable[[str], str]) -> str:
@@ -312,12 +367,14 @@ def _read_line(read: Callable[[str], str]) -> str:
     return line
 
 
-def _reply(chat: Chat, question: str) -> None:
+def _reply(chat: Chat, question: str, read: Callable[[str], str]) -> None:
     """An answer whose failure does not end the conversation."""
     before = chat.messages
     try:
-        chat.answer(question)
-    except KeyboardInterrupt:
+        reply = chat.answer(question)
+        while reply.calls:
+            reply = chat.go_on([read(f"{call.name} gives> ") for call in reply.calls])
+    except (KeyboardInterrupt, EOFError):
         chat.terminal.note("(interrupted)")
     except QwenchError as error:
         if chat.client.status().state != "ready":

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-from qwench.errors import UsageError
 
 if TYPE_CHECKING:
     from qwench.config import EngineConfig
@@ -65,10 +63,12 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
 
 
 @contextmanager
-def running(args: argparse.Namespace, *, chat: bool = False) -> Iterator[tuple[EngineClient, ModelText]]:
+def running(
+    args: argparse.Namespace, *, chat: bool = False, first: Callable[[EngineClient, ModelText], None] | None = None
+) -> Iterator[tuple[EngineClient, ModelText]]:
     """The model of ``args``, loaded; it is closed at the end. Raises what keeps it from running.
 
-    With ``chat``, a missing chat template is told before the weights are loaded.
+    With ``chat``, a missing chat template is told before the weights are loaded; ``first`` is called there too.
     """
     from qwench.engine.client import EngineClient
 
@@ -81,6 +81,8 @@ def running(args: argparse.Namespace, *, chat: bool = False) -> Iterator[tuple[E
     text = ModelText(client.files, client.model)
     if chat:
         _ = text.chat
+    if first is not None:
+        first(client, text)
     client.start(text.vocabulary)
     try:
         wait_loaded(client)
@@ -89,8 +91,3 @@ def running(args: argparse.Namespace, *, chat: bool = False) -> Iterator[tuple[E
         yield client, text
     finally:
         client.close()
-
-
-def not_yet(flag: str, instead: str) -> UsageError:
-    """The sentence for a flag that is announced and not there."""
-    return UsageError(f"{flag} is not available yet; {instead}.")

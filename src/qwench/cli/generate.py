@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from qwench.server.service import Service
     from qwench.text.model import ModelText
 
-SUMMARY = "answer a file of requests offline, in OpenAI's batch format"
 URLS = ("/v1/chat/completions", "/v1/completions")
 FIELDS = ("custom_id", "method", "url", "body")
 IN_FLIGHT = 64  # requests read ahead of the engine, which has a queue of its own
@@ -201,12 +201,13 @@ class Batch:
         body = line.body
         if chat and self.think_budget is not None and not read_thinking(body).sources:
             body = {**body, "thinking_budget": self.think_budget}
-        prepared = (prepare_chat if chat else prepare_completion)(body, self.text)
+        prepare = prepare_chat if chat else prepare_completion
+        prepared = await asyncio.to_thread(prepare, body, self.text, (), self._service.eyes)
         self.warnings.update(prepared.warnings)
         answer = await self._submit(prepared)
         self.running.add(answer)
         try:
-            head = self._service().head("chatcmpl" if chat else "cmpl")
+            head = self._service.head("chatcmpl" if chat else "cmpl")
             return await whole(answer, (ChatFormat if chat else CompletionFormat)(head, answer, self.text.tokenizer))
         finally:
             answer.abort()
@@ -223,6 +224,7 @@ class Batch:
             except Overloaded:
                 await asyncio.sleep(TICK_SECONDS)
 
+    @cached_property
     def _service(self) -> Service:
         from qwench.server.service import ServerSettings, Service
 
@@ -248,7 +250,7 @@ class Batch:
 
 
 def _tokens(answer: Answer) -> int:
-    return sum(choice.num_tokens for choice in answer.choices)
+    return sum(choice.reading.num_tokens for choice in answer.choices)
 
 
 def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:

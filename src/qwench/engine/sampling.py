@@ -59,7 +59,8 @@ def _is_adjusted(request: Request) -> bool:
     """Whether anything shifts or forbids a token."""
     params = request.sampling
     return (
-        bool(params.logit_bias)
+        _mask(request) is not None
+        or bool(params.logit_bias)
         or params.presence_penalty != 0
         or params.frequency_penalty != 0
         or params.repetition_penalty != 1
@@ -87,11 +88,19 @@ def _adjust(logits: torch.Tensor, request: Request) -> torch.Tensor:
         logits[ids] -= params.presence_penalty + params.frequency_penalty * counts
     for token, bias in (params.logit_bias or {}).items():
         logits[token] += bias
+    if (mask := _mask(request)) is not None:  # it says itself where the answer may end
+        bits = torch.frombuffer(bytearray(mask), dtype=torch.uint8).to(logits.device)
+        allowed = (bits[:, None] >> torch.arange(8, device=logits.device)) & 1
+        return logits.masked_fill_(allowed.flatten()[: len(logits)] == 0, -torch.inf)
     banned = _banned(request)
     if request.num_generated < params.min_tokens:
         banned |= request.stop_token_ids
     logits[[token for token in banned if token < len(logits)]] = -torch.inf
     return logits
+
+
+def _mask(request: Request) -> bytes | None:
+    return None if request.guide is None else request.guide.mask
 
 
 def _banned(request: Request) -> frozenset[int]:

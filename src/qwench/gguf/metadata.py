@@ -12,6 +12,7 @@ from qwench.gguf.header import SCALARS, STRING, Array
 
 _BOOL = 7
 _WHOLE_TYPES = frozenset(number for number, (name, _) in SCALARS.items() if name[0] in "ui")
+_REAL_TYPES = frozenset(number for number, (name, _) in SCALARS.items() if name[0] == "f")
 
 
 class Metadata(Fields):
@@ -55,7 +56,10 @@ class Metadata(Fields):
     def flags(self, key: str) -> list[bool]:
         return [bool(item) for item in self._numbers(key, _WHOLE_TYPES | {_BOOL}, "true and false")]
 
-    def _numbers(self, key: str, items: frozenset[int], called: str) -> list[int]:
+    def reals(self, key: str) -> list[float]:
+        return self._numbers(key, _REAL_TYPES, "numbers")
+
+    def _numbers(self, key: str, items: frozenset[int], called: str) -> list[Any]:
         array = self._array(key, items, called)
         return list(struct.unpack(f"<{array.count}{SCALARS[array.item][1]}", array.raw))
 

@@ -17,16 +17,28 @@ from qwench.ops.rows import Rows
 
 
 @dataclass(frozen=True)
+class Picture:
+    """``count`` tokens from ``first`` on show what was seen of ``digest``: its rows from ``row`` on."""
+
+    digest: bytes
+    row: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """token_ids [T]; positions [3, T] (time, height, width; equal for text).
 
-    logit_tokens [L] are the places among the T tokens whose successor is asked for.
+    logit_tokens [L] are the places among the T tokens whose successor is asked for. ``pictures`` say which of the
+    tokens stand for something else than their ids.
     """
 
     token_ids: torch.Tensor
     positions: torch.Tensor
     rows: Rows
     logit_tokens: torch.Tensor
+    pictures: tuple[Picture, ...] = ()
 
 
 class CacheTensors(Protocol):

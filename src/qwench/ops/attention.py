@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from qwench import footprint
 from qwench.ops.rows import Rows
 
-DEPTH_TILE = 32  # csrc/packed.h
-SCALE_BYTES = 4
+SCALE_BYTES = footprint.SCALE_BYTES
 LARGEST_CODE = 127
 
 
@@ -40,7 +40,7 @@ def paged_attention(
 
 def kept_width(head_dim: int, dtype: torch.dtype) -> int:
     """Elements that are kept of a head: its width in whole tiles of the kernels, and in int8 its scale's bytes."""
-    return -(-head_dim // DEPTH_TILE) * DEPTH_TILE + (SCALE_BYTES if dtype == torch.int8 else 0)
+    return footprint.kept_width(head_dim, coded=dtype == torch.int8)
 
 
 def _store(heads: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> None:

@@ -43,6 +43,7 @@ class Pointwise(enum.IntEnum):
     ADD = 0
     SILU_MULTIPLY = 1
     SIGMOID_MULTIPLY = 2
+    GELU = 3
 
 
 class BlankStructure(ctypes.Structure):

@@ -20,13 +20,17 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Inputs:
-    """A step: token_ids [T], their rows, logit_tokens [L], and cos and sin [T, rotary_dim / 2] of their positions."""
+    """A step: token_ids [T], their rows, logit_tokens [L], and cos and sin [T, rotary_dim / 2] of their positions.
+
+    ``embedded`` [T, H], in the activations' type, is what the tokens begin as where some of them are no ids.
+    """
 
     token_ids: torch.Tensor
     rows: Rows
     logit_tokens: torch.Tensor
     cos: torch.Tensor
     sin: torch.Tensor
+    embedded: torch.Tensor | None = None
 
 
 class Operations(Protocol[Value]):

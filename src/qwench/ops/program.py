@@ -59,10 +59,14 @@ class Number(enum.IntEnum):
     PAGE_STRIDE = 10
     KV_SLOTS = 11
     STATE_SLOTS = 12
-    LOGIT_TOKENS = 13
-    COS = 14
-    SIN = 15
-    RESULT = 16
+    SAVES = 13
+    SAVE_TOKENS = 14
+    SAVE_SLOTS = 15
+    LOGIT_TOKENS = 16
+    COS = 17
+    SIN = 18
+    RESULT = 19
+    EMBEDDED = 20
 
 
 @dataclass(frozen=True)
@@ -75,16 +79,17 @@ class Count:
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """Memory of ``row_bytes`` for each of the step's ``rows``, TOKENS or LOGITS: in the scratch, or the result."""
+    """Memory of ``row_bytes`` for each of the step's ``rows``, TOKENS or LOGITS: in the scratch, or where the step says
+    that ``outside`` lies."""
 
     rows: Number
     row_bytes: int
-    is_result: bool = False
+    outside: Number | None = None
 
     @property
     def base(self) -> Number:
-        if self.is_result:
-            return Number.RESULT
+        if self.outside is not None:
+            return self.outside
         return Number.TOKEN_SCRATCH if self.rows is Number.TOKENS else Number.LOGIT_SCRATCH
 
 
@@ -127,16 +132,22 @@ class Instruction:
 
 @dataclass
 class Recorder(Operations[Symbol]):
-    """Operations noted down. ``half``: rotary angles per token; ``page_size`` of the cache."""
+    """Operations noted down. ``half``: rotary angles per token; ``page_size`` of the cache.
+
+    ``embedded``: the step brings what its tokens begin as.
+    """
 
     page_size: int
     half: int
+    embedded: bool = False
     instructions: list[Instruction] = field(default_factory=list)
     _linears: dict[Symbol, Instruction] = field(default_factory=dict)  # by what they read
 
     def embed(self, table: Weight) -> Symbol:
         assert isinstance(table, Packed), "programs read packed tables only"
         (matrix,) = table.matrices
+        if self.embedded:
+            return _fresh(Number.TOKENS, matrix.width, table.dtype, Number.EMBEDDED)
         y = _fresh(Number.TOKENS, matrix.width, table.dtype)
         self._note(Operation.UNPACK_ROWS, {
             "weight": matrix, "count": Number.TOKENS, "rows": Number.TOKEN_IDS, "type": TYPES[y.dtype],
@@ -227,7 +238,8 @@ class Recorder(Operations[Symbol]):
         self._note(Operation.DELTA_NET, {
             "rows": Number.ROWS, "num_slots": slots, "key_heads": parameters.num_key_heads, "value_heads": value_heads,
             "key_dim": key_dim, "value_dim": value_dim, "taps": parameters.conv.shape[1],
-            "tiled": parameters.tiled,
+            "tiled": parameters.tiled, "saves": Number.SAVES, "save_tokens": Number.SAVE_TOKENS,
+            "save_slots": Number.SAVE_SLOTS,
             "type": type_of("delta_net", mixed=mixed, gate=gate, beta=beta, decay=decay, conv_states=conv_states),
             "epsilon": parameters.eps, "starts": Number.STARTS, "slots": Number.STATE_SLOTS, "mixed": mixed,
             "beta": beta, "decay": decay, "gate": gate, "conv": parameters.taps, "decay_rate": parameters.decay_rate,
@@ -296,7 +308,7 @@ class Recorder(Operations[Symbol]):
     def logits(self, x: Symbol, head: Weight) -> Symbol:
         """Written where the result is wanted; BF16 into the second halves of its rows, to be widened there."""
         (matrix,) = _matrices(head)
-        result = Buffer(Number.LOGITS, matrix.out * torch.float32.itemsize, is_result=True)
+        result = Buffer(Number.LOGITS, matrix.out * torch.float32.itemsize, Number.RESULT)
         y = Symbol(result, torch.float32, matrix.out, matrix.out, matrix.out)
         if x.dtype == y.dtype:
             self._multiply(x, matrix, y)
@@ -316,8 +328,8 @@ def _matrices(weight: Weight) -> tuple[PackedMatrix, ...]:
     return weight.matrices
 
 
-def _fresh(rows: Number, width: int, dtype: torch.dtype) -> Symbol:
-    return Symbol(Buffer(rows, width * dtype.itemsize), dtype, width, width, width)
+def _fresh(rows: Number, width: int, dtype: torch.dtype, outside: Number | None = None) -> Symbol:
+    return Symbol(Buffer(rows, width * dtype.itemsize, outside), dtype, width, width, width)
 
 
 def check_delta(
@@ -351,7 +363,7 @@ def plan(instructions: Iterable[Instruction]) -> tuple[dict[Buffer, int], dict[N
     """
     lives: dict[Buffer, tuple[int, int]] = {}
     for index, instruction in enumerate(instructions):
-        for symbol in (each for each in instruction.symbols if not each.buffer.is_result):
+        for symbol in (each for each in instruction.symbols if each.buffer.outside is None):
             first, _ = lives.get(symbol.buffer, (index, index))
             lives[symbol.buffer] = first, index
     places: dict[Buffer, int] = {}
@@ -405,7 +417,9 @@ class Program:
         self._step[Number.ROWS :] = [
             len(rows.lengths), inputs.token_ids.data_ptr(), rows.starts.data_ptr(), rows.context_lengths.data_ptr(),
             rows.page_table.data_ptr(), rows.page_table.shape[1], rows.kv_slots.data_ptr(), rows.state_slots.data_ptr(),
+            len(rows.saves), rows.save_tokens.data_ptr(), rows.save_slots.data_ptr(),
             inputs.logit_tokens.data_ptr(), inputs.cos.data_ptr(), inputs.sin.data_ptr(), logits.data_ptr(),
+            0 if inputs.embedded is None else inputs.embedded.data_ptr(),
         ]  # fmt: skip
         status, failed = self._native.run(ctypes.addressof(self._structure), ctypes.addressof(self._step))
         if status == NO_MEMORY:
@@ -420,6 +434,9 @@ def _check(inputs: Inputs) -> None:
     rows = inputs.rows
     angles = {"cos": len(inputs.cos), "sin": len(inputs.sin)}
     tokens = {"token_ids": len(inputs.token_ids), "lengths": sum(rows.lengths), "kv_slots": len(rows.kv_slots)}
+    if inputs.embedded is not None:
+        tokens["embedded"] = len(inputs.embedded)
+        assert inputs.embedded.is_contiguous()
     require_equal("step", "tokens", **tokens, **angles)
     slots = {"page_table": len(rows.page_table), "state_slots": len(rows.state_slots)}
     require_equal("step", "rows", lengths=len(rows.lengths), contexts=len(rows.contexts), **slots)

@@ -15,6 +15,7 @@ from qwench.reason.samples import Ask, Message, Render, Sample, Sampler, check_t
 from qwench.reason.strategy import Method, Strategy
 from qwench.reason.vote import needed, stays
 from qwench.text.tokenizer import Tokenizer
+from qwench.text.vision import text_of
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
@@ -58,7 +59,7 @@ async def reason(client: EngineClient, tokenizer: Tokenizer, task: Task, limit: 
 def question(messages: Sequence[Message]) -> str:
     """What was asked last, for checks that look at it."""
     asked = [message["content"] for message in messages if message.get("role") == "user"]
-    return asked[-1] if asked and isinstance(asked[-1], str) else ""
+    return text_of(asked[-1]) if asked else ""
 
 
 async def vote(course: Course) -> None:

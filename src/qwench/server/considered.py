@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from qwench.reason.checks import Command, read_check
 from qwench.reason.course import Outcome
 from qwench.reason.recipes import question, reason
-from qwench.server.answer import Answer, Clock, Delta, finish_details
+from qwench.server.answer import Answer, Clock, Delta, finish_details, seen_tokens
 from qwench.server.prepare import Considering, Prepared
 from qwench.text.model import ModelText
 
@@ -71,7 +71,7 @@ class Considered(Answer):
             "prompt_tokens": tokens["prompt"],
             "completion_tokens": tokens["used"],
             "total_tokens": tokens["prompt"] + tokens["used"],
-            "prompt_tokens_details": {"cached_tokens": tokens["cached"]},
+            "prompt_tokens_details": {"cached_tokens": tokens["cached"], **seen_tokens(self.prepared)},
             "completion_tokens_details": {"reasoning_tokens": sum(sample["reasoning_tokens"] for sample in samples)},
         }
 
@@ -87,7 +87,7 @@ class Considered(Answer):
         }
 
     def extension(self) -> dict[str, object]:
-        return {"reasoning_strategy": self._told()}
+        return {**super().extension(), "reasoning_strategy": self._told()}
 
     def _told(self) -> dict[str, Any]:
         assert self._outcome is not None, "told before it was known"

@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 from qwench import __version__
+from qwench.errors import Overloaded
+from qwench.media.fetch import Sources
+from qwench.media.pool import MOST_PROCESSES
+from qwench.media.reader import MediaReader
+from qwench.media.settings import Caps
 from qwench.reason.checks import Command
 from qwench.server.answer import Answer, Head
+from qwench.server.keys import Key
 from qwench.text.model import ModelText
+from qwench.text.vision import Eyes
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
 
 MEBIBYTE = 2**20
+LOOKING = 64  # requests with pictures that are being prepared or wait for it; more get 429
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class ServerSettings:
     """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream.
-    ``checkers`` are commands that clients may have answers checked with, by name.
+    ``checkers`` are commands that clients may have answers checked with, by name. ``media`` bounds what is looked at,
+    and ``sources`` says from where it may come.
 
-    Without ``api_keys`` everybody is let in; with several, the engine's time is shared equally among them.
+    Without ``keys`` everybody is let in who asks for an address of this machine or one of ``hosts``; with several, the
+    engine's time is shared equally among them, and each may send ``key_rate`` requests a minute and have
+    ``key_running`` at a time. Pages of other ``origins`` than its own and these may not use the server from a browser.
     """
 
     names: tuple[str, ...]
-    api_keys: tuple[str, ...] = ()
+    keys: tuple[Key, ...] = ()
+    key_rate: int | None = None
+    key_running: int | None = None
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
     max_body_bytes: int = 32 * MEBIBYTE
     keepalive: float = 10.0
     checkers: Mapping[str, Command] = field(default_factory=dict)
+    media: Caps = field(default_factory=Caps)
+    sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True)
@@ -44,11 +67,45 @@ class Service:
     text: ModelText
     settings: ServerSettings
     started: float = field(default_factory=time.time)  # seconds since 1970
+    places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(LOOKING))
     answers: WeakValueDictionary[str, Answer] = field(default_factory=WeakValueDictionary)  # by the response's id
 
     @property
     def name(self) -> str:
         return self.settings.names[0]
+
+    @cached_property
+    def _reader(self) -> MediaReader | None:
+        vision = self.text.vision if self.client.sees else None
+        return None if vision is None else MediaReader(vision, self.settings.media, self.settings.sources)
+
+    @cached_property
+    def _lookers(self) -> ThreadPoolExecutor:
+        """Pictures take seconds and wait for one another; text must not wait behind them."""
+        return ThreadPoolExecutor(MOST_PROCESSES, "qwench-look")
+
+    @property
+    def eyes(self) -> Eyes | None:
+        """How what a request shows is looked at; None if the model reads text only."""
+        return None if self._reader is None else Eyes(self._reader, self.client.max_model_len)
+
+    async def apart(self, work: Callable[[], Result], *, looks: bool) -> Result:
+        """``work`` on a thread; if it ``looks`` at something, on one of a few that do nothing else.
+
+        Raises Overloaded if too many such requests wait.
+        """
+        if not looks:
+            return await asyncio.to_thread(work)
+        if not self.places.acquire(blocking=False):
+            raise Overloaded("Too many requests with pictures are being prepared; send the request again later.")
+
+        def done() -> Result:
+            try:
+                return work()
+            finally:
+                self.places.release()
+
+        return await asyncio.get_running_loop().run_in_executor(self._lookers, copy_context().run, done)
 
     def head(self, prefix: str) -> Head:
         """The head of a new response; the fingerprint changes when the version or the engine's settings do."""

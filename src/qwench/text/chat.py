@@ -7,20 +7,23 @@ does not know the chat format itself; only the checkpoint's template does.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 
 from qwench.errors import RequestError, TemplateError
 from qwench.fault import fault
 from qwench.fields import read_json
+from qwench.media.parts import is_media
 from qwench.text.sandbox import METER, Meter, MeteredEnvironment
 from qwench.text.stream import THINK_CLOSE, THINK_OPEN
 from qwench.text.tokenizer import Tokenizer
+from qwench.text.vision import blind, is_seen
 
 MAX_TEMPLATE_CHARACTERS = 256 * 1024
 RENDER_SECONDS = 10.0
@@ -149,6 +152,20 @@ class ChatTemplate:
             ) from error
 
     @cached_property
+    def call_form(self) -> Literal["tags", "json"] | None:
+        """The form in which it shows the model calls of tools; None if it knows none."""
+        call = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
+        try:
+            shown = self.render(turns, add_generation_prompt=False)
+        except TemplateError:
+            return None
+        return "tags" if "<function=f>" in shown else "json" if re.search(r'"name":\s*"f"', shown) else None
+
+    @cached_property
     def can_think(self) -> bool:
         """Whether ``enable_thinking`` changes the prompt at all."""
         try:
@@ -186,8 +203,8 @@ def normalise_messages(messages: object) -> list[dict[str, Any]]:
     """What clients send -> what templates expect; the input stays as it is.
 
     ``developer`` is ``system``; all system messages become one at the beginning, joined by a blank line; parts of text
-    become one string; ``arguments`` of tool calls become a mapping; ``reasoning`` is ``reasoning_content``.
-    Raises RequestError that names the message.
+    become one string, or a list with Media; ``arguments`` of tool calls become a mapping; ``reasoning`` is
+    ``reasoning_content``. Raises RequestError that names the message.
     """
     if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
         raise RequestError(f"messages is {_kind(messages)}; give a list of messages.", param="messages")
@@ -198,6 +215,10 @@ def normalise_messages(messages: object) -> list[dict[str, Any]]:
     for index, message in enumerate(messages):
         clean = _normalise(message, f"messages[{index}]")
         if clean["role"] == "system":
+            if not isinstance(clean["content"], str):
+                raise RequestError(
+                    f"messages[{index}] is of the system and shows something; send text.", param="messages"
+                )
             system.append(clean["content"])
         else:
             others.append(clean)
@@ -226,7 +247,7 @@ def _normalise(message: object, where: str) -> dict[str, Any]:
     return clean
 
 
-def _text(content: object, where: str, *, optional: bool) -> str:
+def _text(content: object, where: str, *, optional: bool) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return content
     if content is None and optional:
@@ -235,12 +256,19 @@ def _text(content: object, where: str, *, optional: bool) -> str:
         raise RequestError(f"{where} is missing; give a string.", param=where)
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         raise RequestError(f"{where} is {_kind(content)}; give a string or a list of parts.", param=where)
-    return "".join(_part(part, f"{where}[{at}]") for at, part in enumerate(content))
+    if not any(is_seen(part) for part in content):
+        return "".join(_part(part, f"{where}[{at}]") for at, part in enumerate(content))
+    return [
+        dict(part) if is_seen(part) else {"type": "text", "text": _part(part, f"{where}[{at}]")}
+        for at, part in enumerate(content)
+    ]
 
 
 def _part(part: object, where: str) -> str:
     if isinstance(part, str):
         return part
+    if is_media(part):
+        raise blind(where)
     kind = part.get("type", "text" if "text" in part else None) if isinstance(part, Mapping) else None
     if isinstance(part, Mapping) and kind in ("text", "input_text", "output_text", "refusal"):
         text = part.get("refusal" if kind == "refusal" else "text")
@@ -251,7 +279,7 @@ def _part(part: object, where: str) -> str:
         raise RequestError(f'{where} has no type; give {{"type": "text", "text": "..."}}.', param=where)
     if not isinstance(kind, str):
         raise RequestError(f'{where}.type is {_kind(kind)}; give a string, such as "text".', param=f"{where}.type")
-    raise RequestError(f"{where} is of type {kind!r}, which is not supported yet; send text.", param=where)
+    raise RequestError(f"{where} is of type {kind!r:.80}, which is not known here; send text.", param=where)
 
 
 def _call(call: object, where: str) -> dict[str, Any]:

@@ -7,13 +7,16 @@ tokenizers, and unlike some programs that read GGUF, text is brought into Unicod
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
+from qwench.config import VisionConfig
 from qwench.gguf.file import GgufFile
 from qwench.gguf.metadata import Metadata
+from qwench.media.settings import VisionSettings
 from qwench.text.chat import SPECIAL_TOKENS, TURN_END, ChatTemplate
 from qwench.text.tokenizer import Tokenizer
 
@@ -112,3 +115,21 @@ def gguf_sampling(file: GgufFile) -> dict[str, float]:
     data = Metadata(file)
     given = {name: data.real(key, above=-1) for name, key in SAMPLING.items() if data.has(key)}
     return {name: int(value) if name == "top_k" else value for name, value in given.items()}
+
+
+def gguf_vision(projector: GgufFile, vision: VisionConfig) -> VisionSettings:
+    """What pictures have to be like; of how many pixels these files say nothing, so that is as published.
+
+    Raises ConfigError.
+    """
+    data, found = Metadata(projector), VisionSettings.of(vision)
+    return replace(found, mean=_triple(data, "mean", found.mean), std=_triple(data, "std", found.std))
+
+
+def _triple(data: Metadata, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    if not data.has(key := f"clip.vision.image_{name}"):
+        return default
+    found = tuple(data.reals(key))
+    if len(found) != 3 or (name == "std" and 0 in found):
+        raise data.error(key, "must be three numbers, of which none divides by 0")
+    return found

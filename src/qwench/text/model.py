@@ -11,17 +11,25 @@ from functools import cached_property
 from typing import Any
 
 from qwench.config import ModelConfig
-from qwench.engine.request import SamplingParams, Vocabulary
+from qwench.engine.request import Guide, MediaSpan, SamplingParams, Vocabulary
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import CheckpointError, RequestError, TemplateError
 from qwench.files import ModelFiles
 from qwench.gguf.file import GgufFile
+from qwench.media.settings import VisionSettings
+from qwench.text.call_grammar import CallGrammar
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
-from qwench.text.gguf_text import gguf_template, gguf_tokenizer
+from qwench.text.gguf_text import gguf_template, gguf_tokenizer, gguf_vision
+from qwench.text.grammar import Grammar, Grammars
+from qwench.text.literal import Literal
+from qwench.text.messages import complete, respell
 from qwench.text.noise import without_noise
 from qwench.text.presets import QWEN3, ModelPresets, presets_for
+from qwench.text.stream import TOOL_CALL, TOOL_CLOSE
 from qwench.text.thinking import KNOWN, UNBOUNDED, ThinkingPlan, closing_ids, rules_for, soft_switch
 from qwench.text.tokenizer import Tokenizer
+from qwench.text.tools import Tools
+from qwench.text.vision import expand, media_of, text_of, without_pixels
 
 TEMPLATE_OWN = frozenset(("messages", "tools", "add_generation_prompt"))
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
@@ -31,7 +39,8 @@ END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 class ChatPrompt:
     """A conversation for the engine. ``thinks``: the model is expected to; ``thinking_open``: it already does.
 
-    ``rules`` are what the engine holds the answer to; ``warnings`` tell of wishes that this model cannot meet.
+    ``rules`` are what the engine holds the answer to, and ``guide`` what it lets it say; ``warnings`` tell of wishes
+    that this model cannot meet. ``media`` says where pictures and videos lie among the ids.
     """
 
     text: str
@@ -40,6 +49,8 @@ class ChatPrompt:
     thinks: bool
     rules: ThinkingRules
     warnings: tuple[str, ...] = ()
+    media: tuple[MediaSpan, ...] = ()
+    guide: Guide | None = None
 
 
 class ModelText:
@@ -64,6 +75,12 @@ class ModelText:
                 f"{self.path / 'tokenizer.json'} has {self.tokenizer.size} ids, but vocab_size in config.json is "
                 f"{config.vocab_size}; the two files belong to different models."
             )
+        self.vision: VisionSettings | None = None  # what pictures have to be like, where the checkpoint has eyes
+        if config.vision is not None and isinstance(files, GgufFile):
+            assert files.projector is not None, "where else would its configuration come from"
+            self.vision = gguf_vision(files.projector, config.vision)
+        elif config.vision is not None and not isinstance(files, GgufFile):
+            self.vision = VisionSettings.from_folder(files, config.vision)
         self.presets: ModelPresets = presets_for(files, config)
         self._obeys_soft_switch = config.model_type in QWEN3
         ends = (self.tokenizer.id_of(token) for token in END_TOKENS)
@@ -110,10 +127,19 @@ class ModelText:
             if name in self.chat.reserved:
                 raise _taken(name, "is the chat template's own; leave it out")
         switch = thinking.enabled if thinking.insists or self.chat.can_think else None
-        clean: Sequence[Mapping[str, Any]] = normalise_messages(messages)
+        respelled, used = respell(messages)
+        clean: Sequence[Mapping[str, Any]] = normalise_messages(respelled)
         clean, warnings = (clean, []) if self.keeps_noise else without_noise(clean)
+        clean, added = complete(clean)
+        warnings += [f"messages: {rule}" for rule in (*used, *added)]
+        seen = media_of(clean)
+        literal = Literal(self.tokenizer, without_pixels(clean))
         text = self.chat.render(
-            clean, tools=tools, add_generation_prompt=add_generation_prompt, enable_thinking=switch, variables=more
+            literal.messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=switch,
+            variables=more,
         )
         opened = prompt_opens_thinking(text)
         may_think = self.chat.will_think(text)
@@ -125,13 +151,57 @@ class ModelText:
                     param=source,
                 )
             warnings.append(f"{source}: no effect, this model has no thinking mode")
-        asked = soft_switch(clean)
+        asked = soft_switch([{**message, "content": text_of(message["content"])} for message in clean])
         if asked is not None and not self._obeys_soft_switch:
             warnings.append("messages: this model does not know /think and /no_think, send enable_thinking")
         silenced = thinking.enabled is False or (asked is False and self._obeys_soft_switch and not opened)
         rules = self._rules(thinking, opened=opened, may_think=may_think, begun=not add_generation_prompt)
         thinks = may_think and not silenced
-        return ChatPrompt(text, self.tokenizer.encode(text), opened, thinks, rules, tuple(warnings))
+        ids, spans = expand(literal.encode(text), seen, self.tokenizer)
+        return ChatPrompt(literal.text(text), ids, opened, thinks, rules, tuple(warnings), spans)
+
+    def guided(self, prompt: ChatPrompt, tools: Tools | None, grammar: Grammar | None) -> ChatPrompt:
+        """``prompt`` with a guide that holds the answer to ``grammar``, and calls to the schemas of ``tools``.
+
+        Raises RequestError for what cannot be held to. Where a call is only possible, it is told.
+        """
+        warnings: list[str] = []
+        if tools is not None:
+            grammar = self._of_calls(tools, grammar, warnings)
+        guide = None if grammar is None else self.grammars.guide(grammar, prompt.rules)
+        return replace(prompt, guide=guide, warnings=(*prompt.warnings, *warnings))
+
+    def _of_calls(self, tools: Tools, answer: Grammar | None, warnings: list[str]) -> Grammar | None:
+        form, ids = self.chat.call_form, (self.tokenizer.id_of(TOOL_CALL), self.tokenizer.id_of(TOOL_CLOSE))
+        must = tools.required or bool(tools.strict) or answer is not None
+        if form is None or ids[0] is None or ids[1] is None:
+            if must:
+                raise RequestError("tools cannot be held to: this model has no form of calls.", param="tools")
+            return None
+        if answer is not None and answer.rule is None and not tools.required:
+            raise RequestError(f"{answer.field} cannot be combined with tools; send one of them.", param=answer.field)
+        for loose in (False, True):
+            calls = CallGrammar(tools, form, ids[0], ids[1], loose=loose)
+            try:
+                wanted = (
+                    calls.must(None if tools.required or not answer else answer.rule)
+                    if tools.required or answer
+                    else calls.whenever()
+                )
+                self.grammars.compile(wanted)
+            except RequestError as error:
+                if tools.strict or (loose and must):
+                    raise
+                warnings.append(
+                    f"{error.message.rstrip('.')}; {'nothing of them' if loose else 'only types'} is held to"
+                )
+            else:
+                return wanted
+        return None
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        return Grammars(self.tokenizer, self.stop_token_ids)
 
     def _rules(self, plan: ThinkingPlan, *, opened: bool, may_think: bool, begun: bool) -> ThinkingRules:
         """What the engine holds the answer to."""

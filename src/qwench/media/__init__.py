@@ -1,0 +1,1 @@
+"""From files to patches: pictures, videos and documents, decoded in processes of their own. No torch."""

@@ -1,0 +1,102 @@
+"""Operations that are called one by one, outside a forward pass of the language model: what a vision tower is made of.
+
+The native ones are single instructions of csrc/program.cpp.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from qwench.ops import rotary
+from qwench.ops.instructions import (
+    InstructionStructure,
+    Operation,
+    Pointwise,
+    PointwiseArguments,
+    ProgramStructure,
+    RotationArguments,
+)
+from qwench.ops.loading import ALIGNMENT
+from qwench.ops.native import Native, type_of
+
+STEP_NUMBERS = 5  # that a program knows of every step; the second is how many tokens there are
+
+
+class Alone(Protocol):
+    """Tensors are of the activations' type, angles fp32."""
+
+    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        """Turn heads x [T, heads, D] in place by angles [T, D / 2]; see ops/rotary."""
+
+    def gelu(self, x: torch.Tensor) -> torch.Tensor:
+        """gelu(x) by its tanh, of x [T, width], whose memory may become the result's."""
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """softmax(query key / sqrt(D)) value within each frame, all of whose positions see one another.
+
+        Each is [frames, n, heads, D], and so is the result.
+        """
+
+
+class TorchAlone:
+    """The references."""
+
+    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        x.copy_(rotary.rotate(x, cos, sin))
+
+    def gelu(self, x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(x, approximate="tanh")
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return _attend(query, key, value)
+
+
+class NativeAlone:
+    """The native library where it is faster."""
+
+    def __init__(self, native: Native) -> None:
+        self._native = native
+
+    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        tokens, heads, width = x.shape
+        assert x.stride()[1:] == (width, 1)
+        assert cos.shape == sin.shape == (tokens, width // 2)
+        assert cos.is_contiguous()
+        assert sin.is_contiguous()
+        arguments = RotationArguments(
+            tokens, heads, width, width // 2, type_of("rotate", x=x), x.data_ptr(), x.stride(0),
+            cos.data_ptr(), sin.data_ptr(), x.data_ptr(), x.stride(0),
+        )  # fmt: skip
+        self._perform(Operation.ROTATION, arguments)
+
+    def gelu(self, x: torch.Tensor) -> torch.Tensor:
+        rows, width = x.shape
+        assert x.is_contiguous()
+        address = x.data_ptr()
+        arguments = PointwiseArguments(
+            rows, width, width, Pointwise.GELU, type_of("gelu", x=x), address, width, address, width, address, width
+        )
+        self._perform(Operation.POINTWISE, arguments)
+        return x
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """By torch: its kernels for this take two thirds of the time of ours, which were made for paged caches."""
+        return _attend(query, key, value)
+
+    def _perform(self, operation: Operation, arguments: ctypes.Structure) -> None:
+        """A program of one instruction, for a step of one token: there is no scratch memory for none."""
+        line = InstructionStructure(operation, 1, ctypes.addressof(arguments))
+        program = ProgramStructure(ctypes.addressof(line), 1, None, 0, ALIGNMENT, 0)
+        step = (ctypes.c_int64 * STEP_NUMBERS)(0, 1)
+        status, _ = self._native.run(ctypes.addressof(program), ctypes.addressof(step))
+        if status:
+            raise MemoryError(f"{operation.name.lower()}: what it needs does not fit into memory (status {status})")
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
