@@ -55,7 +55,8 @@ class LlamaSide:
         """Tokens per second. Its own warm-up runs come before and do not count."""
         if row.batch > 1:
             return self._batched(row)
-        counts = ["-p", str(row.prefill), "-n", str(row.decode), "-d", str(row.depth)]
+        counts = ["-p", str(row.prefill), "-n", str(row.decode)]
+        counts += ["-d", str(row.depth)] if row.depth else []  # ik_llama.cpp's knows no such flag
         told = json.loads(self._run(self.bench, [*counts, "-r", "1", "-o", "json"])[0])[-1]
         kept = ("build_commit", "model_type", "model_size", "n_threads", "flash_attn", "n_batch", "n_ubatch")
         self._facts |= {name: told[name] for name in kept if name in told}
@@ -92,6 +93,8 @@ class LlamaSide:
         window = ["-c", str(row.batch * each), "--output-format", "jsonl"]
         lines = self._run(program, [*counts, *window])[0].splitlines()
         told = [json.loads(line) for line in lines if line.startswith("{")]
+        if not told:
+            raise EngineFailed(f"{program.name} printed no result as JSON")
         return float(told[-1]["speed_tg"])
 
     def _run(self, program: Path, arguments: list[str]) -> tuple[str, float]:
