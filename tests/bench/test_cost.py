@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from qwench.bench.cost import EVERY_EXPERT, Cost, cost_of, operations, weight_bytes
 from qwench.bench.rows import Row, make_rows, read_list
@@ -12,6 +11,7 @@ from qwench.cache.storage import CacheSpec
 from qwench.config import ModelConfig
 from qwench.errors import UsageError
 from qwench.model.parameters import declare
+from qwench.ops.arrays import BFLOAT16
 from qwench.plan.shapes import active_parameters, conv_state_bytes, kv_bytes_per_token, recurrent_state_bytes
 
 DENSE, SPARSE = published_shape("qwen3.5:0.8b"), published_shape("qwen3.5:35b-a3b")
@@ -22,7 +22,7 @@ def bf16(model: ModelConfig) -> dict[str, float]:
 
 
 def test_a_decoded_token_reads_the_weights_the_cache_and_the_state_twice() -> None:
-    cost = cost_of(Row(decode=20, depth=100), DENSE, bf16(DENSE), CacheSpec.of(DENSE, torch.bfloat16))
+    cost = cost_of(Row(decode=20, depth=100), DENSE, bf16(DENSE), CacheSpec.of(DENSE, BFLOAT16))
     state = recurrent_state_bytes(DENSE) + conv_state_bytes(DENSE)
     expected = 2 * active_parameters(DENSE) + 110 * kv_bytes_per_token(DENSE) + 2 * state
     assert cost.tokens == 1

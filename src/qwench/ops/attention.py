@@ -6,9 +6,8 @@ native kernels keep a page in an order of their own (csrc/packed.h), so only who
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-
+from qwench.ops.arrays import INT8, DType
+from qwench.ops.lazy import F, torch
 from qwench.ops.rows import Rows
 
 DEPTH_TILE = 32  # csrc/packed.h
@@ -38,9 +37,9 @@ def paged_attention(
     return output
 
 
-def kept_width(head_dim: int, dtype: torch.dtype) -> int:
+def kept_width(head_dim: int, dtype: DType) -> int:
     """Elements that are kept of a head: its width in whole tiles of the kernels, and in int8 its scale's bytes."""
-    return -(-head_dim // DEPTH_TILE) * DEPTH_TILE + (SCALE_BYTES if dtype == torch.int8 else 0)
+    return -(-head_dim // DEPTH_TILE) * DEPTH_TILE + (SCALE_BYTES if dtype == INT8 else 0)
 
 
 def _store(heads: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> None:

@@ -6,12 +6,12 @@ here without knowing which it got.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-import torch
-
+from qwench.ops.arrays import Array, DType, Host, to_torch, torch_dtype, zeros
 from qwench.ops.choosing import Chooser, NativeChooser, TorchChooser
-from qwench.ops.eager import Eager
+from qwench.ops.lazy import torch
 from qwench.ops.native import TYPES, Native, instruction_sets
 from qwench.ops.operations import Description, Inputs
 from qwench.ops.program import Program, Recorder
@@ -19,7 +19,7 @@ from qwench.ops.store import NativeStore, Plan, TorchStore, WeightStore
 
 
 class Kernels(Protocol):
-    """What computes a model: where its weights lie, its forward pass, and the passes over its logits."""
+    """What computes a model: where its weights and cache lie, its forward pass, and the passes over its logits."""
 
     @property
     def chooser(self) -> Chooser:
@@ -28,20 +28,39 @@ class Kernels(Protocol):
     def store(self, plan: Plan) -> WeightStore:
         """Where the weights of ``plan`` are put, in the form these kernels compute with."""
 
-    def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
-        """The logits [L, V] of a step, fp32; ``cache`` is advanced. One model for all calls."""
+    def place(self, array: Host) -> Array:
+        """``array`` as these kernels read it."""
+
+    def zeros(self, shape: Sequence[int], dtype: DType) -> Array:
+        """Memory of a cache."""
+
+    def forward(self, describe: Description, inputs: Inputs, cache: object) -> Array:
+        """The logits [L, V] of a step over arrays in main memory, fp32; ``cache`` is advanced. One model for all."""
 
 
 class TorchKernels:
-    """The references."""
+    """The references, on any device."""
 
-    chooser = TorchChooser()
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        self.chooser = TorchChooser()
 
     def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
-        return describe(Eager(inputs), cache)
+        from qwench.ops.eager import Eager
+
+        with torch.inference_mode():
+            return describe(Eager(inputs.map(self.place)), cache)
 
     def store(self, plan: Plan) -> WeightStore:
-        return TorchStore(plan)
+        return TorchStore(plan, self.device)
+
+    def place(self, array: Array) -> torch.Tensor:
+        return to_torch(array, self.device)
+
+    def zeros(self, shape: Sequence[int], dtype: DType) -> torch.Tensor:
+        if self.device == "cpu":
+            return to_torch(zeros(shape, dtype))
+        return torch.zeros(*shape, dtype=torch_dtype(dtype), device=self.device)
 
 
 class NativeKernels:
@@ -52,7 +71,7 @@ class NativeKernels:
         self.chooser = NativeChooser(native)
         self._recorded: tuple[object, Program] | None = None
 
-    def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
+    def forward(self, describe: Description, inputs: Inputs, cache: object) -> Host:
         """By a program, which is recorded for a cache when it first comes: it holds the cache's addresses."""
         if self._recorded is None or self._recorded[0] is not cache:
             recorder = Recorder(inputs.rows.page_size, inputs.cos.shape[1])
@@ -63,19 +82,31 @@ class NativeKernels:
     def store(self, plan: Plan) -> WeightStore:
         return NativeStore(self.native, plan)
 
+    def place(self, array: Host) -> Host:
+        return array
 
-def native_usable(device: str, dtype: torch.dtype) -> tuple[bool, str]:
+    def zeros(self, shape: Sequence[int], dtype: DType) -> Host:
+        return zeros(shape, dtype)
+
+
+def native_usable(device: str, dtype: DType) -> tuple[bool, str]:
     """Whether the native kernels can run here, and the best instruction set for them, or why they cannot."""
     if device != "cpu":
         return False, "the native kernels are for the CPU"
     if dtype not in TYPES:
-        return False, f"no native kernels for {str(dtype).removeprefix('torch.')}"
+        return False, f"no native kernels for {dtype}"
     try:
         return True, instruction_sets()[0]
     except OSError as error:
         return False, f"no native library: {error}"
 
 
-def make_kernels(isa: str | None, threads: int) -> Kernels:
-    """Native kernels on the instruction set ``isa`` with a pool of their own, or torch's where it is None."""
-    return TorchKernels() if isa is None else NativeKernels(Native(isa, threads))
+def make_kernels(isa: str | None, threads: int, device: str = "cpu") -> Kernels:
+    """Native kernels on the instruction set ``isa`` with a pool of their own, or torch's where it is None.
+
+    Call it on the thread that will compute: torch keeps the number of threads per calling thread.
+    """
+    if isa is not None:
+        return NativeKernels(Native(isa, threads))
+    torch.set_num_threads(threads)
+    return TorchKernels(device)

@@ -6,11 +6,11 @@ native instructions down, to be run for every step. Nothing here knows a model, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import torch
-
+from qwench.ops.arrays import Array
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.linear import Weight
 from qwench.ops.rows import Rows
@@ -22,17 +22,22 @@ Value = TypeVar("Value")
 class Inputs:
     """A step: token_ids [T], their rows, logit_tokens [L], and cos and sin [T, rotary_dim / 2] of their positions."""
 
-    token_ids: torch.Tensor
+    token_ids: Array
     rows: Rows
-    logit_tokens: torch.Tensor
-    cos: torch.Tensor
-    sin: torch.Tensor
+    logit_tokens: Array
+    cos: Array
+    sin: Array
+
+    def map(self, change: Callable[[Array], Array]) -> Inputs:
+        """The same step over other arrays."""
+        arrays = (self.logit_tokens, self.cos, self.sin)
+        return Inputs(change(self.token_ids), self.rows.map(change), *map(change, arrays))
 
 
 class Operations(Protocol[Value]):
     """A value is [n, width] of the activations' type, heads side by side; n is T, or L after ``logit_rows``.
 
-    Weights, vectors and the cache's tensors are always real. The contract of each operation is its reference's.
+    Weights, vectors and the cache's arrays are always real. The contract of each operation is its reference's.
     """
 
     def embed(self, table: Weight) -> Value:
@@ -41,7 +46,7 @@ class Operations(Protocol[Value]):
     def linear(self, x: Value, weight: Weight) -> Value:
         """See ops/linear."""
 
-    def rms_norm(self, x: Value, weight: torch.Tensor, eps: float, *, zero_centred: bool) -> Value:
+    def rms_norm(self, x: Value, weight: Array, eps: float, *, zero_centred: bool) -> Value:
         """Every len(weight) numbers normed by themselves: the whole width or each head; see ops/norm."""
 
     def halve_heads(self, x: Value, width: int) -> tuple[Value, Value]:
@@ -50,15 +55,15 @@ class Operations(Protocol[Value]):
     def rotate(self, x: Value, head_dim: int) -> Value:
         """Each head turned by its token's angles; see ops/rotary."""
 
-    def attention(self, query: Value, key: Value, value: Value, keys: torch.Tensor, values: torch.Tensor) -> Value:
+    def attention(self, query: Value, key: Value, value: Value, keys: Array, values: Array) -> Value:
         """[T, Hq * D]; the cache is advanced; see ops/attention."""
 
     def delta_net(
         self,
         inputs: DeltaInputs[Value],
         parameters: DeltaParameters,
-        conv_states: torch.Tensor,
-        states: torch.Tensor,
+        conv_states: Array,
+        states: Array,
     ) -> Value:
         """[T, Hv * dv]; the states are advanced; see ops/delta_net."""
 
@@ -84,6 +89,6 @@ class Operations(Protocol[Value]):
 
 
 class Description(Protocol):
-    """A model's forward pass, from the embedding to the logits, over the tensors of its cache."""
+    """A model's forward pass, from the embedding to the logits, over the arrays of its cache."""
 
     def __call__(self, ops: Operations[Value], cache: Any) -> Value: ...

@@ -11,10 +11,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-import torch
-
 from qwench.config import ModelConfig
 from qwench.model.parameters import declare
+from qwench.ops.arrays import DType
 from qwench.ops.store import Kind
 from qwench.ops.weight_types import OWN_TYPES, SUPER_BLOCK, WeightType
 from qwench.weights.source import plain_kinds
@@ -69,7 +68,7 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
-def kinds_for(config: ModelConfig, quantization: str | None, dtype: torch.dtype) -> dict[str, Kind]:
+def kinds_for(config: ModelConfig, quantization: str | None, dtype: DType) -> dict[str, Kind]:
     """The type of every parameter; what is not quantised is ``dtype``, or float32 where it must be."""
     kinds = plain_kinds(config, dtype)
     if quantization is None:
