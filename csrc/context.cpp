@@ -41,7 +41,12 @@ void qw_rms_norm(qw_context* context, const qw_norm_arguments* arguments) {
 
 int32_t qw_delta_net(qw_context* context, const qw_delta_arguments* arguments) {
     const qw_delta_arguments& a = *arguments;
-    if (!all_within(a.slots, a.rows, a.num_slots)) return 1;
+    const int64_t tokens = a.rows == 0 ? 0 : a.starts[a.rows];
+    if (!all_within(a.slots, a.rows, a.num_slots) || !all_within(a.save_slots, a.saves, a.num_slots)) return 1;
+    if (!all_within(a.save_tokens, a.saves, tokens)) return 1;
+    for (int64_t i = 1; i < a.saves; ++i) {
+        if (a.save_tokens[i] <= a.save_tokens[i - 1]) return 1;
+    }
     context->pool.run(a.rows * a.key_heads, [&](int64_t task) {
         context->kernels->delta_net(a, task / a.key_heads, task % a.key_heads);
     });

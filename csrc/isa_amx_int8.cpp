@@ -1,4 +1,5 @@
-// AMX-INT8: the tile unit multiplies 16 tokens by 16 outputs by a block's depth at once. Only the linear layer over codes.
+// AMX-INT8: the tile unit multiplies 16 tokens by 16 outputs by a block's depth at once. Only the linear layer over codes;
+// of nested ones it multiplies whole super-blocks (nested_tiles.inl).
 //
 // Whole sums are exact whoever computes them, and what follows is in the order of quantised.h, so a few tokens can go
 // another way (AVX512-VNNI's) and get the same bits.
@@ -8,7 +9,7 @@
 
 #if defined(__AMX_INT8__) && defined(__AVX512VNNI__)
 
-#include "kernels/quantised.inl"
+#include "kernels/nested.inl"
 #include "tiles.h"
 
 namespace qwench {
@@ -178,8 +179,8 @@ void sum_panel_by_tiles(const CodedJob& job, int64_t panel, int64_t first, int64
         view.blocks = blocks - block < kChunkBlocks ? blocks - block : kChunkBlocks;
         expand_scales(type, chunk, view.blocks, stage);
         const uint8_t* codes = chunk + scale_bytes(type, view.blocks);
-        view.codes = type.has_min ? staged<false>(type, codes, view.blocks, view.table, stage)
-                                  : staged<true>(type, codes, view.blocks, view.table, stage);
+        view.codes = type.has_min ? staged<false>(type, codes, view.blocks, view.table, stage.bytes)
+                                  : staged<true>(type, codes, view.blocks, view.table, stage.bytes);
         asm volatile("" : : : "memory");  // the intrinsics do not say that tiles are loaded from memory
         if (whole > first) {
             multiply.whole(view, job, block, first / kTokenTile, (whole - first) / kTokenTile, totals);
@@ -196,14 +197,28 @@ void sum_panel_by_tiles(const CodedJob& job, int64_t panel, int64_t first, int64
 void linear_by_tiles(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
     if (last - first < kFewTokens) return linear_codes(job, begin, end, first, last);
     shape_tiles(last - first < kTokenTile ? last - first : kTokenTile, parts_of(*job.arguments->weight->type));
-    for_each_panel(job, begin, end, first, last, sum_panel_by_tiles);
+    Stage stage;
+    const ChunkView view = {nullptr, &stage, 0, table_bytes(*job.arguments->weight->type)};
+    for_each_panel(job, begin, end, first, last, [&](int64_t panel, float (*totals)[kLanes]) {
+        sum_panel_by_tiles(job, panel, first, last, view, stage, totals);
+    });
     _tile_release();
 }
 
 }  // namespace
+}  // namespace qwench
 
-const CodedKernels* amx_int8_coded() {
-    static const CodedKernels kernels = {code_inputs, correct_inputs, linear_by_tiles};
+#include "kernels/nested_tiles.inl"
+
+namespace qwench {
+
+const CodedPair* amx_int8_coded() {
+    static const CodedPair kernels = [] {
+        CodedPair pair = coded_pair();
+        pair.plain.linear = linear_by_tiles;
+        pair.nested.linear = nested_by_tiles;
+        return pair;
+    }();
     return &kernels;
 }
 
@@ -212,7 +227,7 @@ const CodedKernels* amx_int8_coded() {
 #else
 
 namespace qwench {
-const CodedKernels* amx_int8_coded() { return nullptr; }
+const CodedPair* amx_int8_coded() { return nullptr; }
 }  // namespace qwench
 
 #endif

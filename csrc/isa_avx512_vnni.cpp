@@ -5,12 +5,12 @@
 
 #if defined(__AVX512VNNI__)
 
-#include "kernels/quantised.inl"
+#include "kernels/nested.inl"
 
 namespace qwench {
 
-const CodedKernels* avx512_vnni_coded() {
-    static const CodedKernels kernels = {code_inputs, correct_inputs, linear_codes};
+const CodedPair* avx512_vnni_coded() {
+    static const CodedPair kernels = coded_pair();
     return &kernels;
 }
 
@@ -19,7 +19,7 @@ const CodedKernels* avx512_vnni_coded() {
 #else
 
 namespace qwench {
-const CodedKernels* avx512_vnni_coded() { return nullptr; }
+const CodedPair* avx512_vnni_coded() { return nullptr; }
 }  // namespace qwench
 
 #endif

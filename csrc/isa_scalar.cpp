@@ -22,7 +22,7 @@ constexpr int kStateVectors = 1;
 #include "kernels/delta.inl"
 #include "kernels/experts.inl"
 #include "kernels/linear.inl"
-#include "kernels/quantised.inl"
+#include "kernels/nested.inl"
 #include "kernels/norm.inl"
 #include "kernels/pointwise.inl"
 #include "kernels/rounding.inl"
@@ -31,7 +31,7 @@ namespace qwench {
 
 const Kernels* scalar_kernels() {
     static const Kernels table = {
-        "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, {code_inputs, correct_inputs, linear_codes},
+        "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, coded_pair(),
         rms_norm, delta_net, attend, merge_attention,
         expert_probabilities, gate_expert, sum_experts, find_largest, gather_top, weigh_logits,
         pointwise, widen_row, rotate, round_rows,

@@ -17,6 +17,7 @@ enum class Inputs {
     rows,   // fp32 or BF16 rows padded to the packed depth
     tiles,  // [token tiles, depth tiles, 16, 32] BF16: what the tile unit loads
     codes,  // rounded to 8 bits: CodedInputs
+    nested_codes,  // the same, with a scale for each super-block
 };
 
 // One linear layer, with its inputs in the form the chosen kernel reads.
@@ -43,6 +44,11 @@ struct CodedKernels {
     void (*code_inputs)(const qw_linear_arguments& arguments, const CodedInputs& inputs, int64_t tile);
     void (*correct_inputs)(const qw_weight_type& type, const CodedInputs& inputs, int64_t tile);
     void (*linear)(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last);
+};
+
+// Of types whose scales are floats, and of nested ones, which need no corrections.
+struct CodedPair {
+    CodedKernels plain, nested;
 };
 
 // The row of x that is a token's.
@@ -110,7 +116,7 @@ struct Kernels {
     LinearKernel linear_bf16;       // BF16 weights, fp32 inputs
     LinearKernel linear_bf16_pairs;  // BF16 weights, BF16 inputs; null where there is no such instruction
     Inputs pair_inputs;
-    CodedKernels coded;
+    CodedPair coded;
     void (*rms_norm)(const qw_norm_arguments& arguments, int64_t row);
     void (*delta_net)(const qw_delta_arguments& arguments, int64_t row, int64_t key_head);
     void (*attend)(const AttentionTask& task);
@@ -139,8 +145,8 @@ struct Kernels {
 const Kernels* scalar_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
-const CodedKernels* avx512_vnni_coded();
-const CodedKernels* amx_int8_coded();
+const CodedPair* avx512_vnni_coded();
+const CodedPair* amx_int8_coded();
 LinearKernel avx512_bf16_linear();
 LinearKernel amx_bf16_linear();
 

@@ -73,8 +73,8 @@ Layer plan_layer(const Kernels& kernels, const qw_linear_arguments& a) {
     layer.arguments = &a;
     layer.coded = a.weight->type->element == QW_CODES;
     if (layer.coded) {
-        layer.form = Inputs::codes;
-        layer.input_bytes = coded_bytes(a.tokens, a.weight->in);
+        layer.form = a.weight->type->nested ? Inputs::nested_codes : Inputs::codes;
+        layer.input_bytes = coded_bytes(*a.weight->type, a.tokens, a.weight->in);
         layer.correction_bytes = correction_bytes(*a.weight->type, a.tokens, a.weight->in);
         return layer;
     }
@@ -104,6 +104,7 @@ void divide_layer(Layer& layer, int64_t& tasks) {
     if (layer.coded) {
         const int64_t bytes = panel_bytes(*a.weight->type, a.weight->in);
         layer.units_per_task = std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, bytes));
+        if (layer.form == Inputs::nested_codes) layer.units_per_task = round_up(layer.units_per_task, 2);
     }
     layer.first_task = tasks;
     tasks += divide_up(layer.units, layer.units_per_task) * layer.token_blocks;
@@ -139,17 +140,23 @@ bool plan_layers(qw_context& context, const qw_linear_arguments* arguments, int6
 }
 
 CodedInputs coded_of(const Layer& layer) {
-    return coded_inputs(layer.inputs, layer.corrections, layer.arguments->tokens, layer.arguments->weight->in);
+    const qw_weight& weight = *layer.arguments->weight;
+    return coded_inputs(*weight.type, layer.inputs, layer.corrections, layer.arguments->tokens, weight.in);
+}
+
+const CodedKernels& coded_kernels(const qw_context& context, const Layer& layer) {
+    return layer.form == Inputs::nested_codes ? context.kernels->coded.nested : context.kernels->coded.plain;
 }
 
 void convert_inputs(qw_context& context, const Layer& layer) {
     const qw_linear_arguments& a = *layer.arguments;
-    if ((layer.shared || layer.input_bytes == 0) && !layer.coded) return;
+    if ((layer.shared || layer.input_bytes == 0) && layer.correction_bytes == 0) return;
     const auto convert = [&](int64_t tile) {
         if (layer.coded) {
             const CodedInputs inputs = coded_of(layer);
-            if (!layer.shared) context.kernels->coded.code_inputs(a, inputs, tile);
-            context.kernels->coded.correct_inputs(*a.weight->type, inputs, tile);
+            const CodedKernels& kernels = coded_kernels(context, layer);
+            if (!layer.shared) kernels.code_inputs(a, inputs, tile);
+            if (layer.correction_bytes > 0) kernels.correct_inputs(*a.weight->type, inputs, tile);
         } else if (layer.form == Inputs::tiles) {
             cut_tile(layer, tile);
         } else {
@@ -168,7 +175,7 @@ void compute_task(const qw_context& context, const Layer& layer, int64_t task) {
     const int64_t begin = task / layer.token_blocks * layer.units_per_task;
     if (layer.coded) {
         const CodedJob job = {&a, coded_of(layer)};
-        context.kernels->coded.linear(job, begin, std::min(layer.units, begin + layer.units_per_task), first, last);
+        coded_kernels(context, layer).linear(job, begin, std::min(layer.units, begin + layer.units_per_task), first, last);
         return;
     }
     const LinearJob job = {&a, layer.input_bytes > 0 ? layer.inputs : a.x, layer.input_bytes > 0 ? layer.depth : a.x_stride};

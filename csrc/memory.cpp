@@ -15,8 +15,7 @@ namespace qwench {
 namespace {
 
 constexpr int64_t kCacheLine = 64;
-
-int64_t whole_lines(int64_t num_bytes) { return (num_bytes + kCacheLine - 1) / kCacheLine * kCacheLine; }
+constexpr int64_t kHugePage = 2 << 20;
 
 }  // namespace
 
@@ -25,9 +24,14 @@ Scratch::~Scratch() { std::free(memory_); }
 void* Scratch::reserve(int64_t num_bytes) {
     if (num_bytes <= size_) return memory_;
     std::free(memory_);
-    size_ = whole_lines(num_bytes);
-    memory_ = std::aligned_alloc(kCacheLine, static_cast<size_t>(size_));
+    const bool huge = num_bytes >= kHugePage;  // rows of outputs lie a page apart, and the processor remembers few pages
+    const int64_t unit = huge ? kHugePage : kCacheLine;
+    size_ = (num_bytes + unit - 1) / unit * unit;
+    memory_ = std::aligned_alloc(static_cast<size_t>(unit), static_cast<size_t>(size_));
     if (memory_ == nullptr) size_ = 0;
+#if defined(MADV_HUGEPAGE)
+    if (huge && memory_ != nullptr) madvise(memory_, static_cast<size_t>(size_), MADV_HUGEPAGE);
+#endif
     return memory_;
 }
 

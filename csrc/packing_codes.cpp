@@ -101,16 +101,20 @@ Scale scale_at(const qw_weight_type& type, const uint8_t* chunk, int64_t count, 
     return {scale, static_cast<float>(bytes[after + at]) * scale_value(type, chunk + (kPanel + o) * 2)};
 }
 
-int code_at(const Planes& planes, const uint8_t* codes, int64_t o, int64_t depth) {
-    const int64_t vector = depth / 4, byte = 4 * o + depth % 4;
-    int code = 0;
+// One output's codes of a block.
+void take_codes(const Planes& planes, const uint8_t* codes, int64_t o, uint8_t (&found)[kBlock]) {
+    uint32_t words[kBlockVectors] = {};
     for (int p = 0; p < planes.count; ++p) {
         const Plane& plane = planes.each[p];
-        const int bits = codes[vector / plane.vectors * kVectorBytes + byte] >> (vector % plane.vectors * plane.bits);
-        code |= (bits & ((1 << plane.bits) - 1)) << plane.from;
+        const uint32_t mask = 0x01010101U * ((1U << plane.bits) - 1);
+        for (int j = 0; j < kBlockVectors; ++j) {
+            uint32_t bits;
+            std::memcpy(&bits, codes + j / plane.vectors * kVectorBytes + 4 * o, sizeof bits);
+            words[j] |= (bits >> j % plane.vectors * plane.bits & mask) << plane.from;
+        }
         codes += kBlockVectors / plane.vectors * kVectorBytes;
     }
-    return code;
+    std::memcpy(found, words, sizeof words);
 }
 
 template <class Output>
@@ -120,16 +124,20 @@ void unpack_codes_as(const qw_weight& weight, int64_t row, Output* target) {
     const uint8_t* chunk = panel_of(weight, row / kPanel);
     const float factor = factor_of(weight);
     const Planes planes = planes_of(type.bits);
-    for (int64_t i = 0; i < weight.in; ++i) {
-        const int64_t left = blocks - i / QW_SUPER_BLOCK * kChunkBlocks, count = std::min(kChunkBlocks, left);
-        const int64_t block = i / kBlock % kChunkBlocks, part = i / type.block % (kChunkBlocks * parts);
-        const uint8_t* codes = chunk + scale_bytes(type, count) + block * code_bytes(type, 1);
-        const int code = code_at(planes, codes, o, i % kBlock);
-        const Scale scale = scale_at(type, chunk, count * parts, part, o);
-        const float value = static_cast<float>(type.has_table ? type.table[code] : code - type.zero);
-        const float product = value * (scale.scale * factor);
-        put(target + i, type.has_min ? product - scale.min * factor : product);
-        if ((i + 1) % QW_SUPER_BLOCK == 0) chunk += chunk_bytes(type, count);
+    for (int64_t block = 0; block * kBlock < weight.in; ++block) {
+        const int64_t within = block % kChunkBlocks, count = std::min(kChunkBlocks, blocks - (block - within));
+        uint8_t codes[kBlock];
+        take_codes(planes, chunk + scale_bytes(type, count) + within * code_bytes(type, 1), o, codes);
+        for (int64_t i = 0; i < std::min(kBlock, weight.in - block * kBlock); i += type.block) {
+            const Scale scale = scale_at(type, chunk, count * parts, within * parts + i / type.block, o);
+            const float by = scale.scale * factor, min = scale.min * factor;
+            for (int64_t j = i; j < std::min(i + type.block, weight.in - block * kBlock); ++j) {
+                const float value = static_cast<float>(type.has_table ? type.table[codes[j]] : codes[j] - type.zero);
+                const float product = value * by;
+                put(target + block * kBlock + j, type.has_min ? product - min : product);
+            }
+        }
+        if (within + 1 == kChunkBlocks) chunk += chunk_bytes(type, count);
     }
 }
 
@@ -157,7 +165,8 @@ void put_lead(float factor, uint8_t* packed) {
 
 bool is_known(const qw_weight_type& type) {
     if (type.element == QW_F32 || type.element == QW_BF16) return true;
-    const bool bits = (type.bits >= 2 && type.bits <= 6) || type.bits == 8;
+    const bool finer = type.bits == 4 || type.bits == 5 || type.bits == 8;  // so many have scales that are floats
+    const bool bits = finer || (type.nested && type.bits >= 2 && type.bits <= 6);
     const bool block = type.block == kBlock || type.block == kBlock / kMaxParts;
     const bool scales = type.scale_type == QW_F16 || type.scale_type == QW_BF16;
     const bool values = type.has_table ? type.bits == 4 : type.zero >= 0 && type.zero <= 128;

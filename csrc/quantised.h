@@ -7,16 +7,24 @@
 //   codes:           [block] of 8 vectors; byte 4 * o + i of vector j is the code of output o at depth 4 * j + i. They
 //                    are cut into planes of bits: the low 4 of two vectors share a vector, the low 2 of four, and above
 //                    them the high 2 of four or the high 1 of eight.
-// A block is 32 of depth, as the inputs have a scale for so many; types whose scales are for 16 have two parts in one.
+// A block is 32 of depth; types whose scales are for 16 have two parts in one. Factor, zero and table belong to the type.
 //
-// Inputs: tiles of 16 tokens (the last of fewer), within them block by block the numbers [row][32].
-//
-// The sum of an output, which every kernel computes in this order, whatever is computed beside it. For a block:
+// The sum of an output, which every kernel computes in this order, whatever is computed beside it. Types whose scales are
+// floats meet inputs with a scale for every block:
 //   whole_p = sum over the part of (code - zero) * number              exact, in 32 bits; codes from 0 where there are mins
 //   part    = whole_0 * scale_0; part = fma(whole_1, scale_1, part)    the second where there are two parts
 //   part    = fma(-min_p, sum of the part's numbers, part)             for each part, where there are mins
 //   total   = fma(part, input scale, total)
-// and in the end total * factor. Where there are mins, -min_p is fma(-zero, scale_p, -min), mostly with zero 0.
+// Where there are mins, -min_p is fma(-zero, scale_p, -min), mostly with zero 0. Nested types meet inputs with one scale for
+// a super-block, so that all of it is a whole number in 32 bits, whatever takes it apart:
+//   whole   = sum over parts of scale_p * (sum over the part of (code - zero) * number)
+//   lows    = sum over parts of min_p * (sum of the part's numbers)    where there are mins
+//   part    = whole * super-scale; part = fma(-super-min, lows, part)  of whole and lows as fp32
+//   total   = fma(part, input scale, total)
+// and in the end total * factor.
+//
+// Inputs: tiles of 16 tokens (the last of fewer), within them block by block the numbers [row][32], or super-block by
+// super-block [row][256].
 #pragma once
 
 #include <cstdint>
@@ -77,36 +85,46 @@ static inline int32_t table_minimum(const qw_weight_type& type) {
 // Codes reach the multiplication as bytes from 0; this is the byte that stands for zero.
 static inline int32_t zero_of(const qw_weight_type& type) { return type.has_table ? -table_minimum(type) : type.zero; }
 
-// Inputs rounded to 8 bits. The depth is padded with zeros to whole chunks, so that all types can share them.
+// Inputs rounded to 8 bits. The depth is padded with zeros to whole chunks, so that all types of a kind can share them.
 struct CodedInputs {
     int64_t tokens, blocks;
-    int8_t* numbers;  // [tile][block][row][32]
-    float* scales;    // [tile][block][row]
-    int32_t* sums;    // [tile][block][2][row], of each half of a block
+    int8_t* numbers;  // [tile][block][row][32]; nested [tile][super-block][row][256]
+    float* scales;    // [tile][block][row];     nested [tile][super-block][row]
+    int32_t* sums;    // [tile][block][2][row], of each half of a block; not nested
     // What one weight type makes of the sums, [tile][block][part][row]: without mins int32, what a whole sum starts from so
-    // that codes may count from 0; with mins fp32.
+    // that codes may count from 0; with mins fp32. Not nested.
     void* corrections;
+    int16_t* words;   // nested [tile][super-block][row][24]: sums of 16 halves of blocks, then of 8 blocks
 };
+
+constexpr int64_t kSumWords = 24;
 
 static inline int64_t coded_blocks(int64_t in) { return round_up(in, QW_SUPER_BLOCK) / kBlock; }
 
-// Of numbers, scales and sums; and of the corrections.
-static inline int64_t coded_bytes(int64_t tokens, int64_t in) {
+// Of numbers, scales and sums; and of the corrections. Tiles are read whole, so nested inputs have room for one behind them.
+static inline int64_t coded_bytes(const qw_weight_type& type, int64_t tokens, int64_t in) {
     constexpr int64_t kEach = kBlock + sizeof(float) + 2 * sizeof(int32_t);
+    constexpr int64_t kNested = QW_SUPER_BLOCK + sizeof(float) + kSumWords * sizeof(int16_t);
+    if (type.nested) return round_up(tokens * coded_blocks(in) / kChunkBlocks * kNested + kTokenTile * QW_SUPER_BLOCK, kVectorBytes);
     return round_up(tokens * coded_blocks(in) * kEach, kVectorBytes);
 }
 static inline int64_t correction_bytes(const qw_weight_type& type, int64_t tokens, int64_t in) {
+    if (type.nested) return 0;
     return round_up(tokens * coded_blocks(in) * parts_of(type) * static_cast<int64_t>(sizeof(float)), kVectorBytes);
 }
 
-static inline CodedInputs coded_inputs(void* memory, void* corrections, int64_t tokens, int64_t in) {
-    CodedInputs inputs;
+static inline CodedInputs coded_inputs(const qw_weight_type& type, void* memory, void* corrections, int64_t tokens, int64_t in) {
+    CodedInputs inputs = {};
     inputs.tokens = tokens;
     inputs.blocks = coded_blocks(in);
     inputs.numbers = static_cast<int8_t*>(memory);
     inputs.scales = reinterpret_cast<float*>(inputs.numbers + tokens * inputs.blocks * kBlock);
-    inputs.sums = reinterpret_cast<int32_t*>(inputs.scales + tokens * inputs.blocks);
     inputs.corrections = corrections;
+    if (type.nested) {
+        inputs.words = reinterpret_cast<int16_t*>(inputs.scales + tokens * inputs.blocks / kChunkBlocks);
+    } else {
+        inputs.sums = reinterpret_cast<int32_t*>(inputs.scales + tokens * inputs.blocks);
+    }
     return inputs;
 }
 

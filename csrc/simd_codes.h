@@ -62,14 +62,28 @@ QW_INLINE I to_whole(V a) { return {_mm512_cvtps_epi32(a.v)}; }
 QW_INLINE void store_signed(int8_t* to, I a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(a.v));
 }
-QW_INLINE V load_signed(const void* from) {
-    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from))))};
+QW_INLINE I whole_signed(const void* from) {  // of bytes
+    return {_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from)))};
 }
-QW_INLINE V load_unsigned(const void* from) {
-    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from))))};
+QW_INLINE I whole_unsigned(const void* from) {
+    return {_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from)))};
+}
+// Pairs of numbers that 16 bits hold.
+QW_INLINE I pairs_of(I low, I high) {
+    return {_mm512_mask_blend_epi16(0xaaaaaaaa, low.v, _mm512_slli_epi32(high.v, 16))};
 }
 QW_INLINE V load_half(const void* from) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(from)))};
+}
+
+// sums + for each output its pair times x[0..1].
+QW_INLINE I multiply_add_pairs(I sums, I pairs, const int16_t* x) {
+    const __m512i inputs = _mm512_set1_epi32(four_bytes(x));
+#if defined(__AVX512VNNI__)
+    return {_mm512_dpwssd_epi32(sums.v, pairs.v, inputs)};
+#else
+    return {_mm512_add_epi32(sums.v, _mm512_madd_epi16(pairs.v, inputs))};
+#endif
 }
 
 // sums + for each output its four bytes times x[0..3]. Bytes are at most 127, or 255 with kWide.
@@ -168,13 +182,22 @@ QW_INLINE void store_signed(int8_t* to, I x) {
     const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
 }
-QW_INLINE V load_signed(const void* from) {
+QW_INLINE I whole_signed(const void* from) {
     const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(from));
-    return to_float(I{_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))});
+    return {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
 }
-QW_INLINE V load_unsigned(const void* from) {
+QW_INLINE I whole_unsigned(const void* from) {
     const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(from));
-    return to_float(I{_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))});
+    return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
+QW_INLINE I pairs_of(I low, I high) {
+    return {_mm256_blend_epi16(low.a, _mm256_slli_epi32(high.a, 16), 0xaa),
+            _mm256_blend_epi16(low.b, _mm256_slli_epi32(high.b, 16), 0xaa)};
+}
+QW_INLINE I multiply_add_pairs(I sums, I pairs, const int16_t* x) {
+    const __m256i inputs = _mm256_set1_epi32(four_bytes(x));
+    return {_mm256_add_epi32(sums.a, _mm256_madd_epi16(pairs.a, inputs)),
+            _mm256_add_epi32(sums.b, _mm256_madd_epi16(pairs.b, inputs))};
 }
 QW_INLINE V load_half(const void* from) {
     const __m128i* halves = static_cast<const __m128i*>(from);
@@ -288,11 +311,23 @@ QW_INLINE I to_whole(V a) {
 QW_INLINE void store_signed(int8_t* to, I a) {
     for (int i = 0; i < kLanes; ++i) to[i] = static_cast<int8_t>(a.lane[i]);
 }
-QW_INLINE V load_signed(const void* from) {
-    return lanes([&](int i) { return static_cast<float>(static_cast<const int8_t*>(from)[i]); });
+QW_INLINE I whole_signed(const void* from) {
+    return each_whole([&](int i) { return static_cast<const int8_t*>(from)[i]; });
 }
-QW_INLINE V load_unsigned(const void* from) {
-    return lanes([&](int i) { return static_cast<float>(static_cast<const uint8_t*>(from)[i]); });
+QW_INLINE I whole_unsigned(const void* from) {
+    return each_whole([&](int i) { return static_cast<const uint8_t*>(from)[i]; });
+}
+QW_INLINE I pairs_of(I low, I high) {
+    return each_whole([&](int i) {
+        const uint32_t pair = (static_cast<uint32_t>(low.lane[i]) & 0xffff) | static_cast<uint32_t>(high.lane[i]) << 16;
+        return static_cast<int32_t>(pair);
+    });
+}
+QW_INLINE I multiply_add_pairs(I sums, I pairs, const int16_t* x) {
+    for (int i = 0; i < kLanes; ++i) {
+        sums.lane[i] += static_cast<int16_t>(pairs.lane[i]) * x[0] + (pairs.lane[i] >> 16) * x[1];
+    }
+    return sums;
 }
 QW_INLINE V load_half(const void* from) {
     return lanes([&](int i) { return from_half(static_cast<const uint16_t*>(from)[i]); });
@@ -305,6 +340,8 @@ QW_INLINE I multiply_add(I sums, B bytes, const int8_t* x) {
 }
 
 #endif
+
+QW_INLINE V load_signed(const void* from) { return to_float(whole_signed(from)); }
 
 // a * b + c rounded once, which simd.h's is not in plain C++.
 QW_INLINE V fma_exact(V a, V b, V c) {

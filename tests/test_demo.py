@@ -8,8 +8,6 @@ import pytest
 
 from tools import demo
 
-CALL = "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>"
-
 
 def test_the_demo_shows_every_scene_and_its_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -24,8 +22,3 @@ def test_the_demo_shows_every_scene_and_its_time(
     assert "\033" not in told  # colours are for terminals
     thoughts = told.partition("A sum, with thinking")[2].partition("The same sum")[0]
     assert "\n          | " in thoughts
-
-
-def test_a_call_is_read_with_its_arguments() -> None:
-    assert demo.read_call(CALL) == {"name": "get_weather", "arguments": {"city": "Oslo"}}
-    assert demo.read_call("It is rainy.") is None

@@ -21,8 +21,9 @@ from qwench.engine.client import EngineClient
 from qwench.errors import QwenchError
 from qwench.plan.shapes import text_parameters
 from qwench.text.model import ModelText
-from qwench.text.stream import AnswerStream
+from qwench.text.reading import Reading
 from qwench.text.thinking import ThinkingPlan
+from qwench.text.tools import read_tools
 
 SUM = (34, 48, 15, 69)
 WEATHER_TOOL = {
@@ -60,30 +61,27 @@ class Demo:
     def line(self, who: str, text: str) -> None:
         print(f"  {self.paint(DIM, f'{who:6}')}  {text}")
 
-    def answer(self, messages: list[Message], *, thinking: bool = False, tools: list[Message] | None = None) -> str:
-        """Show the answer as it comes, thoughts behind a bar, and return its content."""
+    def answer(self, messages: list[Message], *, thinking: bool = False, tools: list[Message] | None = None) -> Reading:
+        """Show the answer as it comes, thoughts behind a bar and calls as they arrive, and return it."""
         prompt = self.text.chat_prompt(messages, tools=tools, thinking=ThinkingPlan(enabled=thinking))
-        stream = AnswerStream(self.text.tokenizer, thinking_open=prompt.thinking_open)
         sampling = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
-        content, kind, start = "", "", time.perf_counter()
+        reading = Reading(self.text.tokenizer, sampling, thinking_open=prompt.thinking_open, tools=read_tools(tools))
+        kind, start = "", time.perf_counter()
         print(f"  {self.paint(DIM, 'nano  ')}  ", end="")
         for event in self.client.submit(prompt.token_ids, sampling, thinking=prompt.rules):
-            pieces = stream.push(event.token_ids)
-            if event.finish_reason is not None:
-                pieces += stream.finish()
-            for piece in pieces:
+            for piece in reading.take(event):
                 bar = "| " if piece.kind == "reasoning" else ""
+                called = f"{piece.call.name} " if piece.call and piece.kind != kind else ""
                 if piece.kind != kind:
                     print((f"\n{COLUMN}" if kind else "") + self.paint(DIM, bar), end="")
-                shown = piece.text.replace("\n", f"\n{COLUMN}{bar}")
+                shown = called + piece.text.replace("\n", f"\n{COLUMN}{bar}")
                 print(self.paint(DIM, shown) if bar else shown, end="", flush=True)
                 kind = piece.kind
-                content += piece.text if piece.kind == "content" else ""
         seconds = time.perf_counter() - start
-        self.tokens, self.seconds = self.tokens + stream.num_tokens, self.seconds + seconds
-        rate = f"{stream.num_tokens} tokens, {stream.num_tokens / seconds:.0f} tokens/s"
+        self.tokens, self.seconds = self.tokens + reading.num_tokens, self.seconds + seconds
+        rate = f"{reading.num_tokens} tokens, {reading.num_tokens / seconds:.0f} tokens/s"
         print(f"\n{COLUMN}{self.paint(DIM, rate)}")
-        return content
+        return reading
 
     def greeting(self) -> None:
         self.title("A greeting")
@@ -95,7 +93,7 @@ class Demo:
         for title, thinking in (("A sum, with thinking", True), ("The same sum, without thinking", False)):
             self.title(title)
             self.line("you", question)
-            answer = self.answer([{"role": "user", "content": question}], thinking=thinking)
+            answer = self.answer([{"role": "user", "content": question}], thinking=thinking).content
             right = re.search(rf"\b{sum(SUM)}\b", answer)
             self.line("check", "right" if right else f"wrong: it is {sum(SUM)}")
 
@@ -104,25 +102,16 @@ class Demo:
         self.line("tool", "get_weather(city): Get the weather in a city.")
         self.line("you", "What is the weather in Oslo?")
         messages: list[Message] = [{"role": "user", "content": "What is the weather in Oslo?"}]
-        call = read_call(self.answer(messages, tools=[WEATHER_TOOL]))
-        if call is None:
+        calls = self.answer(messages, tools=[WEATHER_TOOL]).calls
+        if not calls:
             self.line("check", "no call: the model answered by itself")
             return
         self.line("tool", json.dumps(WEATHER))
         messages += [
-            {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]},
-            {"role": "tool", "content": json.dumps(WEATHER)},
+            {"role": "assistant", "content": "", "tool_calls": [call.document() for call in calls]},
+            *({"role": "tool", "tool_call_id": call.id, "content": json.dumps(WEATHER)} for call in calls),
         ]
         self.answer(messages, tools=[WEATHER_TOOL])
-
-
-def read_call(content: str) -> Message | None:
-    """The first call in Qwen3.5's form, or None."""
-    called = re.search(r"<function=([^>\n]+)>(.*?)</function>", content, flags=re.DOTALL)
-    if called is None:
-        return None
-    arguments = re.findall(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>", called.group(2), flags=re.DOTALL)
-    return {"name": called.group(1), "arguments": dict(arguments)}
 
 
 def show() -> None:

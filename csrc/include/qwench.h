@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a declaration below changes: a library of another build is refused, not guessed at. */
-#define QW_INTERFACE 4
+#define QW_INTERFACE 5
 
 /* Types of elements. */
 #define QW_F32 0
@@ -191,14 +191,17 @@ QW_API void qw_rms_norm(qw_context* context, const qw_norm_arguments* arguments)
  * tokens in all; row r's are [starts[r], starts[r + 1]). C = 2 * key_heads * key_dim + value_heads * value_dim channels:
  * all queries, all keys, all values. Value head j reads key head j / (value_heads / key_heads), or j % key_heads where
  * `tiled`. No two rows share a slot. key_dim and value_dim are at most QW_DELTA_WIDTH. Cutting a sequence into several
- * calls does not change a bit. */
+ * calls does not change a bit. Both states behind token save_tokens[i] are also written to slot save_slots[i], which is
+ * no row's. */
 #define QW_DELTA_WIDTH 256
 typedef struct {
-    int64_t rows, num_slots, key_heads, value_heads, key_dim, value_dim, taps, tiled;
+    int64_t rows, num_slots, key_heads, value_heads, key_dim, value_dim, taps, tiled, saves;
     int32_t type; /* of mixed, beta, decay, gate, conv_states and output */
     float epsilon;
     const int64_t* starts;   /* [rows + 1], ascending from 0 to T */
     const int64_t* slots;    /* [rows], each in [0, num_slots) */
+    const int64_t* save_tokens; /* [saves], each in [0, T) and greater than the one before */
+    const int64_t* save_slots;  /* [saves], each in [0, num_slots) */
     const void* mixed;       /* [T, C] before the convolution */
     const void* beta;        /* [T, value_heads] before its sigmoid */
     const void* decay;       /* [T, value_heads] before its softplus */
@@ -212,7 +215,7 @@ typedef struct {
     void* output;            /* [T, value_heads * value_dim] */
 } qw_delta_arguments;
 
-/* 0, or 1 and nothing touched where a slot is out of range. */
+/* 0, or 1 and nothing touched where a slot or a token is out of range. */
 QW_API int32_t qw_delta_net(qw_context* context, const qw_delta_arguments* arguments);
 
 /* Causal attention of a step's T tokens over a paged cache, prompt chunks and single tokens mixed. First the step's keys

@@ -77,12 +77,13 @@ void convolve(const Channels<T>& in, const float* conv, int64_t begin, int64_t c
     }
 }
 
-// Moves the window of channels [first, first + width) behind the last token of this call.
+// Writes the window of channels [first, first + width) as it is behind `tokens` tokens of this call. `window` may be the
+// one it was before: its columns move towards the older.
 template <class T>
-void advance_window(const Channels<T>& in, int64_t first, int64_t width) {
+void write_window(const Channels<T>& in, int64_t tokens, int64_t first, int64_t width, T* window) {
     for (int64_t column = 0; column + 1 < in.taps; ++column) {
-        const T* from = in.at(in.length - (in.taps - 1) + column) + first;
-        std::memmove(in.window + column * in.channels + first, from, static_cast<size_t>(width) * sizeof(T));
+        const T* from = in.at(tokens - (in.taps - 1) + column) + first;
+        std::memmove(window + column * in.channels + first, from, static_cast<size_t>(width) * sizeof(T));
     }
 }
 
@@ -234,9 +235,14 @@ void gated_norm(const qw_delta_arguments& a, const float* x, const T* gate, T* o
 
 inline float softplus(float x) { return x > 20.0f ? x : std::log1p(std::exp(x)); }
 
+// The state of one value head in a slot.
+inline float* state_of(const qw_delta_arguments& a, int64_t slot, int64_t head) {
+    return a.states + (slot * a.value_heads + head) * a.key_dim * a.value_dim;
+}
+
 // A block of tokens from `token` of the step on, at one value head; queries and keys are in the block already.
 template <class T>
-void value_head(const qw_delta_arguments& a, HeadBlock& block, int64_t slot, int64_t token, int64_t count,
+void value_head(const qw_delta_arguments& a, HeadBlock& block, float* state, int64_t token, int64_t count,
                 int64_t head) {
     for (int64_t i = 0; i < count; ++i) {
         const int64_t place = (token + i) * a.value_heads + head;
@@ -244,7 +250,6 @@ void value_head(const qw_delta_arguments& a, HeadBlock& block, int64_t slot, int
         block.decay[i] = std::exp(-a.decay_rate[head] * step);
         block.beta[i] = 1.0f / (1.0f + std::exp(-widen(static_cast<const T*>(a.beta)[place])));
     }
-    float* state = a.states + (slot * a.value_heads + head) * a.key_dim * a.value_dim;
     update_state(block, count, a.key_dim, a.value_dim, state);
     for (int64_t i = 0; i < count; ++i) {
         const int64_t place = ((token + i) * a.value_heads + head) * a.value_dim;
@@ -259,26 +264,40 @@ void delta_row(const qw_delta_arguments& a, int64_t row, int64_t key_head) {
     const int64_t query = key_head * a.key_dim, key = keys + query;
     const int64_t first = a.tiled ? key_head : key_head * repeats, step = a.tiled ? a.key_heads : 1;
     const float query_factor = 1.0f / std::sqrt(static_cast<float>(a.key_dim));
+    const auto state_bytes = static_cast<size_t>(a.key_dim * a.value_dim) * sizeof(float);
+    const auto write_windows = [&](int64_t tokens, int64_t slot) {
+        T* window = static_cast<T*>(a.conv_states) + slot * (a.taps - 1) * in.channels;
+        write_window(in, tokens, query, a.key_dim, window);
+        write_window(in, tokens, key, a.key_dim, window);
+        for (int64_t i = 0; i < repeats; ++i) {
+            write_window(in, tokens, 2 * keys + (first + i * step) * a.value_dim, a.value_dim, window);
+        }
+    };
+    int64_t save = 0;
+    while (save < a.saves && a.save_tokens[save] < a.starts[row]) ++save;
     HeadBlock block;
-    for (int64_t begin = 0; begin < in.length; begin += kBlockTokens) {
-        const int64_t count = in.length - begin < kBlockTokens ? in.length - begin : kBlockTokens;
+    for (int64_t begin = 0, end; begin < in.length; begin = end) {
+        const int64_t next = save < a.saves ? a.save_tokens[save] + 1 - a.starts[row] : in.length;
+        const int64_t stop = next < in.length ? next : in.length;
+        end = stop - begin < kBlockTokens ? stop : begin + kBlockTokens;
+        const int64_t count = end - begin;
         convolve(in, a.conv, begin, count, query, a.key_dim, block.query);
         convolve(in, a.conv, begin, count, key, a.key_dim, block.key);
         for (int64_t i = 0; i < count; ++i) {
             normalise(block.query[i], a.key_dim, query_factor);
             normalise(block.key[i], a.key_dim, 1.0f);
         }
+        const bool saves = save < a.saves && end == next;
         for (int64_t i = 0; i < repeats; ++i) {
             const int64_t head = first + i * step;
+            float* state = state_of(a, a.slots[row], head);
             convolve(in, a.conv, begin, count, 2 * keys + head * a.value_dim, a.value_dim, block.value);
-            value_head<T>(a, block, a.slots[row], a.starts[row] + begin, count, head);
+            value_head<T>(a, block, state, a.starts[row] + begin, count, head);
+            if (saves) std::memcpy(state_of(a, a.save_slots[save], head), state, state_bytes);
         }
+        if (saves) write_windows(end, a.save_slots[save++]);
     }
-    advance_window(in, query, a.key_dim);
-    advance_window(in, key, a.key_dim);
-    for (int64_t i = 0; i < repeats; ++i) {
-        advance_window(in, 2 * keys + (first + i * step) * a.value_dim, a.value_dim);
-    }
+    write_windows(in.length, a.slots[row]);
 }
 
 void delta_net(const qw_delta_arguments& a, int64_t row, int64_t key_head) {

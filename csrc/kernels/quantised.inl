@@ -1,4 +1,5 @@
-// y = x . weight^T over codes, in the order that quantised.h states. Included once per instruction set, after simd_codes.h.
+// y = x . weight^T over codes whose scales are floats, in the order that quantised.h states. Included once per instruction
+// set, after simd_codes.h.
 //
 // A task goes panel by panel and chunk by chunk. For one token the codes go from the stream into registers and are gone;
 // for more they are first spread out to bytes in the nearest cache, where every token of the task meets them.
@@ -21,26 +22,21 @@ QW_INLINE V load_scales(int32_t type, const uint8_t* from) {
     return type == QW_BF16 ? load(reinterpret_cast<const bf16*>(from)) : load_half(from);
 }
 
+// Asks for a chunk's scales and mins that far ahead.
+void ask_for_scales(const qw_weight_type& type, const uint8_t* chunk, int64_t blocks) {
+    for (int64_t line = 0; line < scale_bytes(type, blocks); line += 64) __builtin_prefetch(chunk + kAheadBytes + line);
+}
+
 // Scales and mins of a chunk as fp32.
 void expand_scales(const qw_weight_type& type, const uint8_t* chunk, int64_t blocks, Stage& stage) {
     constexpr int64_t kFloats = 2 * kPanel;
     const int64_t count = blocks * parts_of(type);
-    for (int64_t line = 0; line < scale_bytes(type, blocks); line += 64) __builtin_prefetch(chunk + kAheadBytes + line);
-    if (type.nested) {
-        const V scale = load_scales(type.scale_type, chunk);
-        const uint8_t* parts = chunk + kFloats * floats_of(type);
-        for (int64_t i = 0; i < count; ++i) store(stage.scales[i], mul(load_signed(parts + i * kPanel), scale));
-        if (!type.has_min) return;
-        const V minus_min = sub(zero(), load_scales(type.scale_type, chunk + kFloats));
-        parts += count * kPanel;
-        for (int64_t i = 0; i < count; ++i) store(stage.minus_mins[i], mul(load_unsigned(parts + i * kPanel), minus_min));
-    } else {
-        for (int64_t i = 0; i < count; ++i) store(stage.scales[i], load_scales(type.scale_type, chunk + i * kFloats));
-        if (!type.has_min) return;
-        chunk += count * kFloats;
-        for (int64_t i = 0; i < count; ++i) {
-            store(stage.minus_mins[i], sub(zero(), load_scales(type.scale_type, chunk + i * kFloats)));
-        }
+    ask_for_scales(type, chunk, blocks);
+    for (int64_t i = 0; i < count; ++i) store(stage.scales[i], load_scales(type.scale_type, chunk + i * kFloats));
+    if (!type.has_min) return;
+    chunk += count * kFloats;
+    for (int64_t i = 0; i < count; ++i) {
+        store(stage.minus_mins[i], sub(zero(), load_scales(type.scale_type, chunk + i * kFloats)));
     }
     if (zero_of(type) == 0) return;
     const V minus_zero = all(static_cast<float>(-zero_of(type)));
@@ -242,11 +238,8 @@ MultiplyChunk choose_scales(const qw_weight_type& type) {
 MultiplyChunk choose_single(const qw_weight_type& type) {
     if (type.has_table) return choose_scales<Form<4, true, true>, 1>(type);
     switch (type.bits) {
-        case 2: return choose_scales<Form<2, false, false>, 1>(type);
-        case 3: return choose_scales<Form<3, false, false>, 1>(type);
         case 4: return choose_scales<Form<4, false, false>, 1>(type);
         case 5: return choose_scales<Form<5, false, false>, 1>(type);
-        case 6: return choose_scales<Form<6, false, false>, 1>(type);
         default: return choose_scales<Form<8, false, true>, 1>(type);
     }
 }
@@ -285,18 +278,18 @@ void stage_codes(const uint8_t* codes, int64_t blocks, const qw_weight_type& typ
 
 // The chunk's values as bytes: in the stage, or where they lie if that is what they are.
 template <bool kSigned>
-const uint8_t* staged(const qw_weight_type& type, const uint8_t* codes, int64_t blocks, B table, Stage& stage) {
+const uint8_t* staged(const qw_weight_type& type, const uint8_t* codes, int64_t blocks, B table, uint8_t* bytes) {
     switch (type.bits) {
-        case 2: stage_codes<2, kSigned>(codes, blocks, type, table, stage.bytes); break;
-        case 3: stage_codes<3, kSigned>(codes, blocks, type, table, stage.bytes); break;
-        case 4: stage_codes<4, kSigned>(codes, blocks, type, table, stage.bytes); break;
-        case 5: stage_codes<5, kSigned>(codes, blocks, type, table, stage.bytes); break;
-        case 6: stage_codes<6, kSigned>(codes, blocks, type, table, stage.bytes); break;
+        case 2: stage_codes<2, kSigned>(codes, blocks, type, table, bytes); break;
+        case 3: stage_codes<3, kSigned>(codes, blocks, type, table, bytes); break;
+        case 4: stage_codes<4, kSigned>(codes, blocks, type, table, bytes); break;
+        case 5: stage_codes<5, kSigned>(codes, blocks, type, table, bytes); break;
+        case 6: stage_codes<6, kSigned>(codes, blocks, type, table, bytes); break;
         default:
             if (!kSigned) return codes;
-            stage_codes<8, kSigned>(codes, blocks, type, table, stage.bytes);
+            stage_codes<8, kSigned>(codes, blocks, type, table, bytes);
     }
-    return stage.bytes;
+    return bytes;
 }
 
 template <class Output>
@@ -336,10 +329,22 @@ void sum_panel(const CodedJob& job, int64_t panel, int64_t first, int64_t last, 
         if (single) {
             multiply_single(view, view_tile(job.inputs, type, 0, 0, block), totals);
         } else {
-            view.codes = staged<false>(type, view.codes, view.blocks, view.table, stage);
+            view.codes = staged<false>(type, view.codes, view.blocks, view.table, stage.bytes);
             multiply_tiles(job.inputs, type, multiply, view, block, first, last, totals);
         }
         chunk += chunk_bytes(type, view.blocks);
+    }
+}
+
+// Outputs of a panel for tokens [first, last).
+void store_panel(const CodedJob& job, int64_t panel, int64_t first, int64_t last, float (*totals)[kLanes]) {
+    const float factor = factor_of(*job.arguments->weight);
+    for (int64_t row = 0; row < last - first; ++row) {
+        if (job.arguments->type == QW_BF16) {
+            store_outputs<bf16>(*job.arguments, panel, first + row, factor, totals[row]);
+        } else {
+            store_outputs<float>(*job.arguments, panel, first + row, factor, totals[row]);
+        }
     }
 }
 
@@ -347,60 +352,66 @@ void sum_panel(const CodedJob& job, int64_t panel, int64_t first, int64_t last, 
 template <class Sum>
 void for_each_panel(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last, const Sum& sum) {
     alignas(64) float totals[kTokenBlock][kLanes];
-    Stage stage;
-    const ChunkView view = {nullptr, &stage, 0, table_bytes(*job.arguments->weight->type)};
-    const float factor = factor_of(*job.arguments->weight);
     for (int64_t panel = begin; panel < end; ++panel) {
         for (int64_t row = 0; row < last - first; ++row) store(totals[row], zero());
-        sum(job, panel, first, last, view, stage, totals);
-        for (int64_t row = 0; row < last - first; ++row) {
-            if (job.arguments->type == QW_BF16) {
-                store_outputs<bf16>(*job.arguments, panel, first + row, factor, totals[row]);
-            } else {
-                store_outputs<float>(*job.arguments, panel, first + row, factor, totals[row]);
-            }
-        }
+        sum(panel, totals);
+        store_panel(job, panel, first, last, totals);
     }
 }
 
 void linear_codes(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
-    for_each_panel(job, begin, end, first, last, sum_panel);
+    Stage stage;
+    const ChunkView view = {nullptr, &stage, 0, table_bytes(*job.arguments->weight->type)};
+    for_each_panel(job, begin, end, first, last, [&](int64_t panel, float (*totals)[kLanes]) {
+        sum_panel(job, panel, first, last, view, stage, totals);
+    });
 }
 
-// One token's `in` numbers rounded to 8 bits: a block's scale is its largest magnitude / 127.
-template <class Input>
-void quantise_row(const Input* x, int64_t in, const CodedInputs& inputs, int64_t tile, int64_t row) {
-    const int64_t rows = tile_rows(inputs, tile);
-    for (int64_t block = 0; block < inputs.blocks; ++block) {
-        const int64_t left = in - block * kBlock;
-        const V first = left > 0 ? load_some(x + block * kBlock, left) : zero();
-        const V second = left > kLanes ? load_some(x + block * kBlock + kLanes, left - kLanes) : zero();
-        // Magnitudes are compared as whole numbers, among which NaN is the largest: it makes the scale NaN.
-        const int32_t bits = largest(most(magnitude_bits(first), magnitude_bits(second)));
+// What numbers of up to a magnitude, whose bits these are, are rounded by: their scale, and what undoes it.
+struct Rounder {
+    float scale;
+    V inverse;
+
+    explicit Rounder(int32_t bits) {
         float magnitude;
         std::memcpy(&magnitude, &bits, sizeof magnitude);
-        const float scale = magnitude / 127.0f;
-        const V inverse = all(scale > 0.0f ? 1.0f / scale : 0.0f);
-        const V limit = all(127.0f), lower = all(-127.0f);
-        const I low = to_whole(least(most(mul(first, inverse), lower), limit));
-        const I high = to_whole(least(most(mul(second, inverse), lower), limit));
-        const int64_t before = rows_before(inputs, tile, block);
-        int8_t* numbers = inputs.numbers + (before + row) * kBlock;
-        store_signed(numbers, low);
-        store_signed(numbers + kLanes, high);
-        inputs.scales[before + row] = scale;
-        inputs.sums[2 * before + row] = sum(low);
-        inputs.sums[2 * before + rows + row] = sum(high);
+        scale = magnitude / 127.0f;
+        inverse = all(scale > 0.0f ? 1.0f / scale : 0.0f);
     }
-}
+    QW_INLINE I round(V x) const { return to_whole(least(most(mul(x, inverse), all(-127.0f)), all(127.0f))); }
+};
 
+// One token's `in` numbers rounded to 8 bits: a block's scale is its largest magnitude / 127.
+struct PlainRow {
+    template <class Input>
+    static void quantise(const Input* x, int64_t in, const CodedInputs& inputs, int64_t tile, int64_t row) {
+        const int64_t rows = tile_rows(inputs, tile);
+        for (int64_t block = 0; block < inputs.blocks; ++block) {
+            const int64_t left = in - block * kBlock;
+            const V first = left > 0 ? load_some(x + block * kBlock, left) : zero();
+            const V second = left > kLanes ? load_some(x + block * kBlock + kLanes, left - kLanes) : zero();
+            // Magnitudes are compared as whole numbers, among which NaN is the largest: it makes the scale NaN.
+            const Rounder rounder(largest(most(magnitude_bits(first), magnitude_bits(second))));
+            const I low = rounder.round(first), high = rounder.round(second);
+            const int64_t before = rows_before(inputs, tile, block);
+            int8_t* numbers = inputs.numbers + (before + row) * kBlock;
+            store_signed(numbers, low);
+            store_signed(numbers + kLanes, high);
+            inputs.scales[before + row] = rounder.scale;
+            inputs.sums[2 * before + row] = sum(low);
+            inputs.sums[2 * before + rows + row] = sum(high);
+        }
+    }
+};
+
+template <class Row>
 void code_inputs(const qw_linear_arguments& a, const CodedInputs& inputs, int64_t tile) {
     for (int64_t row = 0; row < tile_rows(inputs, tile); ++row) {
         const int64_t at = input_row(a, tile * kTokenTile + row) * a.x_stride;
         if (a.type == QW_BF16) {
-            quantise_row(static_cast<const bf16*>(a.x) + at, a.weight->in, inputs, tile, row);
+            Row::quantise(static_cast<const bf16*>(a.x) + at, a.weight->in, inputs, tile, row);
         } else {
-            quantise_row(static_cast<const float*>(a.x) + at, a.weight->in, inputs, tile, row);
+            Row::quantise(static_cast<const float*>(a.x) + at, a.weight->in, inputs, tile, row);
         }
     }
 }

@@ -100,7 +100,8 @@ class MoeConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The vision tower's shape (used by the shape table; the tower itself is not run yet)."""
+    """The vision tower's shape. ``num_position_embeddings`` form a square; patches of ``spatial_merge_size`` squared
+    become one token."""
 
     depth: int
     hidden_size: int
@@ -112,6 +113,20 @@ class VisionConfig:
     temporal_patch_size: int
     spatial_merge_size: int
     in_channels: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def patch_width(self) -> int:
+        """Numbers of one patch: channels, frames, rows and columns."""
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def merged_width(self) -> int:
+        """Numbers of the patches that become one token, side by side."""
+        return self.hidden_size * self.spatial_merge_size**2
 
 
 @dataclass(frozen=True)
@@ -212,7 +227,7 @@ class ModelConfig:
             rope=rope,
             delta=_delta(text) if "linear_attention" in layer_types else None,
             moe=_moe(text, family) if any(sparse) else None,
-            vision=_vision(top),
+            vision=_vision(top, hidden),
             num_mtp_layers=text.whole("mtp_num_hidden_layers", 0, minimum=0),
             eos_token_ids=ids,
             image_token_id=_placeholder(top, "image_token_id"),
@@ -467,12 +482,17 @@ def _yarn(rope: _Fields, text: _Fields) -> YarnConfig | None:
     )
 
 
-def _vision(top: _Fields) -> VisionConfig | None:
+def _vision(top: _Fields, hidden: int) -> VisionConfig | None:
+    """The tower that looks for a language model of width ``hidden``."""
     vision = top.section("vision_config")
     if vision is None:
         return None
-    return VisionConfig(
-        depth=vision.whole("depth", 27),
+    if (activation := vision.text("hidden_act", "gelu_pytorch_tanh")) != "gelu_pytorch_tanh":
+        raise vision.error("hidden_act", f"is {activation!r}; only 'gelu_pytorch_tanh' is supported")
+    if layers := vision.get("deepstack_visual_indexes"):
+        raise vision.error("deepstack_visual_indexes", f"is {layers!r:.80}; pictures enter the first layer only")
+    config = VisionConfig(
+        depth=vision.whole("depth", 27, maximum=MAX_LAYERS),
         hidden_size=vision.whole("hidden_size", 1152),
         num_heads=vision.whole("num_heads", 16),
         intermediate_size=vision.whole("intermediate_size", 4304),
@@ -483,6 +503,20 @@ def _vision(top: _Fields) -> VisionConfig | None:
         spatial_merge_size=vision.whole("spatial_merge_size", 2),
         in_channels=vision.whole("in_channels", 3),
     )
+    if problem := vision_problem(config, hidden):
+        raise vision.error(*problem)
+    return config
+
+
+def vision_problem(config: VisionConfig, hidden: int) -> tuple[str, str] | None:
+    """The field that does not fit the others, or the language model's width ``hidden``, and what is wrong with it."""
+    if config.hidden_size % config.num_heads or config.head_dim % 4:
+        return "hidden_size", f"is {config.hidden_size}; {config.num_heads} heads must divide it to a multiple of 4"
+    if math.isqrt(config.num_position_embeddings) ** 2 != config.num_position_embeddings:
+        return "num_position_embeddings", f"is {config.num_position_embeddings}, which is no square"
+    if config.out_hidden_size != hidden:
+        return "out_hidden_size", f"is {config.out_hidden_size}; the language model's hidden_size is {hidden}"
+    return None
 
 
 def _placeholder(top: _Fields, name: str) -> int | None:

@@ -68,13 +68,13 @@ class ContextLengthExceeded(RequestError):
 
 
 class Overloaded(QwenchError):
-    """``retry_after``: seconds until there should be room again."""
+    """``retry_after``: seconds until there should be room again; ``code`` says of what."""
 
     status, exit_code, type, code = 429, 8, "rate_limit_error", "queue_full"
 
-    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+    def __init__(self, message: str, *, retry_after: float = 0.0, code: str = "queue_full") -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.code = retry_after, code
 
 
 class EngineUnavailable(QwenchError):

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import count
 from types import TracebackType
@@ -21,20 +21,22 @@ from typing import Any, Self, TypeVar
 
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient, Generation
-from qwench.engine.request import SamplingParams, TokenEvent, TokenLogprob
-from qwench.engine.thinking import Closing, ThinkingRules
-from qwench.errors import EngineUnavailable, RequestError, UsageError
+from qwench.engine.request import Guide, SamplingParams, TokenLogprob
+from qwench.engine.thinking import ThinkingRules
+from qwench.errors import RequestError, UsageError
 from qwench.progress import Progress
 from qwench.reason import told
 from qwench.reason.checks import read_check
 from qwench.reason.recipes import Task, question, reason
 from qwench.reason.strategy import read_strategy
 from qwench.text.chat import normalise_messages, prompt_opens_thinking
+from qwench.text.grammar import read_structure
 from qwench.text.marks import layout
-from qwench.text.model import ModelText
-from qwench.text.stream import AnswerStream
+from qwench.text.model import ChatPrompt, ModelText
+from qwench.text.reading import Reading, ToolCall
 from qwench.text.thinking import ThinkingPlan, read_thinking
 from qwench.text.tokenizer import Tokenizer
+from qwench.text.tools import Tools, read_tools
 
 Prompt = str | Mapping[str, Any]
 Result = TypeVar("Result")
@@ -71,7 +73,7 @@ class CompletionOutput:
     """One answer. Of ``chat``, ``text`` is the answer proper and ``reasoning_content`` the thinking before it.
 
     ``thinking_closed_by`` tells who ended that: the model, or its budget (docs/thinking.md has all). A token that was
-    written and not drawn has no entries in ``logprobs``.
+    written and not drawn has no entries in ``logprobs``. ``tool_calls`` are those of a chat with tools.
     """
 
     index: int
@@ -84,6 +86,7 @@ class CompletionOutput:
     reasoning_content: str | None = None
     reasoning_tokens: int = 0
     thinking_closed_by: str | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
 
     def finished(self) -> bool:
         return self.finish_reason is not None
@@ -123,6 +126,8 @@ class _Job:
     sampling: SamplingParams
     thinking_open: bool = False
     rules: ThinkingRules | None = None  # of a chat, whose reasoning is told apart
+    tools: Tools | None = None
+    guide: Guide | None = None
 
 
 class LLM:
@@ -185,7 +190,11 @@ class LLM:
         read = [_read_prompt(item, self.text.tokenizer, _place(at, items)) for at, item in enumerate(items)]
         thinking = [text is not None and prompt_opens_thinking(text) for text, _ in read]
         sampling = self._sampling(sampling_params, thinking)
-        jobs = [_Job(next(self._ids), *prompt, params) for prompt, params in zip(read, sampling, strict=True)]
+        guides = [self._guide(params) for params in sampling]
+        jobs = [
+            _Job(next(self._ids), *prompt, params, guide=guide)
+            for prompt, params, guide in zip(read, sampling, guides, strict=True)
+        ]
         return self._answer(jobs, show=bool(use_tqdm))
 
     def chat(
@@ -201,12 +210,14 @@ class LLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer a conversation, or each of several. ``enable_thinking`` None leaves it to the model's template;
-        ``thinking_budget`` bounds the thinking in tokens (0: none) and leaves room for the answer."""
+        ``thinking_budget`` bounds the thinking in tokens (0: none) and leaves room for the answer. ``tools`` are
+        functions in OpenAI's form; calls of them are in the outputs' ``tool_calls``."""
+        offer = read_tools(tools)
         plan = _thinking(enable_thinking, thinking_budget, chat_template_kwargs)
         prompts = [
             self.text.chat_prompt(
                 conversation,
-                tools=tools,
+                tools=offer.offered if offer else None,
                 thinking=plan,
                 add_generation_prompt=add_generation_prompt,
                 variables=chat_template_kwargs,
@@ -214,9 +225,13 @@ class LLM:
             for conversation in _conversations(messages)
         ]
         sampling = self._sampling(sampling_params, [prompt.thinks for prompt in prompts])
-        jobs = [
-            _Job(next(self._ids), prompt.text, prompt.token_ids, params, prompt.thinking_open, prompt.rules)
+        prompts = [
+            self.text.guided(prompt, offer, read_structure({"structured_outputs": params.structured_outputs}))
             for prompt, params in zip(prompts, sampling, strict=True)
+        ]
+        jobs = [
+            _Job(next(self._ids), at.text, at.token_ids, params, at.thinking_open, at.rules, offer, at.guide)
+            for at, params in zip(prompts, sampling, strict=True)
         ]
         for warning in {*plan.warnings, *(warning for prompt in prompts for warning in prompt.warnings)}:
             logger.warning(warning)
@@ -246,8 +261,13 @@ class LLM:
         turns = normalise_messages(messages)
 
         thinking = _thinking(enable_thinking, thinking_budget, chat_template_kwargs)
-        render = partial(self.text.chat_prompt, thinking=thinking, variables=chat_template_kwargs)
-        sampling = sampling_params or self.text.sampling_defaults(render(turns).thinks)
+        plain = partial(self.text.chat_prompt, thinking=thinking, variables=chat_template_kwargs)
+        sampling = sampling_params or self.text.sampling_defaults(plain(turns).thinks)
+        grammar = read_structure({"structured_outputs": sampling.structured_outputs})
+
+        def render(turns: object) -> ChatPrompt:
+            return self.text.guided(plain(turns), None, grammar)
+
         checker = None if wanted is None else read_check(wanted, question(turns))
         task = Task(turns, render, sampling, plan, checker)
         limit = task.limit(self.client)
@@ -302,6 +322,10 @@ class LLM:
                 )
         return list(given)
 
+    def _guide(self, params: SamplingParams) -> Guide | None:
+        grammar = read_structure({"structured_outputs": params.structured_outputs})
+        return None if grammar is None else self.text.grammars.guide(grammar, ThinkingRules())
+
     def _answer(self, jobs: Sequence[_Job], *, show: bool) -> list[RequestOutput]:
         if not jobs:
             return []
@@ -333,71 +357,22 @@ class LLM:
             raise
 
 
-class _Choice:
-    """One answer while it grows."""
-
-    def __init__(self, job: _Job, index: int, tokenizer: Tokenizer) -> None:
-        self._job = job
-        self._index = index
-        self._tokenizer = tokenizer
-        sampling = job.sampling
-        self._stream = AnswerStream(
-            tokenizer,
-            stop=sampling.stop_strings,
-            thinking_open=job.thinking_open,
-            split_thinking=job.rules is not None,
-            skip_special_tokens=sampling.skip_special_tokens,
-            include_stop=sampling.include_stop_str_in_output,
-        )
-        self._text: dict[str, list[str]] = {"reasoning": [], "content": []}
-        self._token_ids: list[int] = []
-        self._logprobs: list[TokenLogprob | None] = []
-        self._closed_by: Closing | None = None
-        self._finish_reason: str | None = None
-        self._stop_token_id: int | None = None
-        self.prompt_logprobs: list[TokenLogprob] = []
-        self.cached_tokens = 0
-
-    @property
-    def finished(self) -> bool:
-        return self._finish_reason is not None
-
-    def take(self, event: TokenEvent) -> int:
-        """Read one event and return how many tokens it added. Raises QwenchError if the engine gave up."""
-        if event.finish_reason == "error":
-            raise EngineUnavailable(f"The engine failed on a prompt: {event.error or 'no reason given'}.")
-        self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
-        self.prompt_logprobs += event.prompt_logprobs
-        self._closed_by = event.closed_by
-        before = self._stream.num_tokens
-        pieces = self._stream.push(event.token_ids)
-        added = self._stream.num_tokens - before
-        self._token_ids += event.token_ids[:added]
-        self._logprobs += event.logprobs[:added]
-        self._finish_reason = "stop" if self._stream.stopped is not None else event.finish_reason
-        self._stop_token_id = event.stop_token_id
-        if self.finished:
-            pieces += self._stream.finish()
-        for piece in pieces:
-            self._text[piece.kind].append(piece.text)
-        return added
-
-    def output(self) -> CompletionOutput:
-        sampling = self._job.sampling
-        wanted = sampling.logprobs is not None
-        stop_id = self._stop_token_id if self._stop_token_id in (sampling.stop_token_ids or ()) else None
-        return CompletionOutput(
-            index=self._index,
-            text="".join(self._text["content"]),
-            token_ids=self._token_ids,
-            cumulative_logprob=sum(each.logprob for each in self._logprobs if each) if wanted else None,
-            logprobs=[_top(each, self._tokenizer) if each else {} for each in self._logprobs] if wanted else None,
-            finish_reason=self._finish_reason,
-            stop_reason=stop_id if self._stream.stopped is None else self._stream.stopped,
-            reasoning_content="".join(self._text["reasoning"]) or None,
-            reasoning_tokens=self._stream.reasoning_tokens,
-            thinking_closed_by=self._closed_by,
-        )
+def _output(index: int, reading: Reading, sampling: SamplingParams, tokenizer: Tokenizer) -> CompletionOutput:
+    """An answer that is complete, in vLLM's form."""
+    wanted, logprobs = sampling.logprobs is not None, reading.logprobs
+    return CompletionOutput(
+        index=index,
+        text=reading.content,
+        token_ids=reading.token_ids,
+        cumulative_logprob=sum(each.logprob for each in logprobs if each) if wanted else None,
+        logprobs=[_top(each, tokenizer) if each else {} for each in logprobs] if wanted else None,
+        finish_reason=reading.finish_reason,
+        stop_reason=reading.stop_reason,
+        reasoning_content=reading.reasoning or None,
+        reasoning_tokens=reading.reasoning_tokens,
+        thinking_closed_by=reading.closed_by,
+        tool_calls=reading.calls,
+    )
 
 
 class _Run:
@@ -424,21 +399,21 @@ class _Run:
         generations = await self._submit(job)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._choice(job, index, each)) for index, each in enumerate(generations)]
+                tasks = [group.create_task(self._choice(job, each)) for each in generations]
         finally:
             for generation in generations:  # also of tasks that never came to run
                 generation.abort()
-        choices = [task.result() for task in tasks]
+        readings = [task.result() for task in tasks]
         logprobs: list[dict[int, Logprob] | None] | None = None
         if job.sampling.prompt_logprobs is not None:
-            logprobs = [None, *(_top(each, self._tokenizer) for each in choices[0].prompt_logprobs)]
+            logprobs = [None, *(_top(each, self._tokenizer) for each in readings[0].prompt_logprobs)]
         return RequestOutput(
             request_id=str(job.id),
             prompt=job.prompt,
             prompt_token_ids=job.token_ids,
-            outputs=[choice.output() for choice in choices],
+            outputs=[_output(at, each, job.sampling, self._tokenizer) for at, each in enumerate(readings)],
             prompt_logprobs=logprobs,
-            num_cached_tokens=choices[0].cached_tokens,
+            num_cached_tokens=readings[0].cached_tokens,
         )
 
     async def _submit(self, job: _Job) -> list[Generation]:
@@ -448,22 +423,29 @@ class _Run:
                 await self._room.acquire()
         each = [job.sampling.for_choice(index) for index in range(job.sampling.n)]
         marks = layout(job.token_ids, self._tokenizer).marks
-        return self._client.submit_choices(job.token_ids, each, thinking=job.rules, marks=marks)
+        return self._client.submit_choices(job.token_ids, each, thinking=job.rules, marks=marks, guide=job.guide)
 
-    async def _choice(self, job: _Job, index: int, generation: Generation) -> _Choice:
-        choice = _Choice(job, index, self._tokenizer)
+    async def _choice(self, job: _Job, generation: Generation) -> Reading:
+        split = job.rules is not None
+        reading = Reading(
+            self._tokenizer, job.sampling, thinking_open=job.thinking_open, split_thinking=split, tools=job.tools
+        )
         try:
             async for event in generation:
-                self._tokens += choice.take(event)
+                before = reading.num_tokens
+                reading.take(event)
+                self._tokens += reading.num_tokens - before
                 self._bar.update(self._done, self._speed())
-                if choice.finished:
+                if reading.finish_reason is not None:
                     generation.abort()
                     break
         finally:
             self._room.release()
         self._done += 1
         self._bar.update(self._done, self._speed())
-        return choice
+        for warning in reading.warnings:
+            logger.warning(warning)
+        return reading
 
     def _speed(self) -> str:
         return f"{self._tokens / max(self._bar.seconds, 1e-9):.1f} tokens/s"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from qwench.bench.cost import EVERY_EXPERT, Cost, cost_of, operations, weight_bytes
+from qwench.bench.cost import EVERY_EXPERT, Cost, cost_of
 from qwench.bench.rows import Row, make_rows, read_list
 from qwench.bench.subject import published_shape
 from qwench.cache.storage import CacheSpec
 from qwench.config import ModelConfig
 from qwench.errors import UsageError
+from qwench.footprint import CacheShape
 from qwench.model.parameters import declare
 from qwench.ops.arrays import BFLOAT16
-from qwench.plan.shapes import active_parameters, conv_state_bytes, kv_bytes_per_token, recurrent_state_bytes
+from qwench.plan.shapes import active_parameters
+from qwench.plan.work import operations, weight_bytes
 
 DENSE, SPARSE = published_shape("qwen3.5:0.8b"), published_shape("qwen3.5:35b-a3b")
 
@@ -23,8 +25,8 @@ def bf16(model: ModelConfig) -> dict[str, float]:
 
 def test_a_decoded_token_reads_the_weights_the_cache_and_the_state_twice() -> None:
     cost = cost_of(Row(decode=20, depth=100), DENSE, bf16(DENSE), CacheSpec.of(DENSE, BFLOAT16))
-    state = recurrent_state_bytes(DENSE) + conv_state_bytes(DENSE)
-    expected = 2 * active_parameters(DENSE) + 110 * kv_bytes_per_token(DENSE) + 2 * state
+    kept = CacheShape.of(DENSE, "bfloat16")
+    expected = 2 * active_parameters(DENSE) + 110 * kept.token_bytes + 2 * kept.sequence_bytes
     assert cost.tokens == 1
     assert cost.bytes == pytest.approx(expected, rel=1e-4)  # the decay's parameters are fp32
 

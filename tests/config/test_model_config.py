@@ -159,7 +159,7 @@ def test_published_yarn_factor_of_qwen35() -> None:
 
 
 def test_a_wrapper_brings_its_own_facts() -> None:
-    vision = {"depth": 3, "hidden_size": 48, "out_hidden_size": 32, "patch_size": 14}
+    vision = {"depth": 3, "hidden_size": 64, "out_hidden_size": 32, "patch_size": 14}
     top = {"vision_config": vision, "image_token_id": 56, "video_token_id": 57, "tie_word_embeddings": True}
     config = ModelConfig.from_dict(wrapper("qwen3_5", top, mtp_num_hidden_layers=1, dtype="bfloat16"))
     assert config.vision is not None
@@ -278,6 +278,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (wrapper("qwen3_5", {"text_config": text_only("qwen3")}), "text_config.model_type is 'qwen3'; inside 'qwen3_5' it"),
     (wrapper("qwen3_5", {"text_config": 3}), "text_config is 3; it must be a JSON object"),
     (wrapper("qwen3_5", {"vision_config": {"depth": 0}}), "vision_config.depth is 0; it must be a whole number"),
+    (
+        wrapper("qwen3_5", {"vision_config": {"hidden_act": "relu"}}),
+        "vision_config.hidden_act is 'relu'; only 'gelu_py",
+    ),
+    (wrapper("qwen3_5", {"vision_config": {"deepstack_visual_indexes": [3]}}), "deepstack_visual_indexes is [3]; pict"),
+    (wrapper("qwen3_5", {"vision_config": {"num_heads": 5}}), "vision_config.hidden_size is 1152; 5 heads must divide"),
+    (wrapper("qwen3_5", {"vision_config": {"num_position_embeddings": 50}}), "num_position_embeddings is 50, which is"),
+    (
+        wrapper("qwen3_5", {"vision_config": {"out_hidden_size": 33}}),
+        "out_hidden_size is 33; the language model's hidd",
+    ),
     ({"model_type": "qwen3", "text_config": DENSE}, "text_config is present, but model_type 'qwen3' has its fields at"),
 ]
 
@@ -306,7 +317,7 @@ JSON_VALUES = st.recursive(
 def test_any_value_in_any_field_is_read_or_refused(data: st.DataObject) -> None:
     rope = {"rope_type": "yarn", "factor": 4.0, "mrope_section": [11, 11, 10], "beta_fast": 32, "rope_theta": 1e7}
     quantised = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    raw = wrapper("qwen3_5_moe", {"vision_config": {"depth": 1}, "quantization_config": quantised})
+    raw = wrapper("qwen3_5_moe", {"vision_config": {"out_hidden_size": 32}, "quantization_config": quantised})
     raw["text_config"] |= {"rope_parameters": rope, "layer_types": ["full_attention"] * 4, "eos_token_id": [1, 2]}
     raw["text_config"] |= dict.fromkeys(("head_dim", "linear_num_value_heads", "hidden_act", "dtype", "rope_scaling"))
     sections = [raw, raw["text_config"], raw["vision_config"], raw["quantization_config"], rope]

@@ -72,9 +72,9 @@ class LedgerModel:
     Over a storage without states it is a model of attention alone.
     """
 
-    def forward(self, batch: Batch, cache: CacheTensors) -> Host:
+    def forward(self, batch: Batch, cache: CacheTensors, seen: object = None) -> Host:
         tokens, positions = batch.token_ids.tolist(), batch.positions[0].tolist()
-        kv_slots = batch.rows.kv_slots.tolist()
+        kv_slots, saves = batch.rows.kv_slots.tolist(), dict(batch.rows.saves)
         answers: list[int] = []
         for row, span in batch.rows.spans():
             slot = int(batch.rows.state_slots[row])
@@ -88,8 +88,11 @@ class LedgerModel:
                     cache.recurrent[0][slot] = advance(int(cache.recurrent[0][slot].item()), tokens[place])
                     cache.conv[0][slot] = tokens[place]
                     state, last = int(cache.recurrent[0][slot].item()), int(cache.conv[0][slot].item())
-                seen = context[: first + offset + 1]
-                answers.append(mix(read(cache.keys[0], seen), read(cache.values[0], seen), state, last))
+                    if place in saves:
+                        for states in (cache.recurrent[0], cache.conv[0]):
+                            states[saves[place]] = states[slot]
+                visible = context[: first + offset + 1]
+                answers.append(mix(read(cache.keys[0], visible), read(cache.values[0], visible), state, last))
         wanted = [answers[index] for index in batch.logit_tokens.tolist()]
         return np.eye(VOCABULARY, dtype=np.float32)[wanted]
 

@@ -193,8 +193,8 @@ def test_a_row_without_numbers_ends_alone() -> None:
     model = engine.runner.model  # type: ignore[attr-defined]
     forward = model.forward
 
-    def poisoned(batch: Batch, cache: CacheTensors) -> torch.Tensor:
-        logits: torch.Tensor = forward(batch, cache)
+    def poisoned(batch: Batch, cache: CacheTensors, seen: object) -> torch.Tensor:
+        logits: torch.Tensor = forward(batch, cache, seen)
         if len(logits) == 2:
             logits[1, 5] = torch.inf
         return logits

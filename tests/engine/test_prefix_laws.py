@@ -200,6 +200,54 @@ def test_where_a_request_leaves_a_stored_path_is_kept_for_the_next() -> None:
     assert found == [(0, 0), (0, 20), (20, 20)]
 
 
+def test_keeping_states_on_the_way_takes_no_steps_of_its_own() -> None:
+    engine = ledger_engine(num_pages=300, snapshots=30, max_step_tokens=64)
+    request = make_request(0, list(range(1, 61)), 1)
+    request.marks = Marks((10, 20, 30, 40, 50), (10,))
+    engine.add([request], [Listener()])
+    drain(engine)
+    assert engine.counters.steps == 1
+    assert sorted(each.position for each in engine.scheduler.cache) == [*request.cuts, 60]
+    assert [reused(ask(engine, [*range(1, cut + 1), 99, 98], 1, cut))[0] for cut in request.cuts] == request.cuts
+
+
+def test_prompts_that_begin_alike_are_read_once_when_they_come_together() -> None:
+    engine = ledger_engine(num_pages=200, num_slots=8, snapshots=8, max_step_tokens=16)
+    system, listeners = list(range(1, 41)), [Listener() for _ in range(6)]
+    for number in range(3):
+        engine.add([make_request(number, [*system, 50 + number, 60, 61], 4)], [listeners[number]])
+    engine.step()
+    for number in range(3, 6):  # while the first is being read
+        engine.add([make_request(number, [*system, 50 + number, 60, 61], 4)], [listeners[number]])
+    drain(engine)
+    for number, listener in enumerate(listeners):
+        assert listener.token_ids == ledger_answer([*system, 50 + number, 60, 61], 4)
+    assert engine.counters.prompt_tokens == 40 + 6 * 3
+
+
+def test_who_waits_for_a_prompt_that_is_given_up_reads_on_from_there() -> None:
+    engine = ledger_engine(num_pages=200, num_slots=8, snapshots=8, max_step_tokens=16)
+    prompt, listeners = list(range(1, 61)), [Listener() for _ in range(3)]
+    for number in range(3):
+        engine.add([make_request(number, prompt, 4)], [listeners[number]])
+    engine.step()
+    engine.abort(0)
+    drain(engine)
+    assert [listener.token_ids for listener in listeners[1:]] == [ledger_answer(prompt, 4)] * 2
+    assert engine.counters.prompt_tokens == 60 + 1  # the last token of a prompt is never reused
+
+
+def test_a_prompt_does_not_wait_for_one_in_the_background() -> None:
+    engine = ledger_engine(num_pages=200, num_slots=8, snapshots=8, max_step_tokens=64)
+    requests = [make_request(number, list(range(1, 31)), 4) for number in range(2)]
+    requests[0].background = True
+    listeners = [Listener(), Listener()]
+    engine.add([requests[0]], [listeners[0]])
+    engine.scheduler.schedule()
+    engine.add([requests[1]], [listeners[1]])
+    assert requests[1].leader is None
+
+
 def test_a_preempted_request_starts_again_from_its_deepest_snapshot() -> None:
     engine = ledger_engine(num_pages=16, num_slots=2, snapshots=4, max_step_tokens=64)
     prompts = [[number + 1] * 24 for number in range(2)]

@@ -39,7 +39,7 @@ class WilfulModel:
         self.wanted = cache(self._wanted)
         self.noise = cache(self._noise)
 
-    def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
+    def forward(self, batch: Batch, cache: CacheTensors, seen: object = None) -> torch.Tensor:
         tokens, positions = batch.token_ids.tolist(), batch.positions[0].tolist()
         rows: list[int] = [0] * len(tokens)
         for row, span in batch.rows.spans():

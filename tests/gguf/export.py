@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -242,3 +243,52 @@ def tell_tokenizer(raw: Mapping[str, Any], *, pre: str, rows: int, template: str
             writer.add_chat_template(template)
 
     return tell
+
+
+PROJECTOR = {
+    "patch_embed.proj.bias": "v.patch_embd.bias",
+    "pos_embed.weight": "v.position_embd.weight",
+    "merger.norm": "v.post_ln",
+    "merger.linear_fc1": "mm.0",
+    "merger.linear_fc2": "mm.2",
+    "norm1": "ln1",
+    "norm2": "ln2",
+    "attn.qkv": "attn_qkv",
+    "attn.proj": "attn_out",
+    "mlp.linear_fc1": "ffn_up",
+    "mlp.linear_fc2": "ffn_down",
+}
+
+
+def export_projector(
+    model: Any, path: Path, *, choose: Choose = all_f32, tell: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Write the vision tower of ``model``, with other metadata where ``tell`` says so."""
+    vision = model.config.vision_config
+    told = {"projector_type": "qwen3vl_merger", "projection_dim": vision.out_hidden_size} | dict(tell)
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_type("mmproj")
+    writer.add_clip_has_vision_encoder(value=True)
+    writer.add_clip_projector_type(told["projector_type"])
+    writer.add_vision_projection_dim(told["projection_dim"])
+    writer.add_vision_image_size(int(vision.num_position_embeddings**0.5) * vision.patch_size)
+    writer.add_vision_patch_size(vision.patch_size)
+    writer.add_vision_embedding_length(vision.hidden_size)
+    writer.add_vision_feed_forward_length(vision.intermediate_size)
+    writer.add_vision_block_count(vision.depth)
+    writer.add_vision_head_count(vision.num_heads)
+    writer.add_vision_attention_layernorm_eps(1e-6)
+    writer.add_vision_spatial_merge_size(vision.spatial_merge_size)
+    writer.add_vision_use_gelu(value=True)
+    for name, tensor in model.model.visual.state_dict().items():
+        if name == "patch_embed.proj.weight":
+            for index, part in enumerate(tensor.unbind(2)):
+                write_tensor(writer, f"v.patch_embd.weight{'.1' * index}", part, F32)
+            continue
+        theirs = name
+        for long, short in PROJECTOR.items():
+            theirs = theirs.replace(long, short)
+        theirs = theirs.replace("blocks.", "v.blk.")
+        kind = F32 if theirs.startswith("v.position") else choose(theirs, tuple(tensor.shape))
+        write_tensor(writer, theirs, tensor, kind)
+    finish(writer)

@@ -11,7 +11,19 @@ import pytest
 
 from tests.meta.tree import PACKAGE, ROOT, files, imports, module_name
 
-BASE = ("errors", "fault", "fields", "quantisation", "config", "log", "family", "progress", "gguf", "files")
+BASE = (
+    "errors",
+    "fault",
+    "fields",
+    "quantisation",
+    "config",
+    "log",
+    "family",
+    "progress",
+    "gguf",
+    "files",
+    "footprint",
+)
 TENSORS = ("torch", "numpy", "ml_dtypes")
 
 
@@ -37,9 +49,11 @@ LAYERS = {
     "config": Layer(ours=("errors", "fields", "quantisation")),
     "gguf": Layer(ours=("errors", "fault", "fields", "config", "gguf")),
     "files": Layer(ours=("errors", "config", "gguf")),
+    "footprint": Layer(ours=("config",)),
     "device": Layer(BASE, TENSORS),
     "ops": Layer((*BASE, "device", "ops"), (*TENSORS, "triton")),
     "model.parameters": Layer(BASE),
+    "model.positions": Layer(),
     "model": Layer((*BASE, "device", "ops", "model"), TENSORS),
     "weights.locate": Layer(BASE, ("huggingface_hub",)),
     "weights.gguf": Layer((*BASE, "device", "ops", "model.parameters", "weights"), (*TENSORS, "gguf")),
@@ -48,13 +62,18 @@ LAYERS = {
     "cache": Layer((*BASE, "cache")),
     "engine.loops": Layer(),
     "engine.thinking": Layer(("engine.loops",)),
-    "engine.request": Layer(("errors", "engine.thinking", "cache.prefix")),  # the last for a type only
+    "engine.sight": Layer(("model.positions",)),
+    "engine.request": Layer(("errors", "engine.sight", "engine.thinking", "cache.prefix")),  # the last for a type only
     "engine.turns": Layer(("engine.request",)),
     "engine.scheduler": Layer(("errors", "config", "cache", "engine.request", "engine.turns")),
     "engine.client": Layer((*BASE, "device", "ops.loading", "model", "weights", "cache", "engine")),
     "engine": Layer((*BASE, "device", "ops", "model", "weights", "cache", "engine"), TENSORS),
-    "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2")),
-    "plan": Layer((*BASE, "plan")),
+    "text": Layer((*BASE, "text", "engine.request", "engine.thinking"), ("tokenizers", "jinja2", "llguidance")),
+    # What it takes from the layers of the engine loads no torch, and the engine takes the same.
+    "plan": Layer(
+        (*BASE, "device", "model.parameters", "ops.weight_types", "weights.recipe", "weights.gguf_match", "plan"),
+        ("rich",),
+    ),
     "reason.cell": Layer(),  # these two run as processes of their own
     "reason.judge": Layer(),
     "reason": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason")),
@@ -109,7 +128,7 @@ def test_nobody_imports_a_command_or_the_trainer(path: Path) -> None:
 def test_torch_is_loaded_by_who_computes_with_it(path: Path) -> None:
     """Not by reading a file of ours: the native kernels need none of it."""
     module = module_name(path)
-    if module.startswith(("bench", "cli", "train")) or module in {"device", "ops.lazy", "ops.eager"}:
+    if module.startswith(("bench", "cli", "train")) or module in {"device", "ops.lazy", "ops.eager", "model.vision"}:
         return
     assert "torch" not in {name.partition(".")[0] for name, _ in imports(path)}, "take it from ops/lazy"
 

@@ -70,14 +70,30 @@ class NativeCalls(NativeKernels):
         mixed, gate, slots = inputs.mixed.contiguous(), inputs.gate.contiguous(), rows.state_slots.contiguous()
         beta, decay, output = inputs.beta.contiguous(), inputs.decay.contiguous(), torch.empty_like(gate)
         fixed = (parameters.taps, parameters.decay_rate, parameters.dt_bias, parameters.scale)
-        pointers = (rows.starts, slots, mixed, beta, decay, gate, *fixed, conv_states, states, output)
+        pointers = (
+            rows.starts,
+            slots,
+            rows.save_tokens,
+            rows.save_slots,
+            mixed,
+            beta,
+            decay,
+            gate,
+            *fixed,
+            conv_states,
+            states,
+            output,
+        )
         arguments = DeltaArguments(
             len(rows.lengths), len(states), parameters.num_key_heads, value_heads, key_dim, value_dim,
-            parameters.conv.shape[1], parameters.tiled, type_of("delta_net", mixed=mixed), parameters.eps,
+            parameters.conv.shape[1], parameters.tiled, len(rows.saves), type_of("delta_net", mixed=mixed),
+            parameters.eps,
             *map(address_of, pointers),
         )  # fmt: skip
         if self._library.qw_delta_net(self._context, arguments):
-            raise IndexError(f"delta_net: a slot of {slots.tolist()} is not among the {len(states)} there are")
+            raise IndexError(
+                f"delta_net: a slot of {slots.tolist()} is not among the {len(states)} there are, or a save"
+            )
         return output
 
     def paged_attention(

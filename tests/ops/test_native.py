@@ -228,6 +228,43 @@ def test_any_cut_of_a_sequence_gives_the_same_bits(isa: str, dtype: torch.dtype,
     assert torch.equal(states, whole_states)
 
 
+def test_states_are_saved_on_the_way_and_that_changes_nothing(isa: str, dtype: torch.dtype) -> None:
+    inputs, parameters, conv_states, states = delta_case(dtype, (2, 4), (16, 24), 72)
+    conv_states, states = (torch.cat((part, part[:1])) for part in (conv_states, states))
+    start_conv, start_states = conv_states.clone(), states.clone()
+    kernels = NativeCalls(Native(isa, 2))
+    rows = delta_rows((1, 71), [1, 2])
+    whole = kernels.delta_net(inputs, parameters, conv_states, states, rows)
+    saving_conv, saving_states = start_conv.clone(), start_states.clone()
+    saving = dataclasses.replace(rows, saves=((0, 4), (1, 0), (33, 3), (71, 5)))
+    assert torch.equal(kernels.delta_net(inputs, parameters, saving_conv, saving_states, saving), whole)
+    assert torch.equal(saving_conv[1:3], conv_states[1:3])
+    assert torch.equal(saving_states[1:3], states[1:3])
+    for (token, slot), row in zip(saving.saves, (1, 2, 2, 2), strict=True):
+        cut_conv, cut_states, first = start_conv.clone(), start_states.clone(), row - 1
+        part = slice(first, token + 1)
+        piece = DeltaInputs(inputs.mixed[part], inputs.gate[part], inputs.beta[part], inputs.decay[part])
+        kernels.delta_net(piece, parameters, cut_conv, cut_states, delta_rows((token + 1 - first,), [row]))
+        assert torch.equal(saving_conv[slot], cut_conv[row])
+        assert torch.equal(saving_states[slot], cut_states[row])
+    expected_conv, expected_states = start_conv.clone(), start_states.clone()
+    delta_net(inputs, parameters, expected_conv, expected_states, saving)
+    assert torch.equal(expected_conv, saving_conv)
+    assert far(saving_states, expected_states) < bound("delta_state", dtype)
+
+
+@pytest.mark.parametrize("saves", [((3, 0),), ((-1, 0),), ((1, 5),), ((1, 0), (1, 4))])
+def test_a_save_that_cannot_be_is_refused(saves: tuple[tuple[int, int], ...]) -> None:
+    if sets()[0].startswith("no native"):
+        pytest.skip(sets()[0])
+    inputs, parameters, conv_states, states = delta_case(torch.float32, (2, 4), (16, 24), 3)
+    rows = dataclasses.replace(delta_rows((3,), [1]), saves=saves)
+    before = states.clone()
+    with pytest.raises(IndexError):
+        NativeCalls(Native(sets()[0], 1)).delta_net(inputs, parameters, conv_states, states, rows)
+    assert torch.equal(states, before)
+
+
 def test_a_mismatch_names_the_dimension_and_both_sizes() -> None:
     if sets()[0].startswith("no native"):
         pytest.skip(sets()[0])

@@ -158,7 +158,7 @@ def test_layers_over_one_input_are_one_instruction_and_a_sum_is_part_of_its_laye
     weights[False] = list(stored(case.kernels, {"first": first, "second": second}).values())
     found, expected = case.run(24, step_of(7))
     assert (found - expected).abs().max() < tolerance("linear", backend="native")
-    program = case.kernels._recorded[1]  # type: ignore[index]
+    program = case.kernels._programs[False]
     lines = [(each.operation, len(each.calls)) for each in program._instructions]
     assert lines == [
         (Operation.UNPACK_ROWS, 1),
@@ -186,7 +186,7 @@ def test_what_does_not_exist_or_does_not_fit_is_named(isa: str) -> None:
 def test_a_step_too_large_for_memory_is_an_error_and_the_next_one_runs(isa: str) -> None:
     case = Case(lambda ops, x: ops.add(*x), [normal(6, 5), normal(6, 5)], isa)
     found, _ = case.run(5, step_of(6))
-    program = case.kernels._recorded[1]  # type: ignore[index]
+    program = case.kernels._programs[False]
     small, program._structure.token_bytes = program._structure.token_bytes, 2**55
     with pytest.raises(MemoryError, match="a step of 6 tokens does not fit into memory"):
         program.run(step_of(6))

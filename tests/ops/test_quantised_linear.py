@@ -94,7 +94,7 @@ def test_every_instruction_set_computes_the_reference_and_the_same_bits(
 
 def test_many_tokens_and_threads_give_the_bits_of_one(natives: dict[str, Native]) -> None:
     x = normal(401, 288)
-    for kind in (OWN_TYPES["q8"], GGUF_TYPES["Q2_K"], OWN_TYPES["mxfp4"]):
+    for kind in (OWN_TYPES["q8"], OWN_TYPES["q4"], GGUF_TYPES["Q2_K"], GGUF_TYPES["Q6_K"], OWN_TYPES["mxfp4"]):
         matrix = random_codes(kind, 150, 288)
         for isa, native in natives.items():
             packed = pack(native, matrix)
@@ -102,6 +102,23 @@ def test_many_tokens_and_threads_give_the_bits_of_one(natives: dict[str, Native]
             assert torch.equal(Native(isa, 3).linear(x, packed), together)
             for first, count in ((0, 1), (7, 193), (200, 16), (400, 1)):
                 assert torch.equal(native.linear(x[first : first + count], packed), together[first : first + count])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_outputs_too_large_for_caches_are_the_same(natives: dict[str, Native], dtype: torch.dtype) -> None:
+    """Of 1 MiB and more; the last panels have no neighbour."""
+    x = normal(300, 256, dtype=dtype)
+    for out in (1856, 1840, 1850):
+        matrix = random_codes(OWN_TYPES["q4"], out, 256)
+        for isa, native in natives.items():
+            if isa in ("scalar", "avx2"):
+                continue  # they write no other way
+            packed = pack(native, matrix)
+            together = native.linear(x, packed)
+            for first, count in ((0, 150), (150, 150)):
+                assert torch.equal(native.linear(x[first : first + count], packed), together[first : first + count]), (
+                    isa
+                )
 
 
 def test_rows_come_back_as_the_reference_says(kind: WeightType, natives: dict[str, Native]) -> None:

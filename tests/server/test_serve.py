@@ -24,8 +24,9 @@ from openai import OpenAI
 import qwench
 from qwench.cli import main
 from qwench.cli.engine import engine_config
-from qwench.cli.serve import EVERY_IPV4, add_arguments, bind, check_exposure, served_names, url
+from qwench.cli.serve import EVERY_IPV4, add_arguments, bind, check_exposure, read_all_keys, served_names, url
 from qwench.errors import UsageError
+from qwench.server.keys import Key
 from tests.server.conftest import wait_until
 
 SOURCE = Path(qwench.__file__).parents[1]
@@ -141,14 +142,14 @@ def test_other_machines_need_a_key_unless_told_otherwise(host: str) -> None:
     with pytest.raises(UsageError, match="--api-key KEY, or --allow-no-key"):
         check_exposure(host, (), allowed=False)
     check_exposure(host, (), allowed=True)
-    check_exposure(host, ("key",), allowed=False)
+    check_exposure(host, (Key.of("key"),), allowed=False)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.9"])
 def test_this_machine_needs_none(host: str) -> None:
     check_exposure(host, (), allowed=False)
     with pytest.raises(UsageError, match="key is empty"):
-        check_exposure(host, ("key", " "), allowed=False)
+        read_all_keys(["key", " "], None)
 
 
 def test_the_key_comes_from_the_environment_too(

@@ -113,7 +113,7 @@ def test_what_is_not_run_is_listed_with_its_reason(hybrid: tuple[Path, Any], tmp
     assert listed.keys() == visual | extra.keys()
     assert listed["mtp.fc.weight"].shape == (32, 64)
     assert listed["mtp.fc.weight"].reason == "multi-token prediction head (mtp): not run yet"
-    assert listed["model.visual.patch_embed.proj.weight"].reason == "vision tower: not run yet"
+    assert listed["model.visual.patch_embed.proj.weight"].reason == "vision tower: read when the first picture comes"
     assert listed["model.visual.patch_embed.proj.weight"].shape == (16, 3, 2, 16, 16)
 
 
@@ -207,6 +207,7 @@ def large(hybrid: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) ->
     folder, target = hybrid[0], tmp_path_factory.mktemp("large")
     raw = json.loads((folder / "config.json").read_text())
     raw["text_config"] |= {"vocab_size": 50_000, "hidden_size": 256, "moe_intermediate_size": 512}
+    raw["vision_config"]["out_hidden_size"] = 256
     (target / "config.json").write_text(json.dumps(raw))
     tensors: dict[str, torch.Tensor] = {}
     for name, spec in declare(ModelConfig.from_folder(target)).items():

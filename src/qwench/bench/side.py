@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from qwench.bench.cost import EVERY_EXPERT, cost_of, weight_bytes
+from qwench.bench.cost import EVERY_EXPERT, cost_of
 from qwench.bench.rows import WARM_STEPS, Row
 from qwench.bench.subject import (
     Choice,
@@ -26,6 +26,7 @@ from qwench.bench.subject import (
     plain_config,
     published_shape,
 )
+from qwench.plan.work import weight_bytes
 
 Measure = Callable[[Row, int], float | None]
 TRANSFORMERS_DEPTH = 512  # its prompts are so slow that deeper rows would take many minutes

@@ -19,13 +19,13 @@ from qwench.bench.rows import WARM_STEPS, Row
 from qwench.errors import ModelNotFound, QwenchError, UsageError
 
 if TYPE_CHECKING:
-    from qwench.bench.cost import Bits
     from qwench.cache.storage import Storage
     from qwench.config import EngineConfig, ModelConfig
     from qwench.engine.core import Engine
     from qwench.engine.request import Request, TokenEvent
     from qwench.engine.resolve import Resolved
     from qwench.ops.store import Kind
+    from qwench.plan.work import Bits
 
 FIRST_PROMPT = 8  # tokens of the prompt that "start to first token" reads
 

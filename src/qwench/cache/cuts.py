@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 
 def cut_points(prompt_len: int, marks: Sequence[int], orders: Sequence[int], near: int) -> list[int]:
-    """Ascending positions inside the prompt, ``near`` tokens apart or more: reading so few again is cheaper than a cut.
+    """Ascending positions inside the prompt, ``near`` tokens apart or more: a state is not worth so few.
 
     At ``orders`` and at the last mark it is always cut, at other ``marks`` and on a grid only where the last cut is
-    farther behind, since a cut ends a step, and short steps read the weights too often. Whether it is cut at a position
+    farther behind, since a state takes as much memory as a thousand tokens or more. Whether it is cut at a position
     depends only on what stands before it, except for the last mark.
     """
     spacing, grid = 4 * near, 16 * near

@@ -24,7 +24,7 @@ from qwench.cache.tree import ID_BYTES
 from qwench.errors import UsageError
 from qwench.fault import fault
 
-FORMAT = 1
+FORMAT = 2
 DIGEST = 20  # bytes of names and checksums
 MAX_HEADER = 4096
 MAX_QUEUED = 512 * 2**20  # bytes that wait to be written; what comes while more are waiting is not stored

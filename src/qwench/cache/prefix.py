@@ -18,7 +18,8 @@ from qwench.cache.tree import Node, Tree, pack
 class Snapshot:
     """The first ``position`` tokens of some sequence: a share of ``pages``, and a state in ``slot`` if there is one.
 
-    ``pins`` counts who would rather not lose it; ``node`` is None once it is gone.
+    ``pins`` counts who would rather not lose it; ``node`` is None once it is gone. Until it is ``ready`` a step
+    is still computing it.
     """
 
     position: int
@@ -28,6 +29,7 @@ class Snapshot:
     used: float  # the cache's age when it was last of use
     node: Node[Snapshot] | None = None
     pins: int = 0
+    ready: bool = True
     tier: Literal["live", "disk"] = "live"  # where it was when it was last needed
 
 
@@ -84,7 +86,7 @@ class PrefixCache:
             position = min(matched, limit)
             return Found(matched, differs, position, snapshot) if snapshot and position else Found(matched, differs)
         for node in reversed(passed):
-            if node.entry is not None and node.end <= limit:
+            if node.entry is not None and node.entry.ready and node.end <= limit:
                 return Found(matched, differs, node.end, node.entry)
         return Found(matched, differs)
 

@@ -1,4 +1,4 @@
-"""The arrays behind pages and slots, and their sizes: one arithmetic for the allocator and for any plan.
+"""The arrays behind pages and slots; their sizes are counted in footprint.py, for any plan too.
 
 It does not decide who owns what (pool) nor when (the scheduler).
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwench.config import ModelConfig
+from qwench.footprint import bytes_per_sequence, bytes_per_token
 from qwench.ops.arrays import FLOAT32, INT8, Array, DType, dtype_of, like, to_host, zeros
 from qwench.ops.attention import kept_width
 
@@ -45,8 +46,8 @@ class CacheSpec:
 
     @property
     def token_bytes(self) -> int:
-        """Keys and values of one token in all attention layers."""
-        return 2 * self.num_attention_layers * self.num_kv_heads * self.head_dim * self.kv_dtype.itemsize
+        item = self.kv_dtype.itemsize
+        return bytes_per_token(self.num_attention_layers, self.num_kv_heads, self.head_dim, item)
 
     @property
     def kv_dtype(self) -> DType:
@@ -54,10 +55,7 @@ class CacheSpec:
 
     @property
     def sequence_bytes(self) -> int:
-        """Recurrent (fp32) and convolution state of one sequence in all DeltaNet layers."""
-        heads, key_dim, value_dim = self.state_shape
-        columns, channels = self.conv_shape
-        return self.num_delta_layers * (heads * key_dim * value_dim * 4 + channels * columns * self.dtype.itemsize)
+        return bytes_per_sequence(self.num_delta_layers, self.state_shape, self.conv_shape, self.dtype.itemsize)
 
 
 class Storage:

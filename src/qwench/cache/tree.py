@@ -1,6 +1,7 @@
 """A radix tree over token ids, with at most one entry at the end of each stored sequence.
 
-It knows neither pages nor states, nor when an entry should go. Ids are kept and compared as bytes, four for each.
+It knows neither pages nor states, nor when an entry should go. Ids are kept and compared as bytes, eight for each: what
+stands for a token of a picture is a hash.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
-ID_BYTES = 4
+ID_BYTES = 8
 
 Entry = TypeVar("Entry")
 
 
 def pack(token_ids: Sequence[int]) -> bytes:
     """The key of a sequence of ids."""
-    return array("i", token_ids).tobytes()
+    return array("q", token_ids).tobytes()
 
 
 def shared(one: bytes, other: bytes) -> int:

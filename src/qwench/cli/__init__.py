@@ -1,7 +1,7 @@
 """The command line's frame: finds the command, reads its flags, turns errors into one sentence and an exit code.
 
-A command is a file beside this one with ``SUMMARY``, ``add_arguments(parser)`` and ``run(args) -> int``; it imports
-what it needs inside ``run``, so that ``qwench --help`` is instant. This file knows no command but by name.
+A command is a file beside this one with ``add_arguments(parser)`` and ``run(args) -> int``; what is heavy it imports
+inside ``run``. This file knows no command but by name and summary, so that ``qwench --help`` is instant.
 """
 
 from __future__ import annotations
@@ -17,10 +17,21 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn, Protocol, cast
 
 from qwench import __version__, log
+from qwench.cli import config_file
 from qwench.errors import OutputError, QwenchError, UsageError
 from qwench.fault import fault
 
-COMMANDS = ("chat", "serve", "generate", "quantize", "show", "models", "bench", "doctor")
+COMMANDS = {
+    "chat": "talk to a model: one answer with -p, else a conversation",
+    "serve": "serve a model over HTTP, compatible with OpenAI's API",
+    "generate": "answer a file of requests offline, in OpenAI's batch format",
+    "quantize": "write a checkpoint in fewer bits, with a receipt of what that cost",
+    "show": "what a model's files hold: types, sizes, receipt",
+    "models": "the Qwen3.5 and Qwen3 models with their sizes",
+    "plan": "what fits, how fast it will be and what it will cost, before anything is downloaded",
+    "bench": "prefill and decode speed beside the machine's limits and beside other engines",
+    "doctor": "what this machine has, how fast it is, which kernels were chosen, what to mend",
+}
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
@@ -28,8 +39,6 @@ UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 class Command(Protocol):
     """What a file of this folder offers."""
-
-    SUMMARY: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
@@ -41,6 +50,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see `{self.prog} --help`.")
+
+    @property
+    def flags(self) -> dict[str, argparse.Action]:
+        """Every flag without its dashes."""
+        return {option.lstrip("-"): action for option, action in self._option_string_actions.items()}
+
+    @property
+    def positionals(self) -> frozenset[str]:
+        return frozenset(action.dest for action in self._get_positional_actions())
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """All of ``arguments``, or UsageError. Unknown flags are looked for first: they explain what is missing."""
@@ -113,10 +131,13 @@ def _run(arguments: list[str]) -> int:
         known = [*COMMANDS, "--help", "--version"]
         raise UsageError(f"qwench has no {kind} {first}{nearest(first, known, '`qwench --help` lists the commands.')}")
     command = _load(first)
-    parser = Parser(prog=f"qwench {first}", description=command.SUMMARY, allow_abbrev=False)
+    parser = Parser(prog=f"qwench {first}", description=COMMANDS[first], allow_abbrev=False)
     command.add_arguments(parser)
     try:
-        args = parser.read(arguments[1:])
+        words = arguments[1:]
+        if any(word.partition("=")[0] == config_file.FLAG for word in words):
+            words = config_file.with_config(parser, words)
+        args = parser.read(words)
     except SystemExit as done:  # argparse leaves this way after printing --help
         return int(done.code or 0)
     log.configure()
@@ -129,7 +150,7 @@ def _load(name: str) -> Command:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {_load(name).SUMMARY}" for name in COMMANDS]
+    lines = [f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
             "usage: qwench COMMAND [MODEL] [flags]",

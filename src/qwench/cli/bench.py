@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     Result = tuple[dict[str, Any], dict[Row, Measured], dict[str, list[float]], Limits]  # what make_document takes
 
-SUMMARY = "prefill and decode speed beside the machine's limits and beside other engines"
 QUICK = {"prefill": "512", "depths": "0", "batch": "none", "runs": 3}
 
 

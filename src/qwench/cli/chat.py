@@ -12,21 +12,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwench.cli.engine import add_engine_flags, add_model_argument, not_yet, running
 from qwench.cli.reasoning import Wish, add_reasoning_flags, consider, read_wish
 from qwench.cli.terminal import Terminal
-from qwench.errors import EngineUnavailable, QwenchError, RequestError, UsageError
+from qwench.errors import QwenchError, RequestError, UsageError
 from qwench.reason import told
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
     from qwench.engine.request import SamplingParams
     from qwench.text.model import ChatPrompt, ModelText
+    from qwench.text.reading import ToolCall
     from qwench.text.thinking import ThinkingPlan
+    from qwench.text.tools import Tools
 
-SUMMARY = "talk to a model: one answer with -p, else a conversation"
 SAMPLING_FLAGS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 CUTS = {  # what ended the thinking where it was not the model alone
     "soft": "closed at the budget",
@@ -48,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("-p", "--prompt", metavar="TEXT", help="answer this and leave; - reads standard input")
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    parser.add_argument(
+        "--tools", type=Path, metavar="FILE.json", help="functions the model may call, a list in OpenAI's form"
+    )
     thinking = parser.add_mutually_exclusive_group()
     thinking.add_argument("--think", action="store_true", help="think before answering")
     thinking.add_argument("--no-think", action="store_true", help="answer at once")
@@ -77,8 +82,11 @@ def run(args: argparse.Namespace) -> int:
     wish = read_wish(args)
     prompt = _single_prompt(args)
     thinking = _thinking(args)
+    tools = None if args.tools is None else _tools(args.tools)
+    if tools is not None and wish is not None:
+        raise UsageError("--tools cannot be combined with many samples: a call is no vote.")
     with running(args, chat=True) as (client, text):
-        chat = Chat(client, text, Terminal(), args.system, thinking, overrides, wish)
+        chat = Chat(client, text, Terminal(), args.system, thinking, overrides, wish, tools)
         if prompt is None:
             converse(chat)
         elif args.json:
@@ -87,6 +95,18 @@ def run(args: argparse.Namespace) -> int:
         else:
             chat.answer(prompt)
     return 0
+
+
+def _tools(path: Path) -> Tools | None:
+    """The functions in a file. Raises UsageError."""
+    from qwench.text.tools import read_tools
+
+    try:
+        return read_tools(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"--tools: {path} cannot be read as JSON ({error}).") from None
+    except RequestError as error:
+        raise UsageError(f"--tools: in {path}, {error.message}") from None
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -136,6 +156,7 @@ class Reply:
     finish_reason: str | None = None
     first_seconds: float = 0.0
     seconds: float = 0.0
+    calls: list[ToolCall] = field(default_factory=list)
     report: dict[str, Any] | None = None  # how it was chosen, if from many
 
     @property
@@ -173,7 +194,12 @@ class Reply:
             "seconds": round(self.seconds, 4),
             "seconds_to_first_token": round(self.first_seconds, 4),
             "tokens_per_second": round(self.speed, 2),
-        } | ({"reasoning_strategy": self.report} if self.report else {})
+            **({"tool_calls": self.call_documents()} if self.calls else {}),
+            **({"reasoning_strategy": self.report} if self.report else {}),
+        }
+
+    def call_documents(self) -> list[dict[str, Any]]:
+        return [call.document() for call in self.calls]
 
     def statistics(self) -> str:
         if self.report is not None:
@@ -209,14 +235,30 @@ class Chat:
     thinking: ThinkingPlan | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     wish: Wish | None = None  # to have answers chosen from many samples
+    tools: Tools | None = None
     clock: Callable[[], float] = time.monotonic
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self, question: str, *, show: bool = True) -> Reply:
         """Stream the answer to ``question``. An interrupt ends it, keeps what was said, and is raised again."""
+        return self._answer([{"role": "user", "content": question}], show)
+
+    def go_on(self, results: Sequence[str], *, show: bool = True) -> Reply:
+        """Stream what the model says to the results of its last calls."""
+        calls = self.messages[-1]["tool_calls"]
+        told = [
+            {"role": "tool", "tool_call_id": call["id"], "content": result}
+            for call, result in zip(calls, results, strict=True)
+        ]
+        return self._answer(told, show)
+
+    def _answer(self, turns: list[dict[str, Any]], show: bool) -> Reply:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        asked = [*self.messages, {"role": "user", "content": question}]
-        prompt = self.text.chat_prompt([*system, *asked], thinking=self.thinking)
+        asked = [*self.messages, *turns]
+        offered = self.tools.offered if self.tools else None
+        prompt = self.text.chat_prompt([*system, *asked], tools=offered, thinking=self.thinking)
+        if self.wish is None:
+            prompt = self.text.guided(prompt, self.tools, None)
         for warning in prompt.warnings:
             self.terminal.note(warning)
         sampling = self.text.sampling(prompt.thinks, self.overrides)
@@ -228,7 +270,8 @@ class Chat:
                 self._consider([*system, *asked], self.wish, reply, show)
         finally:
             self.messages = asked
-            said = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
+            said: dict[str, Any] = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
+            said |= {"tool_calls": reply.call_documents()} if reply.calls else {}
             self.messages.append({"role": "assistant", "content": reply.content, **said})
             if show:
                 self.terminal.end()
@@ -255,31 +298,37 @@ class Chat:
 
     def _stream(self, prompt: ChatPrompt, reply: Reply, show: bool) -> None:
         from qwench.text.marks import layout
-        from qwench.text.stream import AnswerStream
+        from qwench.text.reading import Reading
 
-        stream = AnswerStream(self.text.tokenizer, thinking_open=prompt.thinking_open)
+        tokenizer, opened = self.text.tokenizer, prompt.thinking_open
+        reading = Reading(tokenizer, reply.sampling, thinking_open=opened, tools=self.tools)
         start = self.clock()
         marks = layout(prompt.token_ids, self.text.tokenizer).marks
-        for event in self.client.submit(prompt.token_ids, reply.sampling, thinking=prompt.rules, marks=marks):
-            if event.finish_reason == "error":
-                raise EngineUnavailable(f"the engine failed on this answer: {event.error or 'no reason given'}.")
+        for event in self.client.submit(
+            prompt.token_ids, reply.sampling, thinking=prompt.rules, marks=marks, guide=prompt.guide
+        ):
+            pieces = reading.take(event)
             reply.seconds = self.clock() - start
-            reply.cached_tokens += event.cached_tokens
             if event.token_ids and not reply.tokens:
                 reply.first_seconds = reply.seconds
-            pieces = stream.push(event.token_ids)
-            reply.tokens, reply.reasoning_tokens = stream.num_tokens, stream.reasoning_tokens
-            reply.closed_by = event.closed_by
-            if event.finish_reason is not None:
-                reply.finish_reason = event.finish_reason
-                pieces += stream.finish()
+            reply.tokens, reply.reasoning_tokens = reading.num_tokens, reading.reasoning_tokens
+            reply.cached_tokens, reply.closed_by = reading.cached_tokens, reading.closed_by
+            reply.finish_reason = reading.finish_reason
             for piece in pieces:
+                if piece.call is not None:
+                    continue
                 if piece.kind == "reasoning":
                     reply.reasoning += piece.text
                 else:
                     reply.content += piece.text
                 if show:
                     self.terminal.write(piece.kind, piece.text)
+        reply.calls = reading.calls
+        for call in reply.calls if show else ():
+            line = f"{call.name}({call.arguments})\n"
+            self.terminal.write("content", f"\n{line}" if call is reply.calls[0] and reply.content else line)
+        for warning in reading.warnings:
+            self.terminal.note(warning)
 
 
 def converse(chat: Chat, read: Callable[[str], str] | None = None) -> None:
@@ -302,7 +351,7 @@ def converse(chat: Chat, read: Callable[[str], str] | None = None) -> None:
             if not _command(chat, line.strip()):
                 return
         elif line.strip():
-            _reply(chat, line.removeprefix("/"))
+            _reply(chat, line.removeprefix("/"), read)
 
 
 def _read_line(read: Callable[[str], str]) -> str:
@@ -312,12 +361,14 @@ def _read_line(read: Callable[[str], str]) -> str:
     return line
 
 
-def _reply(chat: Chat, question: str) -> None:
+def _reply(chat: Chat, question: str, read: Callable[[str], str]) -> None:
     """An answer whose failure does not end the conversation."""
     before = chat.messages
     try:
-        chat.answer(question)
-    except KeyboardInterrupt:
+        reply = chat.answer(question)
+        while reply.calls:
+            reply = chat.go_on([read(f"{call.name} gives> ") for call in reply.calls])
+    except (KeyboardInterrupt, EOFError):
         chat.terminal.note("(interrupted)")
     except QwenchError as error:
         if chat.client.status().state != "ready":

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
     from qwench.ops.limits import Limits
 
-SUMMARY = "what this machine has, how fast it is, which kernels were chosen, what to mend"
 GIB = 1 << 30
 LITTLE_MEMORY = 2 * GIB
 NANO_TIMEOUT = 120.0

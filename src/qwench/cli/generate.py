@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from qwench.server.service import Service
     from qwench.text.model import ModelText
 
-SUMMARY = "answer a file of requests offline, in OpenAI's batch format"
 URLS = ("/v1/chat/completions", "/v1/completions")
 FIELDS = ("custom_id", "method", "url", "body")
 IN_FLIGHT = 64  # requests read ahead of the engine, which has a queue of its own
@@ -248,7 +247,7 @@ class Batch:
 
 
 def _tokens(answer: Answer) -> int:
-    return sum(choice.num_tokens for choice in answer.choices)
+    return sum(choice.reading.num_tokens for choice in answer.choices)
 
 
 def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from qwench.footprint import CacheShape
 from qwench.plan import shapes
 from qwench.plan.shapes import SHAPES, Shape
 
-SUMMARY = "the Qwen3.5 and Qwen3 models with their sizes"
 BITS = (16, 8, 4, 3, 2)
 BOLD, DIM, PLAIN = "\033[1m", "\033[2m", "\033[0m"
 NOTES = (
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _facts(shape: Shape) -> dict[str, object]:
     config = shape.config
-    total = shapes.total_parameters(config)
+    total, kept = shapes.total_parameters(config), _kept(shape)
     return {
         "name": shape.short_name,
         "hub_id": shape.hub_id,
@@ -69,10 +69,14 @@ def _facts(shape: Shape) -> dict[str, object]:
         "mtp_parameters": shapes.mtp_parameters(config),
         "active_parameters": shapes.active_parameters(config),
         "bytes": {str(bits): shapes.bytes_at(total, bits) for bits in BITS},
-        "kv_bytes_per_token": shapes.kv_bytes_per_token(config),
-        "recurrent_state_bytes": shapes.recurrent_state_bytes(config),
-        "conv_state_bytes": shapes.conv_state_bytes(config),
+        "kv_bytes_per_token": kept.token_bytes,
+        "recurrent_state_bytes": kept.recurrent_bytes,
+        "conv_state_bytes": kept.conv_bytes,
     }
+
+
+def _kept(shape: Shape) -> CacheShape:
+    return CacheShape.of(shape.config, "bfloat16")
 
 
 def _table(styled: bool) -> list[str]:
@@ -98,7 +102,7 @@ def _columns() -> Iterator[Column]:
     yield Column("billions", "active", 7, lambda shape: _short(shapes.active_parameters(shape.config) / 1e9))
     for bits in BITS:
         yield Column("GB of weights, by bits", str(bits), 6, _weights_in_gb(bits))
-    yield Column("KiB", "KV/token", 10, lambda shape: f"{shapes.kv_bytes_per_token(shape.config) / shapes.KiB:g}")
+    yield Column("KiB", "KV/token", 10, lambda shape: f"{_kept(shape).token_bytes / shapes.KiB:g}")
     yield Column("MiB", "state", 7, _state_in_mib)
 
 
@@ -107,7 +111,7 @@ def _weights_in_gb(bits: int) -> Callable[[Shape], str]:
 
 
 def _state_in_mib(shape: Shape) -> str:
-    state = shapes.recurrent_state_bytes(shape.config)
+    state = _kept(shape).recurrent_bytes
     return f"{state / shapes.MiB:g}" if state else "-"
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from qwench.engine.receipt import Receipt
     from qwench.weights.rewrite import Rewriting
 
-SUMMARY = "write a checkpoint in fewer bits, with a receipt of what that cost"
 BITS = (8, 6, 5, 4, 3, 2)
 TEXT = "receipt.txt"
 REFERENCE = "reference.bin"  # in the new folder until the receipt is there

@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from qwench import log
+from qwench.cli.config_file import add_config_flag
 from qwench.cli.engine import add_engine_flags, add_model_argument, engine_config
 from qwench.errors import QwenchError, UsageError
 from qwench.family import PUBLISHED
@@ -23,8 +25,8 @@ from qwench.fault import fault
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
     from qwench.reason.checks import Command
+    from qwench.server.keys import Key
 
-SUMMARY = "serve a model over HTTP, compatible with OpenAI's API"
 KEY_VARIABLE = "QWENCH_API_KEY"
 BACKLOG = 128
 EVERY_IPV4 = "0.0.0.0"  # noqa: S104  (named to be recognised, not to be bound)
@@ -32,11 +34,20 @@ EVERY_IPV4 = "0.0.0.0"  # noqa: S104  (named to be recognised, not to be bound)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
+    add_config_flag(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for any free one (8000)")
     key = f"ask clients for this key (or set {KEY_VARIABLE}); given several times, keys share the engine equally"
     parser.add_argument("--api-key", metavar="KEY", action="append", help=key)
+    parser.add_argument("--api-keys", metavar="FILE", type=Path, help="keys by name, a line NAME sha256:DIGEST each")
+    parser.add_argument("--key-rate", metavar="N", type=int, help="requests a minute for each key")
+    parser.add_argument("--key-running", metavar="N", type=int, help="requests at a time for each key")
     parser.add_argument("--allow-no-key", action="store_true", help="let other machines in without a key")
+    named = "a name clients reach this machine by, where there are no keys; addresses and localhost always do"
+    parser.add_argument("--allow-host", metavar="NAME", action="append", default=[], help=named)
+    pages = "let pages of this origin use the server from a browser, such as https://chat.example"
+    parser.add_argument("--allow-origin", metavar="ORIGIN", action="append", default=[], help=pages)
+    parser.add_argument("--log-format", choices=log.FORMATS, default="text", help="of messages on standard error")
     parser.add_argument("--keep-noise", action="store_true", help="leave clients' billing lines in system prompts")
     parser.add_argument("--served-name", metavar="NAME", help="the name clients send as `model`")
     parser.add_argument(
@@ -53,9 +64,12 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM, which is a success. Raises what keeps the model from loading."""
     from qwench.engine.client import EngineClient
 
-    variable = os.environ.get(KEY_VARIABLE)
-    keys = tuple(args.api_key or ([] if variable is None else [variable]))
+    log.configure(form=args.log_format)
+    keys = read_all_keys(args.api_key, args.api_keys)
     check_exposure(args.host, keys, allowed=args.allow_no_key)
+    for flag, limit in (("--key-rate", args.key_rate), ("--key-running", args.key_running)):
+        if limit is not None and limit < 1:
+            raise UsageError(f"{flag} is {limit}; give 1 or more, or leave it out for no limit.")
     config = replace(engine_config(args), max_queue=args.max_queue, on_disconnect=args.on_disconnect)
     checkers = named_checkers(args.checker)
     with bind(args.host, args.port) as listener:
@@ -69,7 +83,16 @@ def run(args: argparse.Namespace) -> int:
 
         text = ModelText(client.files, client.model, keeps_noise=args.keep_noise)
         names = served_names(args.model, args.served_name)
-        app = build_app(client, text, ServerSettings(names=names, api_keys=keys, checkers=checkers))
+        settings = ServerSettings(
+            names=names,
+            keys=keys,
+            key_rate=args.key_rate,
+            key_running=args.key_running,
+            hosts=frozenset(name.lower() for name in (args.host, *args.allow_host)),
+            origins=frozenset(origin.rstrip("/") for origin in args.allow_origin),
+            checkers=checkers,
+        )
+        app = build_app(client, text, settings)
         where = url(args.host, listener.getsockname()[1])
         _say(f"Loading {names[0]}; {where}/health shows the progress")
         client.start(text.vocabulary)
@@ -92,10 +115,19 @@ def named_checkers(given: Sequence[str]) -> dict[str, Command]:
     return checkers
 
 
-def check_exposure(host: str, keys: Sequence[str], *, allowed: bool) -> None:
-    """Other machines need a key, unless the operator says otherwise. Raises UsageError."""
-    if not all(key.strip() for key in keys):
+def read_all_keys(given: Sequence[str] | None, file: Path | None) -> tuple[Key, ...]:
+    """The keys of the flags or else the environment, and of the file. Raises UsageError."""
+    from qwench.server.keys import Key, read_keys
+
+    variable = os.environ.get(KEY_VARIABLE)
+    secrets = given or ([] if variable is None else [variable])
+    if not all(secret.strip() for secret in secrets):
         raise UsageError(f"the API key is empty; give one with --api-key or {KEY_VARIABLE}, or neither.")
+    return (*map(Key.of, secrets), *(read_keys(file) if file else ()))
+
+
+def check_exposure(host: str, keys: Sequence[Key], *, allowed: bool) -> None:
+    """Other machines need a key, unless the operator says otherwise. Raises UsageError."""
     if not keys and not allowed and not _is_loopback(host):
         raise UsageError(
             f"--host {host} lets other machines in without a key; give --api-key KEY, or --allow-no-key to mean that."

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from qwench.files import ModelFiles
     from qwench.gguf.file import GgufFile
 
-SUMMARY = "what a model's files hold: types, sizes, receipt"
-
 
 @dataclass(frozen=True)
 class Stored:

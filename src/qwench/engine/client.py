@@ -20,7 +20,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from qwench.config import EngineConfig
-from qwench.engine.request import Marks, Request, SamplingParams, Saved, TokenEvent, Vocabulary
+from qwench.engine.request import Guide, Marks, MediaSpan, Request, SamplingParams, Saved, TokenEvent, Vocabulary
+from qwench.engine.sight import NOTHING, Sight
 from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
 from qwench.files import open_files, read_config
@@ -207,6 +208,13 @@ class EngineClient:
             return self._resolved.max_model_len
         return self.config.max_model_len or self.model.max_positions
 
+    @property
+    def sees(self) -> bool:
+        """Whether pictures can be shown to the model; before the engine is ready, as far as its configuration tells."""
+        if self._engine is not None:
+            return self._engine.eyes is not None
+        return self.model.vision is not None
+
     def banner(self) -> list[str]:
         """One line per resolved setting with its reason; empty before the engine is ready."""
         return [str(choice) for choice in self._resolved.choices] if self._resolved else []
@@ -220,15 +228,24 @@ class EngineClient:
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
         owner: str = "",
+        media: Sequence[MediaSpan] = (),
+        guide: Guide | None = None,
     ) -> Generation:
         """Queue one sequence (``n`` is 1) for ``owner``, such as an API key, and hold its answer to the rules of
-        ``thinking``.
+        ``thinking`` and to what ``guide`` lets it say. ``media``: what it shows in place of some tokens.
 
         Raises before anything runs: RequestError, ContextLengthExceeded with both numbers, Overloaded when too many
         requests are unfinished, EngineUnavailable while there is no engine.
         """
         asked = self.submit_choices(
-            prompt_token_ids, [sampling], thinking=thinking, marks=marks, background=background, owner=owner
+            prompt_token_ids,
+            [sampling],
+            thinking=thinking,
+            marks=marks,
+            background=background,
+            owner=owner,
+            media=media,
+            guide=guide,
         )
         return asked[0]
 
@@ -241,13 +258,20 @@ class EngineClient:
         marks: Marks = Marks(),  # noqa: B008 - it is frozen
         background: bool = False,
         owner: str = "",
+        media: Sequence[MediaSpan] = (),
+        guide: Guide | None = None,
     ) -> list[Generation]:
         """Queue several answers to one prompt, which is computed once and shared. Raises as ``submit``."""
         requests = []
+        sight = self._sight(prompt_token_ids, media) if media else NOTHING
+        seams = tuple(seam for seam in sight.seams if seam < len(prompt_token_ids))
+        marks = replace(marks, ends=(*marks.ends, *seams), orders=(*marks.orders, *seams[-1:]))
         for sampling in choices:
             self.check(prompt_token_ids, sampling)
             request = self._request(len(prompt_token_ids), prompt_token_ids, sampling)
             request.marks, request.background, request.owner = marks, background, owner
+            request.sight, request.looked = sight, not sight.spans
+            request.guide = copy(guide)
             if thinking is not None:
                 rules = replace(thinking, end_ids=frozenset(), begun=True) if sampling.ignore_eos else thinking
                 request.thought = Thought(rules, request.max_total - request.prompt_len)
@@ -287,7 +311,10 @@ class EngineClient:
             self.check(token_ids, sampling)
         requests = [self._request(saved.prompt_len, token_ids, sampling) for sampling in choices]
         for request in requests:
-            request.thought = copy(saved.thought)
+            request.thought, request.guide = copy(saved.thought), copy(saved.guide)
+            request.sight, request.looked = saved.sight, not saved.sight.spans
+            if request.guide is not None and (failure := request.guide.accept(more)):
+                raise RequestError(f"the answer cannot go on from these tokens: {failure}.", param="prompt")
             if request.thought is not None:
                 request.thought.go_on(request.max_total - request.prompt_len, more)
         return self._queue(requests)
@@ -397,6 +424,14 @@ class EngineClient:
             wrong = next((token for token in ids if not 0 <= token < size), None)
             if wrong is not None:
                 raise RequestError(f"{name} holds token id {wrong}; this model's ids are 0 to {size - 1}.", param=name)
+
+    def _sight(self, prompt_token_ids: Sequence[int], media: Sequence[MediaSpan]) -> Sight:
+        if not self.sees or self.model.vision is None:
+            raise RequestError(
+                "this model cannot see: it has no vision tower; send text only, or run a checkpoint that has one.",
+                param="messages",
+            )
+        return Sight.of(prompt_token_ids, media, self.model.vision.spatial_merge_size)
 
     def _max_total(self, prompt_len: int, sampling: SamplingParams) -> int:
         window = self.max_model_len

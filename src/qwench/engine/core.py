@@ -14,6 +14,7 @@ from qwench.engine.shelf import Shelf
 
 Deliver = Callable[[TokenEvent], None]
 MAX_FAILURES_IN_A_ROW = 3
+LONGEST_LOOK = 1.0  # seconds until commands are obeyed again
 MAX_CHECKED = 100_000  # shares of pages; to count more takes longer than a request that comes now should wait
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,14 @@ class StepRunner(Protocol):
     def run(self, step: Step) -> list[RowResult]: ...
 
     def copy(self, copies: Copies) -> None: ...
+
+
+class Looking(Protocol):
+    """What looks at pictures before their requests begin."""
+
+    def look(self, request: Request, going_on: Callable[[], bool]) -> bool: ...
+
+    def release(self, request: Request) -> None: ...
 
 
 @dataclass
@@ -51,6 +60,8 @@ class Engine:
         self.counters = Counters()
         self.shelf: Shelf | None = None
         self.failures_in_a_row = 0
+        self.eyes: Looking | None = None
+        self._lasted = 0.0  # the last step, in seconds
         self._listeners: dict[int, tuple[Request, Deliver]] = {}
 
     def add(self, requests: Sequence[Request], deliver: Sequence[Deliver]) -> None:
@@ -92,7 +103,11 @@ class Engine:
             return False
         if self.shelf is not None:
             self.counters.disk_tokens += self.shelf.recall()
+        if self.eyes is not None:
+            self._look(self.eyes)
         step = self.scheduler.schedule()
+        if not step.rows and self._awaits():
+            return True
         assert step.rows, "requests are waiting but none can run: a request larger than the cache was let in"
         start = self.clock()
         try:
@@ -101,7 +116,8 @@ class Engine:
             self._fail(step, error)
             return True
         self.failures_in_a_row = 0
-        self.scheduler.took(step, self.clock() - start)
+        self._lasted = self.clock() - start
+        self.scheduler.took(step, self._lasted)
         self._count(step)
         # All of the step is written down before anyone is told: a listener that raises must not leave half a step.
         events = list(self.scheduler.commit(step, results))
@@ -119,7 +135,7 @@ class Engine:
     def close(self) -> None:
         """Finish writing; nothing runs any more."""
         if self.shelf is not None:
-            self.shelf.disk.close()
+            self.shelf.close()
 
     @property
     def broken(self) -> bool:
@@ -133,6 +149,24 @@ class Engine:
         if self.shelf is not None:
             self.shelf.store(kept)
 
+    def _awaits(self) -> bool:
+        """Whether what could run waits for something to be looked at, or read; this waits a moment too."""
+        return bool(self.scheduler.unseen()) or (self.shelf is not None and self.shelf.wait())
+
+    def _look(self, eyes: Looking) -> None:
+        """Look at what the next prompts show, beside others for as long as their last step took: they go on at half
+        their pace. Where that fails, one request ends."""
+        until = self.clock() + (self._lasted if self.scheduler.running else LONGEST_LOOK)
+        for request in self.scheduler.unseen():
+            try:
+                request.looked = eyes.look(request, lambda: self.clock() < until)
+            except Exception as error:
+                logger.exception("a picture could not be looked at; its request ends with an error")
+                self.scheduler.abort(request, sound=False)
+                self._publish(request, TokenEvent(finish_reason="error", error=f"{type(error).__name__}: {error}"))
+            if self.clock() >= until:
+                return
+
     def _count(self, step: Step) -> None:
         self.counters.steps += 1
         for row in step.rows:
@@ -143,6 +177,7 @@ class Engine:
     def _fail(self, step: Step, error: Exception) -> None:
         logger.error("a step failed; its %d requests end with an error", len(step.rows), exc_info=error)
         self.failures_in_a_row += 1
+        self.scheduler.undo(step)
         for row in step.rows:
             self.scheduler.abort(row.request, sound=False)
             self._publish(row.request, TokenEvent(finish_reason="error", error=f"{type(error).__name__}: {error}"))
@@ -152,6 +187,8 @@ class Engine:
         self.counters.cached_tokens += event.cached_tokens
         if event.finish_reason is not None:
             del self._listeners[request.id]
+            if self.eyes is not None:
+                self.eyes.release(request)
             self.counters.finished += event.finish_reason in ("stop", "length")
             self.counters.aborted += event.finish_reason == "abort"
             self.counters.failed += event.finish_reason == "error"

@@ -8,10 +8,12 @@ writes a Request after it was submitted.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
+from qwench.engine.sight import NOTHING, Sight
 from qwench.engine.thinking import Closing, Thought
 from qwench.errors import RequestError
 
@@ -30,7 +32,9 @@ class SamplingParams:
 
     ``temperature`` 0 is greedy. ``top_k`` 0 or -1 keeps all. ``max_tokens`` None means: until the model ends its
     answer or the window is full. ``logprobs`` k returns the k most likely tokens (and always the drawn one) with the
-    model's raw log-probabilities. ``stop`` strings are watched by the text layer. Raises RequestError naming the field.
+    model's raw log-probabilities. ``stop`` strings are watched by the text layer, which
+    also reads ``structured_outputs`` (json, regex, choice or grammar; docs/structured.md). Raises RequestError naming
+    the field.
     """
 
     n: int = 1
@@ -52,6 +56,7 @@ class SamplingParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    structured_outputs: dict[str, object] | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -89,6 +94,10 @@ class SamplingParams:
         ids: object = self.stop_token_ids or ()
         if not isinstance(ids, (list, tuple)) or not all(type(token) is int for token in ids):
             raise RequestError(f"stop_token_ids is {ids!r}; give a list of token ids.", param="stop_token_ids")
+        wish: object = self.structured_outputs
+        if wish is not None and not isinstance(wish, dict):
+            reason = "give an object with json, regex, choice or grammar"
+            raise RequestError(f"structured_outputs is {wish!r:.80}; {reason}.", param="structured_outputs")
         biases: object = self.logit_bias or {}
         if not isinstance(biases, dict) or not all(type(token) is int for token in biases):
             raise RequestError(f"logit_bias is {biases!r}; give token ids and their biases.", param="logit_bias")
@@ -167,6 +176,34 @@ class Reuse:
     tier: Literal["live", "disk"] = "live"
 
 
+class Guide(Protocol):
+    """What an answer may say, token by token. The text layer writes one for each request; the engine only obeys.
+
+    ``mask`` has one bit for each id, the lowest first, set for those that may come next, ends of the answer included;
+    None lets all come. It stands above whatever else forbids tokens.
+    """
+
+    mask: bytes | None
+
+    def accept(self, token_ids: Sequence[int]) -> str | None:
+        """These have become known. Returns why the answer cannot go on, if it cannot."""
+
+    def __copy__(self) -> Self:
+        """Another that goes on from here by itself."""
+
+
+@dataclass(frozen=True)
+class MediaSpan:
+    """Where a picture or a video lies in a prompt: ``count`` tokens from ``first`` to its last placeholder.
+
+    All of a picture's are placeholders; between the moments of a video stand their times. ``media`` is what is seen.
+    """
+
+    first: int
+    count: int
+    media: Any
+
+
 class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
@@ -185,6 +222,9 @@ class Request:
     seed: int
     max_total: int  # prompt and answer together never exceed this
     thought: Thought | None = None
+    guide: Guide | None = None
+    sight: Sight = NOTHING
+    looked: bool = True  # at all that its prompt shows, as far as that will be computed
     computed: int = 0
     prompt_logprobs_told: int = (
         0  # prompt tokens whose log-probability was delivered, counted with the first (it has none)
@@ -199,11 +239,21 @@ class Request:
     arrival: int = 0  # its place among all that came
     expected: int = 0  # while it waits: tokens that are probably known already
     abandoned: bool = False  # nobody waits for it; it is over once its prompt is read
-    cuts: list[int] = field(default_factory=list)  # a step ends here and the state is kept; ascending
+    cuts: list[int] = field(default_factory=list)  # here the state is kept; ascending
+    leader: Request | None = None  # who reads now what this one begins with, while it waits
+    led_to: int = 0  # so many of its tokens
     anchor: Snapshot | None = None  # the deepest snapshot of this sequence, pinned
     reuse: Reuse | None = None  # known from the first admission on
     reuse_told: bool = False
     sought: bool = False  # on disk
+    arriving: bool = False  # what was found there is being read
+
+    def identities(self, count: int | None = None) -> list[int]:
+        """What the prefix cache tells the first ``count`` tokens by, or all: ids, but in pictures what is seen."""
+        known = self.token_ids[:count]
+        for span, places in self.sight.within(range(len(known))):
+            known[places.start : places.stop] = span.identities[: len(places)]
+        return known
 
     @property
     def num_generated(self) -> int:
@@ -230,13 +280,15 @@ class Saved:
     """A sequence as it was at some moment: continued from here, it goes on as the original did.
 
     ``snapshot`` is None where there was no room for one; then continuing means computing ``token_ids`` again.
-    ``thought`` is how far its thinking was.
+    ``thought`` is how far its thinking was, ``sight`` what its prompt shows, ``guide`` what it may say from here.
     """
 
     prompt_len: int
     token_ids: tuple[int, ...]
     snapshot: Snapshot | None
     thought: Thought | None = None
+    sight: Sight = NOTHING
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,8 @@ def _cache_memory(config: EngineConfig, device: str, model: ModelConfig, kinds: 
         free, total = torch.cuda.mem_get_info(device)
         free -= int((1 - config.gpu_memory_utilization) * total)
     else:
-        free = available_memory() + loaded
+        free = available_memory()
+    free += loaded
     if weight_bytes > free:
         raise UsageError(
             f"the weights take {_size(weight_bytes)} and {_size(max(free, 0))} of {device} memory is free; "

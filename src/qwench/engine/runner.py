@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from qwench.cache.prefix import Snapshot
 from qwench.cache.storage import Storage
 from qwench.engine.batching import build_batch
+from qwench.engine.eyes import Eyes
 from qwench.engine.request import TokenLogprob
 from qwench.engine.sampling import rank_among, sample, token_logprobs
 from qwench.engine.scheduler import Copies, RowResult, Step, StepRow
+from qwench.engine.sight import Media
 from qwench.engine.thinking import TOP_RANK
 from qwench.fault import fault
 from qwench.model.batch import Batch, CacheTensors
@@ -21,8 +23,8 @@ NOT_FINITE = "the model gave logits that are no finite numbers: damaged weights,
 
 
 class LanguageModel(Protocol):
-    def forward(self, batch: Batch, cache: CacheTensors) -> Array:
-        """Logits [L, V] in fp32 for batch.logit_tokens."""
+    def forward(self, batch: Batch, cache: CacheTensors, seen: Mapping[bytes, Array] = ...) -> Array:
+        """Logits [L, V] in fp32 for batch.logit_tokens; ``seen``: the rows of each of its pictures."""
 
 
 class Runner:
@@ -36,19 +38,23 @@ class Runner:
         page_size: int,
         usable_tokens: int,
         chooser: Chooser,
+        eyes: Eyes | None = None,
     ) -> None:
         self.model = model
         self.storage = storage
         self.page_size = page_size
         self.usable_tokens = usable_tokens
         self.chooser = chooser
+        self.eyes = eyes
 
     def run(self, step: Step) -> list[RowResult]:
         """Compute every row of the step; rows that sample get a token, or an error if their logits are no numbers."""
         fault("memory.step")
         self.copy(step.copies)
         self.storage.reset(step.fresh_slots)
-        logits = self.model.forward(build_batch(step, self.page_size), self.storage)
+        batch = build_batch(step, self.page_size)
+        seen = self._seen(step) if batch.pictures else {}
+        logits = self.model.forward(batch, self.storage, seen)
         logits = logits[:, : self.usable_tokens]
         results: list[RowResult] = [RowResult()] * len(step.rows)
         last_logits: list[int] = []
@@ -67,6 +73,16 @@ class Runner:
                 logits = logits[last_logits]
             self._sample(logits, step, sampling_rows, results)
         return results
+
+    def _seen(self, step: Step) -> Mapping[bytes, Array]:
+        """The rows of every picture that the step shows, looked at now where that was not done yet."""
+        assert self.eyes is not None, "a picture was let in, but there is no vision tower"
+        wanted: dict[bytes, Media] = {}
+        for row in step.rows:
+            sight = row.request.sight
+            for span, _ in sight.within(range(row.start, row.start + row.count)):
+                wanted[span.digest] = sight.media[span.digest]
+        return self.eyes.see(wanted)
 
     def copy(self, copies: Copies) -> None:
         """What is kept of a sequence, and what a sequence begins with: pages and states change places."""

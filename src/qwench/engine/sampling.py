@@ -12,7 +12,7 @@ import numpy as np
 
 from qwench.engine.request import Request, SamplingParams, TokenLogprob
 from qwench.ops.arrays import Array, Host
-from qwench.ops.choosing import Chooser, replaced, take
+from qwench.ops.choosing import Chooser, masked, replaced, take
 
 FIRST_CANDIDATES = 256  # that are looked at for top-p alone: a trained model's nucleus is nearly always among them
 
@@ -63,7 +63,8 @@ def _is_adjusted(request: Request) -> bool:
     """Whether anything shifts or forbids a token."""
     params = request.sampling
     return (
-        bool(params.logit_bias)
+        _mask(request) is not None
+        or bool(params.logit_bias)
         or params.presence_penalty != 0
         or params.frequency_penalty != 0
         or params.repetition_penalty != 1
@@ -84,8 +85,9 @@ def _adjust(logits: Array, request: Request) -> Array:
     generated = Counter(request.token_ids[request.prompt_len :])
     seen = set(request.token_ids) if params.repetition_penalty != 1 else set[int]()
     bias = params.logit_bias or {}
-    banned = _banned(request)
-    if request.num_generated < params.min_tokens:
+    mask = _mask(request)  # it says itself where the answer may end
+    banned = _banned(request) if mask is None else frozenset()
+    if mask is None and request.num_generated < params.min_tokens:
         banned |= request.stop_token_ids
     places = sorted(token for token in {*seen, *generated, *bias, *banned} if token < len(logits))
     values = take(logits, places)
@@ -98,7 +100,12 @@ def _adjust(logits: Array, request: Request) -> Array:
     values = np.where(counts > 0, values - penalties, values)
     values = values + np.array([bias.get(token, 0.0) for token in places], np.float32)
     values[np.array([token in banned for token in places], bool)] = -np.inf
-    return replaced(logits, places, values)
+    changed = replaced(logits, places, values)
+    return changed if mask is None else masked(changed, mask)
+
+
+def _mask(request: Request) -> bytes | None:
+    return None if request.guide is None else request.guide.mask
 
 
 def _banned(request: Request) -> frozenset[int]:

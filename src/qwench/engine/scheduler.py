@@ -1,11 +1,11 @@
 """The scheduler: arithmetic on two counters per request. No phases, no torch, no clock, no input or output.
 
 Every step closes some of *known - computed*: of each running request that misses one token (it is generating), and of
-prompts as far as time and turns allow (``engine/turns.py``). A chunk ends at the request's next cut, where its state is
-kept; a request begins after what is kept of it already. When pages run out, snapshots go first; then the youngest
-running request gives everything back and waits again; its tokens are kept and computed again, from its deepest snapshot
-on. A prompt that nobody waits for any more ends where it is, or is read to its end in the background; what was computed
-of it is kept.
+prompts as far as time and turns allow (``engine/turns.py``). Where a row passes one of its request's cuts, the state
+there is kept; a request begins after what is kept of it already, or is about to be. When pages run out, snapshots go
+first; then the youngest running request gives everything back and waits again; its tokens are kept and computed again,
+from its deepest snapshot on. A prompt that nobody waits for any more ends where it is, or is read to its end in the
+background; what was computed of it is kept.
 """
 
 from __future__ import annotations
@@ -13,23 +13,28 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from qwench.cache.cuts import cut_points
 from qwench.cache.pool import Pool
 from qwench.cache.prefix import Found, PrefixCache, PrefixPolicy, Snapshot
+from qwench.cache.tree import pack, shared
 from qwench.engine.request import FinishReason, Request, Reuse, Saved, Status, TokenEvent, TokenLogprob
 from qwench.engine.turns import Turns
 
 
 @dataclass(frozen=True)
 class StepRow:
-    """Compute ``count`` tokens of ``request`` from ``start`` on. ``samples``: the last of them asks for a new token."""
+    """Compute ``count`` tokens of ``request`` from ``start`` on, and save the states behind some of them.
+
+    ``samples``: the last token asks for a new one.
+    """
 
     request: Request
     start: int
     count: int
+    saves: tuple[Snapshot, ...] = ()
 
     @property
     def samples(self) -> bool:
@@ -66,6 +71,22 @@ class Step:
     rows: tuple[StepRow, ...]
     fresh_slots: tuple[int, ...]
     copies: Copies = field(default_factory=Copies)
+
+
+def is_led(request: Request) -> bool:
+    """Whether it waits for what another one is reading."""
+    leader = request.leader
+    return leader is not None and leader.status is Status.RUNNING and leader.computed < request.led_to
+
+
+def may_begin(request: Request) -> bool:
+    """Whether a waiting request waits for nothing that is being read."""
+    return not request.arriving and not is_led(request)
+
+
+def without_lost(row: StepRow) -> StepRow:
+    """The row without the snapshots that are gone."""
+    return replace(row, saves=tuple(each for each in row.saves if each.node is not None))
 
 
 @dataclass(frozen=True)
@@ -167,13 +188,15 @@ class Scheduler:
     def schedule(self) -> Step:
         """The next step; empty only if there is nothing to do."""
         rows = [
-            StepRow(request, request.computed, self._chunk(request, request.missing))
+            StepRow(request, request.computed, request.missing)
             for request in list(self.running)
             # An older row's growth may have preempted this one.
             if request.status is Status.RUNNING and request.is_live and self._grow(request)
         ]
         rows = [row for row in rows if row.request.status is Status.RUNNING]
         fresh = self._read(rows)
+        # One that went again to make room for another's may have left its slot to somebody who runs.
+        rows = [row if all(each.node for each in row.saves) else without_lost(row) for row in rows]
         rows.sort(key=lambda row: row.count > 1)  # stable
         return Step(tuple(rows), tuple(fresh), self.copies())
 
@@ -182,23 +205,26 @@ class Scheduler:
         budget = self.max_step_tokens - len(rows)
         readers = [request for request in self.running if not request.is_live]
         if len(self.running) < self.max_running:
-            readers += self.waiting
+            readers += (request for request in self.waiting if request.looked and may_begin(request))
         fresh: list[int] = []
         self.turns.begin(len(rows), readers)
         while budget > 0 and (request := self.turns.next(readers)) is not None:
             begins = request.status is Status.WAITING
-            if begins and not self._admit(request):
-                readers = [each for each in readers if each.status is Status.RUNNING]
-                continue
+            if begins:
+                admitted = self._admit(request)
+                readers = [each for each in readers if each.status is Status.RUNNING or (admitted and not is_led(each))]
+                if not admitted:
+                    continue
             if begins and request.computed == 0:
                 assert request.state_slot is not None
                 fresh.append(request.state_slot)
-            count = self._chunk(request, self.turns.may_read(request, budget))
+            count = min(request.missing, self.turns.may_read(request, budget))
             if not count:
                 break
             self.turns.read(request, count, readers)
             readers.remove(request)
-            rows.append(StepRow(request, request.computed, count))
+            saves = self._keep_cuts(request, request.computed, count) if self.cache.policy.state_pages else ()
+            rows.append(StepRow(request, request.computed, count, saves))
             budget -= count
         return fresh
 
@@ -212,6 +238,8 @@ class Scheduler:
 
         Afterwards ``copies`` are due before the next step.
         """
+        for snapshot in (each for row in step.rows for each in row.saves):
+            snapshot.ready = True
         for row, result in zip(step.rows, results, strict=True):
             request = row.request
             request.computed += row.count
@@ -219,11 +247,15 @@ class Scheduler:
             reuse = None if request.reuse_told else request.reuse
             request.reuse_told = True
             if result.error is not None:
-                self.cache.forget(request.token_ids)
+                self.cache.forget(request.identities())
                 self._finish(request, sound=False)
                 yield request, TokenEvent(finish_reason="error", error=result.error, reuse=reuse)
                 continue
-            self._keep_at_cut(request)
+            if not self.cache.policy.state_pages:
+                self._keep_cuts(request, row.start, row.count)
+            fork = self._forks.get(request)
+            if fork is not None and request.computed >= fork.at:
+                self._release_choices(request)
             if request.abandoned and request.computed >= request.prompt_len - 1:
                 self._finish(request)
                 yield request, TokenEvent(finish_reason="abort", reuse=reuse)
@@ -238,11 +270,9 @@ class Scheduler:
             stops = drawn and not (thought and thought.is_open) and token_id in request.stop_token_ids
             stops = stops and request.num_generated >= request.sampling.min_tokens
             request.token_ids += known
-            reason: FinishReason | None = None
-            if stops:
-                reason = "stop"
-            elif len(request.token_ids) >= request.max_total:
-                reason = "length"
+            failure = None if request.guide is None or stops else request.guide.accept(known)
+            over = len(request.token_ids) >= request.max_total
+            reason: FinishReason | None = "error" if failure else "stop" if stops else "length" if over else None
             if reason is not None:
                 self._finish(request)
             yield (
@@ -252,12 +282,18 @@ class Scheduler:
                     logprobs=() if result.logprob is None else (result.logprob,) if drawn else (None,) * len(known),
                     prompt_logprobs=result.prompt_logprobs,
                     finish_reason=reason,
+                    error=failure,
                     stop_token_id=token_id if stops else None,
                     reuse=reuse,
                     closed_by=thought.closed_by if thought else None,
                     repeats=thought is not None and thought.repeats,
                 ),
             )
+
+    def undo(self, step: Step) -> None:
+        """Nothing of ``step`` was computed: the snapshots it should have filled go."""
+        for snapshot in (each for row in step.rows for each in row.saves):
+            self.cache.drop(snapshot)
 
     def copies(self) -> Copies:
         """The copies that are due now; asking takes them over."""
@@ -274,10 +310,16 @@ class Scheduler:
         room = self.max_running - len(self.running)
         return [request for request in self.waiting if not request.sought][:room] if room > 0 else []
 
+    def unseen(self) -> list[Request]:
+        """Waiting requests that show what was not looked at yet, as many as could run now, in the order they came."""
+        room = self.max_running - len(self.running)
+        waiting = sorted((each for each in self.waiting if not each.looked), key=lambda request: request.arrival)
+        return [each for each in waiting if may_begin(each)][:room] if room > 0 else []
+
     def adopt(self, request: Request, position: int) -> tuple[Snapshot, int] | None:
         """A snapshot after ``position`` tokens of a waiting request, and how many of its pages are filled already; the
         caller fills the others and the state. None where there is no room."""
-        token_ids = request.token_ids[:position]
+        token_ids = request.identities(position)
         found = self.cache.find(token_ids, position)
         whole = found.position // self.page_size
         shared = found.snapshot.pages[:whole] if found.snapshot else []
@@ -297,13 +339,14 @@ class Scheduler:
     def save(self, request: Request) -> Saved:
         """The sequence as it is between two steps, pinned until ``release``. Its copy is due like any other."""
         if request.status is Status.RUNNING and request.computed:
-            self._keep(request, must=True)
+            self._keep_now(request, must=True)
         snapshot = request.anchor
         if snapshot is not None and (snapshot.node is None or snapshot.position < request.computed):
             snapshot = None
         if snapshot is not None:
             snapshot.pins += 1
-        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, copy(request.thought))
+        thought, guide = copy(request.thought), copy(request.guide)
+        return Saved(request.prompt_len, tuple(request.token_ids), snapshot, thought, request.sight, guide)
 
     def release(self, saved: Saved) -> None:
         """Nobody will continue from ``saved``; what is kept for it may go."""
@@ -320,18 +363,12 @@ class Scheduler:
         self.slots.check(slot for slot in slots if slot is not None)
         assert not self._forks.keys() - {*self.running, *self.waiting}
 
-    def _chunk(self, request: Request, budget: int) -> int:
-        """How many tokens the request computes next: not beyond its next cut."""
-        following = bisect_right(request.cuts, request.computed)
-        end = request.cuts[following] if following < len(request.cuts) else len(request.token_ids)
-        return min(end - request.computed, budget)
-
     def _admit(self, request: Request) -> bool:
         """Start a waiting request behind what is kept of it, if pages of all its known tokens can be had; never by
         preempting."""
         if len(self.running) >= self.max_running:
             return False
-        found = self.cache.find(request.token_ids, self.reusable(request))
+        found = self.cache.find(request.identities(), self.reusable(request))
         # Alone with the cache it begins anew: what is found may hold the one page that is missing.
         if not self._begin(request, found) and (self.running or not self._begin(request, Found())):
             return False
@@ -347,11 +384,31 @@ class Scheduler:
         request.status = Status.RUNNING
         self.waiting.remove(request)
         self.running.append(request)
+        for other in self.waiting:
+            self._follow(other, request)
         return True
+
+    def _follow(self, request: Request, leader: Request) -> None:
+        """Let the request wait until ``leader`` has read what both begin with, if that is worth waiting for."""
+        near, known = self.cache.policy.near, max(leader.computed, request.expected)
+        if not self.cache.policy.limit or (leader.background and not request.background):
+            return
+        if leader.identities(near) != request.identities(near):
+            return
+        most = min(self.reusable(request), len(leader.token_ids) - 1)
+        if most - known < near:
+            return
+        position = shared(pack(leader.identities(most)), pack(request.identities(most)))
+        if position - known >= near and (not is_led(request) or position > request.led_to):
+            request.leader, request.led_to = leader, position
+            if position not in leader.cuts:
+                insort(leader.cuts, position)
 
     def _queue(self, request: Request) -> None:
         """Let the request wait, with a guess at what will not have to be computed: short prompts go first."""
-        request.expected = self.cache.find(request.token_ids, self.reusable(request)).position
+        request.expected = self.cache.find(request.identities(), self.reusable(request)).position
+        for reader in self.running:
+            self._follow(request, reader)
         self.waiting.append(request)
 
     def _begin(self, request: Request, found: Found) -> bool:
@@ -418,33 +475,43 @@ class Scheduler:
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
-    def _keep_at_cut(self, request: Request) -> None:
+    def _keep_cuts(self, request: Request, start: int, count: int) -> tuple[Snapshot, ...]:
+        """Places for the states at the cuts that ``count`` tokens from ``start`` on reach; the step fills them."""
         fork = self._forks.get(request)
-        if request.computed in request.cuts:
-            self._keep(request, must=fork is not None and request.computed == fork.at)
-            if request.computed == request.cuts[-1] or request.computed in request.marks.orders:
-                self._note(request)
-        if fork is not None and request.computed >= fork.at:
-            self._release_choices(request)
+        first, last = (bisect_right(request.cuts, position) for position in (start, start + count))
+        taken = []
+        for cut in request.cuts[first:last]:
+            snapshot = self._keep(request, cut, must=fork is not None and cut == fork.at)
+            if snapshot is not None:
+                snapshot.ready = snapshot.slot is None
+                taken.append(snapshot)
+            if cut == request.cuts[-1] or cut in request.marks.orders:
+                self._note(request, cut)
+        return tuple(taken)
 
-    def _keep(self, request: Request, *, must: bool = False) -> None:
-        """Keep the state behind the computed tokens, if it is worth its place, and hold on to it."""
-        known = request.token_ids[: request.computed]
-        pages = request.pages[: self._pages_for(request.computed)]
-        snapshot, new = self.cache.keep(known, pages, background=request.background, instead=request.anchor, must=must)
-        if snapshot is None or snapshot is request.anchor:
-            return
-        if new and snapshot.slot is not None:
+    def _keep_now(self, request: Request, *, must: bool = False) -> None:
+        """Keep the state behind what is computed."""
+        snapshot = self._keep(request, request.computed, must=must)
+        if snapshot is not None and snapshot.slot is not None:
             assert request.state_slot is not None
             self._copies.states.append((request.state_slot, snapshot.slot))
+
+    def _keep(self, request: Request, position: int, *, must: bool) -> Snapshot | None:
+        """Hold on to what is kept of the first ``position`` tokens, if it is worth its place; it is told if it is new,
+        with a state to be filled."""
+        known, pages = request.identities(position), request.pages[: self._pages_for(position)]
+        snapshot, new = self.cache.keep(known, pages, background=request.background, instead=request.anchor, must=must)
+        if snapshot is None or snapshot is request.anchor:
+            return None
         self._let_go(request)
         request.anchor = snapshot
         snapshot.pins += 1
+        return snapshot if new else None
 
-    def _note(self, request: Request) -> None:
+    def _note(self, request: Request, position: int) -> None:
         snapshot = request.anchor
-        if snapshot is not None and snapshot.position == request.computed and not request.background:
-            self._kept.append((snapshot, request.token_ids[: request.computed]))
+        if snapshot is not None and snapshot.position == position and not request.background:
+            self._kept.append((snapshot, request.identities(position)))
 
     def _lead(self, requests: list[Request]) -> None:
         """The first of ``requests`` computes their prompt and cuts before its last token; the others wait for that."""
@@ -479,8 +546,8 @@ class Scheduler:
         """The request is over; somebody may append to it, or ask again for what was interrupted."""
         kept = request.anchor.position if request.anchor else 0
         if sound and request.computed - kept >= self.cache.policy.near:
-            self._keep(request)
-            self._note(request)
+            self._keep_now(request)
+            self._note(request, request.computed)
         self.running.remove(request)
         self._release_choices(request)
         self._release(request)

@@ -14,9 +14,10 @@ from qwench.cache.identity import identity
 from qwench.cache.pool import Pool
 from qwench.cache.prefix import PrefixPolicy
 from qwench.cache.storage import CacheSpec, Storage
-from qwench.config import EngineConfig, ModelConfig
-from qwench.device import memory_for
+from qwench.config import EngineConfig, ModelConfig, VisionConfig
+from qwench.device import memory_for, resident_bytes
 from qwench.engine.core import Engine
+from qwench.engine.eyes import Eyes, build_tower
 from qwench.engine.request import Vocabulary
 from qwench.engine.resolve import Choice, Resolved, resolve, resolve_dtype
 from qwench.engine.runner import Runner
@@ -35,7 +36,8 @@ from qwench.weights.gguf import GgufSource
 from qwench.weights.open import open_weights
 from qwench.weights.random import RandomSource
 from qwench.weights.recipe import kinds_for
-from qwench.weights.source import Progress, UnusedTensor, WeightSource
+from qwench.weights.source import Progress, UnusedTensor, WeightSource, memory_bytes
+from qwench.weights.vision import VisionWeights, open_vision
 
 DEFAULT_DISK = 8 * 2**30
 # The operator's choices that leave a state's bits alone; of any other it is assumed that they do not.
@@ -51,7 +53,7 @@ def resolve_for(
 ) -> Resolved:
     """The settings ``config`` comes to for ``model``, whose weights will be of ``kinds``, on this machine.
 
-    ``loaded`` bytes of them are in memory already.
+    ``loaded`` bytes of them are in memory already, less what must stay free for other things.
     """
     dtype = DTYPES[resolve_dtype(config, model).value]
     return resolve(config, model, kinds or kinds_for(model, config.quantization, dtype), loaded)
@@ -71,16 +73,22 @@ def load_engine(
     """
     dtype = DTYPES[resolve_dtype(config, model).value]
     source = open_weights(files, model, dtype, config.quantization)
-    resolved = resolve_for(config, model, source.kinds, 0 if begun is None else begun.bytes_read)
-    told = (*_unused(source.unused), *_converted(source))
+    vision = None if model.vision is None else open_vision(files, model.vision, dtype)
+    aside = 0 if vision is None else vision.memory_bytes
+    resolved = resolve_for(config, model, source.kinds, (0 if begun is None else begun.bytes_read) - aside)
+    told = (*_unused(source.unused), *_converted(source), *_vision(model, vision))
     disk = _disk(config, files, resolved)
     if disk is not None:
         held = f"{disk.held / 2**30:.2f} of {disk.limit / 2**30:.2f} GiB"
         told = (*told, Choice("cache folder", str(disk.path), f"{len(disk)} snapshots of this model, {held}"))
     resolved = replace(resolved, choices=resolved.choices + told)
+    before = resident_bytes() - (0 if begun is None else begun.bytes_read)
     engine = assemble(config, model, resolved, source, vocabulary, progress, begun)
+    resolved = replace(resolved, choices=(*resolved.choices, *_measured(model, source, before)))
+    assert isinstance(engine.runner, Runner)
+    if model.vision is not None and vision is not None:
+        engine.eyes = engine.runner.eyes = _eyes(model.vision, vision, engine.runner)
     if disk is not None:
-        assert isinstance(engine.runner, Runner)
         engine.shelf = Shelf(disk, engine.scheduler, engine.runner)
     return engine, resolved
 
@@ -102,11 +110,34 @@ def random_engine(config: EngineConfig, model: ModelConfig, vocabulary: Vocabula
     return assemble(config, model, resolved, source, vocabulary), resolved
 
 
+def _measured(model: ModelConfig, source: WeightSource, before: int) -> Iterator[Choice]:
+    """What the process grew by beside what was planned."""
+    planned, grown = memory_bytes(model, source.kinds), resident_bytes() - before
+    if grown > 0:
+        told = f"{planned / 2**20:,.0f} MiB planned for the weights; the cache is taken as it is used"
+        yield Choice("memory", f"{grown / 2**20:,.0f} MiB taken", told)
+
+
 def _unused(tensors: Sequence[UnusedTensor]) -> Iterator[Choice]:
     """One line for each reason why stored tensors were left in their files."""
     counts = Counter(tensor.reason for tensor in tensors)
     for reason, count in counts.items():
         yield Choice("not loaded", f"{count} tensors", reason)
+
+
+def _vision(model: ModelConfig, vision: VisionWeights | None) -> Iterator[Choice]:
+    if vision is not None:
+        size = f"{vision.memory_bytes / 2**20:.1f} MiB"
+        yield Choice("vision", size, "kept free for the tower, which is loaded when the first picture comes")
+    elif model.vision is not None:
+        yield Choice("vision", "none", "the files hold no tower")
+
+
+def _eyes(config: VisionConfig, vision: VisionWeights, runner: Runner) -> Eyes:
+    """What sees with the kernels of the language model: the two never compute at the same time."""
+    assert isinstance(runner.model, Qwen)
+    kernels = runner.model.kernels
+    return Eyes(lambda: build_tower(config, vision, kernels))
 
 
 def _converted(source: WeightSource) -> Iterator[Choice]:

@@ -16,7 +16,9 @@ from qwench.config import (
     ModelConfig,
     MoeConfig,
     RopeConfig,
+    VisionConfig,
     YarnConfig,
+    vision_problem,
 )
 from qwench.errors import ConfigError
 from qwench.fields import MAX_SIZE
@@ -26,6 +28,8 @@ from qwench.gguf.metadata import Metadata
 TOKENS, MAX_VOCABULARY = "tokenizer.ggml.tokens", 2**20
 END_IDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 NEXTN = "{}.nextn_predict_layers"
+PROJECTOR = "qwen3vl_merger"
+IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 SOFTMAX = 1  # the number of this gating function
 
 
@@ -61,7 +65,7 @@ _NEUTRAL: dict[str, float] = {
 
 
 def model_config(file: GgufFile) -> ModelConfig:
-    """The facts of the model in ``file``. Raises ConfigError naming key and file."""
+    """The facts of the model in ``file``, and of the projector beside it. Raises ConfigError naming key and file."""
     data = Metadata(file)
     family = _family(data)
     _refuse_unsupported(data)
@@ -79,6 +83,8 @@ def model_config(file: GgufFile) -> ModelConfig:
     vocab = data.count(TOKENS)
     if not 1 <= vocab <= MAX_VOCABULARY:
         raise data.error(TOKENS, f"has {vocab} items; 1 to {MAX_VOCABULARY} are possible")
+    vision = vision_config(file.projector, hidden) if file.projector is not None and family.hybrid else None
+    places = _placeholders(data) if vision is not None else {}
     return ModelConfig(
         model_type=family.model_type,
         vocab_size=vocab,
@@ -97,15 +103,50 @@ def model_config(file: GgufFile) -> ModelConfig:
         rope=rope,
         delta=_delta(data) if "linear_attention" in layer_types else None,
         moe=_moe(data, family) if family.sparse else None,
-        vision=None,
+        vision=vision,
         num_mtp_layers=predictors,
         eos_token_ids=tuple(
             dict.fromkeys(data.whole(key, minimum=0, maximum=vocab - 1) for key in END_IDS if data.has(key))
         ),
-        image_token_id=None,
-        video_token_id=None,
+        image_token_id=places.get(IMAGE),
+        video_token_id=places.get(VIDEO),
         dtype=_dtype(file),
     )
+
+
+def vision_config(file: GgufFile, hidden: int) -> VisionConfig | None:
+    """The vision tower in the projector ``file``; None where it is for a language model of another width than
+    ``hidden``, which may lie in the same folder. Raises ConfigError."""
+    data = Metadata(file)
+    if data.whole("clip.vision.projection_dim") != hidden:
+        return None
+    if (kind := data.text("clip.projector_type")) != PROJECTOR:
+        raise data.error("clip.projector_type", f"is {kind!r:.80}; only {PROJECTOR!r} is supported")
+    if not data.flag("clip.use_gelu", default=True):
+        raise data.error("clip.use_gelu", "is false; no other activation is supported")
+    if data.has("clip.vision.is_deepstack_layers") and any(data.flags("clip.vision.is_deepstack_layers")):
+        raise data.error("clip.vision.is_deepstack_layers", "names layers; pictures enter the first layer only")
+    patch = data.whole("clip.vision.patch_size")
+    config = VisionConfig(
+        depth=data.whole("clip.vision.block_count", maximum=MAX_LAYERS),
+        hidden_size=data.whole("clip.vision.embedding_length"),
+        num_heads=data.whole("clip.vision.attention.head_count"),
+        intermediate_size=data.whole("clip.vision.feed_forward_length"),
+        out_hidden_size=hidden,
+        num_position_embeddings=(data.whole("clip.vision.image_size") // patch) ** 2,
+        patch_size=patch,
+        temporal_patch_size=2,  # the format has no other
+        spatial_merge_size=data.whole("clip.vision.spatial_merge_size", 2),
+        in_channels=3,
+    )
+    if problem := vision_problem(config, hidden):
+        raise data.error("clip.vision.*", f"does not fit: {problem[0]} {problem[1]}")
+    return config
+
+
+def _placeholders(data: Metadata) -> dict[str, int]:
+    """The ids of the tokens that pictures and videos stand in for."""
+    return {token: number for number, token in enumerate(data.strings(TOKENS)) if token in (IMAGE, VIDEO)}
 
 
 def _family(data: Metadata) -> _Family:

@@ -16,12 +16,13 @@ SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.ten
 
 @dataclass(frozen=True)
 class GgufFile:
-    """``path`` is the file, or the first of its ``parts``, whose metadata count."""
+    """``path`` is the file, or the first of its ``parts``, whose metadata count; ``projector`` (mmproj) sees for it."""
 
     path: Path
     parts: tuple[Path, ...]
     metadata: Mapping[str, Value]
     tensors: dict[str, StoredTensor]
+    projector: GgufFile | None = None
 
 
 def is_gguf(path: Path) -> bool:

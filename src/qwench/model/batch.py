@@ -16,16 +16,28 @@ from qwench.ops.rows import Rows
 
 
 @dataclass(frozen=True)
+class Picture:
+    """``count`` tokens from ``first`` on show what was seen of ``digest``: its rows from ``row`` on."""
+
+    digest: bytes
+    row: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """token_ids [T]; positions [3, T] (time, height, width; equal for text): arrays in main memory.
 
-    logit_tokens [L] are the places among the T tokens whose successor is asked for.
+    logit_tokens [L] are the places among the T tokens whose successor is asked for. ``pictures`` say which of the
+    tokens stand for something else than their ids.
     """
 
     token_ids: Host
     positions: Host
     rows: Rows
     logit_tokens: Host
+    pictures: tuple[Picture, ...] = ()
 
 
 class CacheTensors(Protocol):

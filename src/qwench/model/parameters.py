@@ -1,4 +1,4 @@
-"""Every parameter of the language model: name, shape and kind, declared from the configuration alone.
+"""Every parameter of the language model and of the vision tower: name, shape and kind, from the configuration alone.
 
 The loader fills exactly this table, the planner's counts are checked against it, random weights are drawn from it.
 It knows neither a checkpoint's names (weights/names) nor torch. Shapes are [out, in] for matrices.
@@ -6,11 +6,13 @@ It knows neither a checkpoint's names (weights/names) nor torch. Shapes are [out
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
-from qwench.config import DeltaNetConfig, ModelConfig, MoeConfig
+from qwench.config import DeltaNetConfig, ModelConfig, MoeConfig, VisionConfig
 
 # What may be done to a parameter: matrices and experts may be quantised, vectors follow the activation type,
 # float32 parameters keep their precision whatever the activations are (the decay of a state is too sensitive).
@@ -23,7 +25,8 @@ class ParameterSpec:
     kind: ParameterKind
 
 
-def declare(config: ModelConfig) -> dict[str, ParameterSpec]:
+@functools.lru_cache(maxsize=32)  # a plan asks often, for every published shape
+def declare(config: ModelConfig) -> Mapping[str, ParameterSpec]:
     """All parameters of the text model in the order the forward pass reads them."""
     hidden = config.hidden_size
     specs = {"embedding": ParameterSpec((config.vocab_size, hidden), "table")}
@@ -44,7 +47,7 @@ def declare(config: ModelConfig) -> dict[str, ParameterSpec]:
     specs["final_norm"] = ParameterSpec((hidden,), "vector")
     if not config.tie_embeddings:
         specs["head"] = ParameterSpec((config.vocab_size, hidden), "matrix")
-    return specs
+    return MappingProxyType(specs)
 
 
 def _attention(config: ModelConfig) -> dict[str, ParameterSpec]:
@@ -92,3 +95,32 @@ def _swiglu(prefix: str, width: int, hidden: int) -> Iterator[tuple[str, Paramet
     yield f"{prefix}.gate", ParameterSpec((width, hidden), "matrix")
     yield f"{prefix}.up", ParameterSpec((width, hidden), "matrix")
     yield f"{prefix}.down", ParameterSpec((hidden, width), "matrix")
+
+
+def declare_vision(vision: VisionConfig) -> dict[str, ParameterSpec]:
+    """All parameters of the vision tower in the order it reads them. Every layer has a bias, every norm too."""
+    hidden, merged = vision.hidden_size, vision.merged_width
+    specs = dict(_biased("patch", hidden, vision.patch_width))
+    specs["positions"] = ParameterSpec((vision.num_position_embeddings, hidden), "float32")
+    for index in range(vision.depth):
+        block = f"blocks.{index}"
+        specs |= dict(_layer_norm(f"{block}.attention_norm", hidden))
+        specs |= dict(_biased(f"{block}.qkv", 3 * hidden, hidden))
+        specs |= dict(_biased(f"{block}.output", hidden, hidden))
+        specs |= dict(_layer_norm(f"{block}.mlp_norm", hidden))
+        specs |= dict(_biased(f"{block}.up", vision.intermediate_size, hidden))
+        specs |= dict(_biased(f"{block}.down", hidden, vision.intermediate_size))
+    specs |= dict(_layer_norm("merger.norm", hidden))
+    specs |= dict(_biased("merger.up", merged, merged))
+    specs |= dict(_biased("merger.down", vision.out_hidden_size, merged))
+    return specs
+
+
+def _biased(name: str, out: int, width: int) -> Iterator[tuple[str, ParameterSpec]]:
+    yield name, ParameterSpec((out, width), "matrix")
+    yield f"{name}.bias", ParameterSpec((out,), "vector")
+
+
+def _layer_norm(name: str, width: int) -> Iterator[tuple[str, ParameterSpec]]:
+    yield name, ParameterSpec((width,), "vector")
+    yield f"{name}.bias", ParameterSpec((width,), "vector")

@@ -7,14 +7,17 @@ written down to be run later. Differences between the two families are fields of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from qwench.config import ModelConfig
 from qwench.model.batch import Batch, CacheTensors
 from qwench.model.parameters import declare
 from qwench.ops import rotary
-from qwench.ops.arrays import Array
+from qwench.ops.arrays import Array, as_torch
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.kernels import Kernels
-from qwench.ops.linear import Weight
+from qwench.ops.linear import Weight, embed
 from qwench.ops.operations import Inputs, Operations, Value
 
 
@@ -42,13 +45,24 @@ class Qwen:
         heads = (delta.num_key_heads, delta.key_head_dim, delta.value_heads_tiled)
         return DeltaParameters(conv, a_log, dt_bias, norm, eps, *heads)
 
-    def forward(self, batch: Batch, cache: CacheTensors) -> Array:
-        """Logits [L, V] in fp32 for ``batch.logit_tokens``; the cache is advanced by the whole batch."""
+    def forward(self, batch: Batch, cache: CacheTensors, seen: Mapping[bytes, Array] = MappingProxyType({})) -> Array:
+        """Logits [L, V] in fp32 for ``batch.logit_tokens``; the cache is advanced by the whole batch.
+
+        ``seen``: the vision tower's rows for each of the batch's pictures.
+        """
         yarn = self.config.rope.yarn
         factor = yarn.attention_factor if yarn else 1.0
         cos, sin = rotary.cos_sin(batch.positions, self.frequencies, self.axes, factor)
-        inputs = Inputs(batch.token_ids, batch.rows, batch.logit_tokens, cos, sin)
+        embedded = self._embedded(batch, seen) if batch.pictures else None
+        inputs = Inputs(batch.token_ids, batch.rows, batch.logit_tokens, cos, sin, embedded)
         return self.kernels.forward(self._logits, inputs, cache)
+
+    def _embedded(self, batch: Batch, seen: Mapping[bytes, Array]) -> Array:
+        """What the tokens begin as [T, H]: rows of the embedding, and of what was seen."""
+        x = embed(as_torch(self.kernels.place(batch.token_ids)), self.weights["embedding"])
+        for each in batch.pictures:
+            x[each.first : each.first + each.count] = seen[each.digest][each.row : each.row + each.count].to(x)
+        return x
 
     def _logits(self, ops: Operations[Value], cache: CacheTensors) -> Value:
         """The forward pass: T tokens in, L rows of logits out."""

@@ -6,12 +6,12 @@ native kernels keep a page in an order of their own (csrc/packed.h), so only who
 
 from __future__ import annotations
 
+from qwench import footprint
 from qwench.ops.arrays import INT8, DType
 from qwench.ops.lazy import F, torch
 from qwench.ops.rows import Rows
 
-DEPTH_TILE = 32  # csrc/packed.h
-SCALE_BYTES = 4
+SCALE_BYTES = footprint.SCALE_BYTES
 LARGEST_CODE = 127
 
 
@@ -39,7 +39,7 @@ def paged_attention(
 
 def kept_width(head_dim: int, dtype: DType) -> int:
     """Elements that are kept of a head: its width in whole tiles of the kernels, and in int8 its scale's bytes."""
-    return -(-head_dim // DEPTH_TILE) * DEPTH_TILE + (SCALE_BYTES if dtype == INT8 else 0)
+    return footprint.kept_width(head_dim, coded=dtype == INT8)
 
 
 def _store(heads: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> None:

@@ -51,6 +51,14 @@ def replaced(logits: Array, places: Sequence[int], values: Host) -> Array:
     return changed
 
 
+def masked(logits: Array, mask: bytes) -> Array:
+    """A copy of a row [V] in which only the tokens whose bits of ``mask`` are set, lowest first, may be drawn."""
+    allowed = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[: len(logits)].astype(bool)
+    if isinstance(logits, np.ndarray):
+        return np.where(allowed, logits, np.float32(-np.inf))
+    return torch.where(like(logits, allowed), logits, -torch.inf)
+
+
 class TorchChooser:
     """The reference, on any device."""
 

@@ -27,6 +27,7 @@ def causal_conv(inputs: torch.Tensor, weight: torch.Tensor, states: torch.Tensor
         window = torch.cat((states[slots].to(inputs.dtype), inputs[:single, None]), dim=1)  # [single, K, C]
         output[:single] = F.silu((window * taps).sum(1))
         states[slots] = window[:, 1:].to(states.dtype)
+        save_single(states, rows)
     for row, span in rows.spans(single):
         slot = rows.state_slots[row]
         window = torch.cat((states[slot].to(inputs.dtype), inputs[span]))  # [K-1+n, C]
@@ -35,6 +36,9 @@ def causal_conv(inputs: torch.Tensor, weight: torch.Tensor, states: torch.Tensor
         for tap in range(1, len(taps)):
             total += window[tap : tap + length] * taps[tap]
         output[span] = F.silu(total)
+        for piece, target in rows.pieces(span):
+            end = piece.stop - span.start
+            states[slot if target is None else target] = window[end : end + columns].to(states.dtype)
         states[slot] = window[length:].to(states.dtype)
     return output
 
@@ -67,10 +71,23 @@ def gated_delta_rule(
         output[head], states[slots] = recurrent_step(
             query[head], key[head], value[head], decay[head], beta[head], states[slots]
         )
+        save_single(states, rows)
     for row, span in rows.spans(single):
         slot = rows.state_slots[row]
-        output[span], states[slot] = chunked(query[span], key[span], value[span], decay[span], beta[span], states[slot])
+        for part, target in rows.pieces(span):
+            output[part], states[slot] = chunked(
+                query[part], key[part], value[part], decay[part], beta[part], states[slot]
+            )
+            if target is not None:
+                states[target] = states[slot]
     return output
+
+
+def save_single(states: torch.Tensor, rows: Rows) -> None:
+    """Save the states of rows of a single token: those come first, so a token's place is its row's."""
+    for token, slot in rows.saves:
+        if token < rows.num_single:
+            states[slot] = states[rows.state_slots[token]]
 
 
 def l2_normalise(x: torch.Tensor) -> torch.Tensor:

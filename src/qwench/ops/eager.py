@@ -17,7 +17,8 @@ class Eager(Operations[torch.Tensor]):
         self._inputs = inputs
 
     def embed(self, table: Weight) -> torch.Tensor:
-        return linear.embed(self._inputs.token_ids, table)
+        embedded = self._inputs.embedded
+        return linear.embed(self._inputs.token_ids, table) if embedded is None else embedded
 
     def linear(self, x: torch.Tensor, weight: Weight) -> torch.Tensor:
         return linear.linear(x, weight)

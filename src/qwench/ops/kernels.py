@@ -69,15 +69,19 @@ class NativeKernels:
     def __init__(self, native: Native) -> None:
         self.native = native
         self.chooser = NativeChooser(native)
-        self._recorded: tuple[object, Program] | None = None
+        self._recorded: object = None
+        self._programs: dict[bool, Program] = {}  # for steps that bring what their tokens begin as, and for others
 
     def forward(self, describe: Description, inputs: Inputs, cache: object) -> Host:
         """By a program, which is recorded for a cache when it first comes: it holds the cache's addresses."""
-        if self._recorded is None or self._recorded[0] is not cache:
-            recorder = Recorder(inputs.rows.page_size, inputs.cos.shape[1])
+        if self._recorded is not cache:
+            self._recorded, self._programs = cache, {}
+        embedded = inputs.embedded is not None
+        if embedded not in self._programs:
+            recorder = Recorder(inputs.rows.page_size, inputs.cos.shape[1], embedded)
             logits = describe(recorder, cache)
-            self._recorded = cache, Program(self.native, recorder.instructions, logits.width)
-        return self._recorded[1].run(inputs)
+            self._programs[embedded] = Program(self.native, recorder.instructions, logits.width)
+        return self._programs[embedded].run(inputs)
 
     def store(self, plan: Plan) -> WeightStore:
         return NativeStore(self.native, plan)

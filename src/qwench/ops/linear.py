@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from qwench.ops.activation import silu_multiply
 from qwench.ops.arrays import DType, torch_dtype
 from qwench.ops.lazy import F, torch
-from qwench.ops.native import Native, PackedExperts, PackedMatrix
+from qwench.ops.native import LinearInput, Native, PackedExperts, PackedMatrix
 from qwench.ops.quantised import Codes, dequantise, quantised_linear
 
 
@@ -59,13 +59,15 @@ class Packed:
 Weight = Dense | Quantised | Packed
 
 
-def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
-    """x [T, in] times weight [out, in] transposed: [T, out] in x's type."""
+def linear(x: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x [T, in] times weight [out, in] transposed, plus bias [out] if there is one: [T, out] in x's type."""
     if isinstance(weight, Packed):
-        return weight.native.linear(x, weight.matrices[0])
+        residual = None if bias is None else bias.expand(len(x), -1)
+        return weight.native.linear_many([LinearInput(x, weight.matrices[0], residual)])[0]
     if isinstance(weight, Quantised):
-        return quantised_linear(x, weight.matrices[0])
-    return F.linear(x, weight.data)
+        product = quantised_linear(x, weight.matrices[0])
+        return product if bias is None else product + bias
+    return F.linear(x, weight.data, bias)
 
 
 def embed(token_ids: torch.Tensor, table: Weight) -> torch.Tensor:

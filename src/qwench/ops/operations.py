@@ -20,18 +20,23 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Inputs:
-    """A step: token_ids [T], their rows, logit_tokens [L], and cos and sin [T, rotary_dim / 2] of their positions."""
+    """A step: token_ids [T], their rows, logit_tokens [L], and cos and sin [T, rotary_dim / 2] of their positions.
+
+    ``embedded`` [T, H], in the activations' type, is what the tokens begin as where some of them are no ids.
+    """
 
     token_ids: Array
     rows: Rows
     logit_tokens: Array
     cos: Array
     sin: Array
+    embedded: Array = None
 
     def map(self, change: Callable[[Array], Array]) -> Inputs:
         """The same step over other arrays."""
-        arrays = (self.logit_tokens, self.cos, self.sin)
-        return Inputs(change(self.token_ids), self.rows.map(change), *map(change, arrays))
+        token_ids, logit_tokens, cos, sin = map(change, (self.token_ids, self.logit_tokens, self.cos, self.sin))
+        embedded = None if self.embedded is None else change(self.embedded)
+        return Inputs(token_ids, self.rows.map(change), logit_tokens, cos, sin, embedded)
 
 
 class Operations(Protocol[Value]):

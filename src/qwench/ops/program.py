@@ -60,10 +60,14 @@ class Number(enum.IntEnum):
     PAGE_STRIDE = 10
     KV_SLOTS = 11
     STATE_SLOTS = 12
-    LOGIT_TOKENS = 13
-    COS = 14
-    SIN = 15
-    RESULT = 16
+    SAVES = 13
+    SAVE_TOKENS = 14
+    SAVE_SLOTS = 15
+    LOGIT_TOKENS = 16
+    COS = 17
+    SIN = 18
+    RESULT = 19
+    EMBEDDED = 20
 
 
 @dataclass(frozen=True)
@@ -76,16 +80,17 @@ class Count:
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """Memory of ``row_bytes`` for each of the step's ``rows``, TOKENS or LOGITS: in the scratch, or the result."""
+    """Memory of ``row_bytes`` for each of the step's ``rows``, TOKENS or LOGITS: in the scratch, or where the step says
+    that ``outside`` lies."""
 
     rows: Number
     row_bytes: int
-    is_result: bool = False
+    outside: Number | None = None
 
     @property
     def base(self) -> Number:
-        if self.is_result:
-            return Number.RESULT
+        if self.outside is not None:
+            return self.outside
         return Number.TOKEN_SCRATCH if self.rows is Number.TOKENS else Number.LOGIT_SCRATCH
 
 
@@ -128,16 +133,22 @@ class Instruction:
 
 @dataclass
 class Recorder(Operations[Symbol]):
-    """Operations noted down. ``half``: rotary angles per token; ``page_size`` of the cache."""
+    """Operations noted down. ``half``: rotary angles per token; ``page_size`` of the cache.
+
+    ``embedded``: the step brings what its tokens begin as.
+    """
 
     page_size: int
     half: int
+    embedded: bool = False
     instructions: list[Instruction] = field(default_factory=list)
     _linears: dict[Symbol, Instruction] = field(default_factory=dict)  # by what they read
 
     def embed(self, table: Weight) -> Symbol:
         assert isinstance(table, Packed), "programs read packed tables only"
         (matrix,) = table.matrices
+        if self.embedded:
+            return _fresh(Number.TOKENS, matrix.width, table.dtype, Number.EMBEDDED)
         y = _fresh(Number.TOKENS, matrix.width, table.dtype)
         self._note(Operation.UNPACK_ROWS, {
             "weight": matrix, "count": Number.TOKENS, "rows": Number.TOKEN_IDS, "type": TYPES[y.dtype],
@@ -228,7 +239,8 @@ class Recorder(Operations[Symbol]):
         self._note(Operation.DELTA_NET, {
             "rows": Number.ROWS, "num_slots": slots, "key_heads": parameters.num_key_heads, "value_heads": value_heads,
             "key_dim": key_dim, "value_dim": value_dim, "taps": parameters.conv.shape[1],
-            "tiled": parameters.tiled,
+            "tiled": parameters.tiled, "saves": Number.SAVES, "save_tokens": Number.SAVE_TOKENS,
+            "save_slots": Number.SAVE_SLOTS,
             "type": type_of("delta_net", mixed=mixed, gate=gate, beta=beta, decay=decay, conv_states=conv_states),
             "epsilon": parameters.eps, "starts": Number.STARTS, "slots": Number.STATE_SLOTS, "mixed": mixed,
             "beta": beta, "decay": decay, "gate": gate, "conv": parameters.taps, "decay_rate": parameters.decay_rate,
@@ -297,7 +309,7 @@ class Recorder(Operations[Symbol]):
     def logits(self, x: Symbol, head: Weight) -> Symbol:
         """Written where the result is wanted; BF16 into the second halves of its rows, to be widened there."""
         (matrix,) = _matrices(head)
-        result = Buffer(Number.LOGITS, matrix.out * FLOAT32.itemsize, is_result=True)
+        result = Buffer(Number.LOGITS, matrix.out * FLOAT32.itemsize, Number.RESULT)
         y = Symbol(result, FLOAT32, matrix.out, matrix.out, matrix.out)
         if x.dtype == y.dtype:
             self._multiply(x, matrix, y)
@@ -317,8 +329,8 @@ def _matrices(weight: Weight) -> tuple[PackedMatrix, ...]:
     return weight.matrices
 
 
-def _fresh(rows: Number, width: int, dtype: DType) -> Symbol:
-    return Symbol(Buffer(rows, width * dtype.itemsize), dtype, width, width, width)
+def _fresh(rows: Number, width: int, dtype: DType, outside: Number | None = None) -> Symbol:
+    return Symbol(Buffer(rows, width * dtype.itemsize, outside), dtype, width, width, width)
 
 
 def check_delta(widths: DeltaInputs[int], parameters: DeltaParameters, conv_states: Array, states: Array) -> None:
@@ -350,7 +362,7 @@ def plan(instructions: Iterable[Instruction]) -> tuple[dict[Buffer, int], dict[N
     """
     lives: dict[Buffer, tuple[int, int]] = {}
     for index, instruction in enumerate(instructions):
-        for symbol in (each for each in instruction.symbols if not each.buffer.is_result):
+        for symbol in (each for each in instruction.symbols if each.buffer.outside is None):
             first, _ = lives.get(symbol.buffer, (index, index))
             lives[symbol.buffer] = first, index
     places: dict[Buffer, int] = {}
@@ -403,8 +415,10 @@ class Program:
         self._step[Number.TOKENS], self._step[Number.LOGITS] = len(inputs.token_ids), len(logits)
         self._step[Number.ROWS :] = [
             len(rows.lengths), *map(address_of, (inputs.token_ids, rows.starts, rows.context_lengths, rows.page_table)),
-            rows.page_table.shape[1], *map(address_of, (rows.kv_slots, rows.state_slots, inputs.logit_tokens)),
+            rows.page_table.shape[1], *map(address_of, (rows.kv_slots, rows.state_slots)),
+            len(rows.saves), *map(address_of, (rows.save_tokens, rows.save_slots, inputs.logit_tokens)),
             *map(address_of, (inputs.cos, inputs.sin, logits)),
+            0 if inputs.embedded is None else address_of(inputs.embedded),
         ]  # fmt: skip
         status, failed = self._native.run(ctypes.addressof(self._structure), ctypes.addressof(self._step))
         if status == NO_MEMORY:
@@ -419,6 +433,9 @@ def _check(inputs: Inputs) -> None:
     rows = inputs.rows
     angles = {"cos": len(inputs.cos), "sin": len(inputs.sin)}
     tokens = {"token_ids": len(inputs.token_ids), "lengths": sum(rows.lengths), "kv_slots": len(rows.kv_slots)}
+    if inputs.embedded is not None:
+        tokens["embedded"] = len(inputs.embedded)
+        assert inputs.embedded.is_contiguous()
     require_equal("step", "tokens", **tokens, **angles)
     slots = {"page_table": len(rows.page_table), "state_slots": len(rows.state_slots)}
     require_equal("step", "rows", lengths=len(rows.lengths), contexts=len(rows.contexts), **slots)

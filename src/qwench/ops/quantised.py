@@ -147,20 +147,25 @@ def _whole_scales(parts: torch.Tensor, supers: torch.Tensor | None) -> torch.Ten
     return parts.float() * supers.float().repeat_interleave(each, dim=1)
 
 
-def quantise_inputs(x: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """x [T, width] as (whole numbers in [-127, 127], int8 [T, depth]; their scales, fp32 [T, depth / 32]).
+def quantise_inputs(x: torch.Tensor, depth: int, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [T, width] as (whole numbers in [-127, 127], int8 [T, depth]; their scales, fp32 [T, depth / block]).
 
     A block's scale is its largest magnitude / 127; numbers are rounded to the nearest, ties to even.
     """
-    blocks = F.pad(x.float(), (0, depth - x.shape[1])).view(len(x), -1, INPUT_BLOCK)
+    blocks = F.pad(x.float(), (0, depth - x.shape[1])).view(len(x), -1, block)
     scales = blocks.abs().amax(-1) / 127
     inverse = torch.where(scales > 0, 1 / scales, 0.0)
     numbers = (blocks * inverse[..., None]).round().clamp(-127, 127)
-    return numbers.to(torch.int8).view(len(x), depth), scales
+    return numbers.to(torch.int8).view(len(x), -1), scales
 
 
 def quantised_linear(x: torch.Tensor, matrix: Codes) -> torch.Tensor:
-    """x [T, width] times the matrix transposed, inputs rounded to 8 bits: [T, out] in x's type."""
-    numbers, scales = quantise_inputs(x, matrix.codes.shape[1])
-    rounded = (numbers.view(len(x), -1, INPUT_BLOCK).float() * scales[..., None]).view(len(x), -1)[:, : matrix.width]
+    """x [T, width] times the matrix transposed, inputs rounded to 8 bits: [T, out] in x's type.
+
+    Where a super-block's weights are whole numbers times one scale its inputs are too: their product is a whole number,
+    and kernels need floats once in 256 of depth. Elsewhere inputs have a scale for as few as weights may have.
+    """
+    block = SUPER_BLOCK if matrix.type.nested else INPUT_BLOCK
+    numbers, scales = quantise_inputs(x, matrix.codes.shape[1], block)
+    rounded = (numbers.view(len(x), -1, block).float() * scales[..., None]).view(len(x), -1)[:, : matrix.width]
     return F.linear(rounded, dequantise(matrix)).to(x.dtype)

@@ -5,7 +5,8 @@ No torch: a load begins before it is imported. What codes, scales and mins mean 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +47,11 @@ class WeightType:
         if not self.nested:
             return self.bits + 16 * floats / self.block
         return self.bits + 8 * floats / self.block + 16 * floats / SUPER_BLOCK
+
+    def bits_of(self, shape: Sequence[int]) -> float:
+        """Bits of a matrix [..., depth], its depth padded."""
+        *rows, depth = shape
+        return self.bits_per_weight * math.prod(rows) * -(-depth // self.depth_multiple) * self.depth_multiple
 
 
 def _types(*types: WeightType) -> Mapping[str, WeightType]:

@@ -1,17 +1,19 @@
 """The published shapes as data, and what follows from a shape alone: parameters, bytes, cache and state sizes.
 
-One place counts parameters: ``text_tensors`` lists the text model's tensors from the configuration, everything else
-sums over it. Knows neither torch nor a file.
+Parameters are counted over what ``model/parameters.py`` declares, the very list the loader fills. Knows neither torch
+nor a file.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwench.config import DeltaNetConfig, LayerType, ModelConfig, MoeConfig, RopeConfig, VisionConfig
 from qwench.family import PUBLISHED
+from qwench.model.parameters import declare, declare_vision
 
 KiB, MiB = 2**10, 2**20
 FULL: LayerType = "full_attention"
@@ -145,93 +147,27 @@ def lookup(name: str) -> Shape | None:
 
 
 def text_tensors(config: ModelConfig) -> Iterator[tuple[int, ...]]:
-    """The shape of every tensor of the text model, as it lies in a BF16 checkpoint with fused experts."""
-    yield (config.vocab_size, config.hidden_size)
-    for kind, sparse in zip(config.layer_types, config.sparse_layers, strict=True):
-        yield from _layer(config, kind, sparse)
-    yield (config.hidden_size,)
-    if not config.tie_embeddings:
-        yield (config.vocab_size, config.hidden_size)
-
-
-def _layer(config: ModelConfig, kind: LayerType, sparse: bool) -> Iterator[tuple[int, ...]]:
-    yield (config.hidden_size,)
-    yield from _attention(config) if kind == FULL else _delta_net(config)
-    yield (config.hidden_size,)
-    yield from _experts(config) if sparse else _swiglu(config.intermediate_size, config.hidden_size)
-
-
-def _attention(config: ModelConfig) -> Iterator[tuple[int, ...]]:
-    hidden, dim = config.hidden_size, config.head_dim
-    yield (config.num_heads * dim * (2 if config.attention_gate else 1), hidden)
-    yield (config.num_kv_heads * dim, hidden)
-    yield (config.num_kv_heads * dim, hidden)
-    yield (hidden, config.num_heads * dim)
-    yield (dim,)
-    yield (dim,)
-
-
-def _delta_net(config: ModelConfig) -> Iterator[tuple[int, ...]]:
-    delta, hidden = config.delta, config.hidden_size
-    assert delta is not None, "a linear_attention layer needs config.delta"
-    yield (delta.conv_dim, hidden)
-    yield (delta.value_dim, hidden)
-    yield from ((delta.num_value_heads, hidden),) * 2
-    yield (delta.conv_dim, 1, delta.conv_kernel)
-    yield from ((delta.num_value_heads,),) * 2
-    yield (delta.value_head_dim,)
-    yield (hidden, delta.value_dim)
-
-
-def _experts(config: ModelConfig) -> Iterator[tuple[int, ...]]:
-    moe, hidden = config.moe, config.hidden_size
-    assert moe is not None, "a sparse layer needs config.moe"
-    yield (moe.num_experts, hidden)
-    yield (moe.num_experts, 2 * moe.intermediate_size, hidden)
-    yield (moe.num_experts, hidden, moe.intermediate_size)
-    if moe.shared_intermediate_size:
-        yield from _swiglu(moe.shared_intermediate_size, hidden)
-        yield (1, hidden)
-
-
-def _swiglu(width: int, hidden: int) -> Iterator[tuple[int, ...]]:
-    yield (width, hidden)
-    yield (width, hidden)
-    yield (hidden, width)
+    """The shape of every tensor of the text model."""
+    return (spec.shape for spec in declare(config).values())
 
 
 def vision_tensors(config: ModelConfig) -> Iterator[tuple[int, ...]]:
-    """The shape of every tensor of the vision tower; nothing where there is none. All its layers have biases."""
-    vision = config.vision
-    if vision is None:
-        return
-    hidden, merged = vision.hidden_size, vision.hidden_size * vision.spatial_merge_size**2
-    patch = (vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
-    yield (hidden, *patch)
-    yield (hidden,)
-    yield (vision.num_position_embeddings, hidden)
-    for _ in range(vision.depth):
-        yield from ((hidden,),) * 4  # two LayerNorms
-        for rows, columns in ((3 * hidden, hidden), (hidden, hidden)):
-            yield from ((rows, columns), (rows,))
-        for rows, columns in ((vision.intermediate_size, hidden), (hidden, vision.intermediate_size)):
-            yield from ((rows, columns), (rows,))
-    yield from ((hidden,), (hidden,))
-    for rows, columns in ((merged, merged), (vision.out_hidden_size, merged)):
-        yield from ((rows, columns), (rows,))
+    """The shape of every tensor of the vision tower; nothing where there is none."""
+    return (spec.shape for spec in (declare_vision(config.vision) if config.vision else {}).values())
 
 
 def mtp_tensors(config: ModelConfig) -> Iterator[tuple[int, ...]]:
     """The shape of every tensor of the multi-token prediction head; embedding and head are the text model's own."""
     if config.num_mtp_layers == 0:
         return
-    hidden = config.hidden_size
+    hidden, count = config.hidden_size, config.num_mtp_layers
     yield (hidden, 2 * hidden)
     yield from ((hidden,),) * 3
-    for _ in range(config.num_mtp_layers):
-        yield from _layer(config, FULL, sparse=config.moe is not None)
+    own = replace(config, layer_types=(FULL,) * count, sparse_layers=(config.moe is not None,) * count)
+    yield from (spec.shape for name, spec in declare(own).items() if name.startswith("layers."))
 
 
+@functools.lru_cache(maxsize=64)
 def text_parameters(config: ModelConfig) -> int:
     return sum(map(math.prod, text_tensors(config)))
 
@@ -249,6 +185,7 @@ def total_parameters(config: ModelConfig) -> int:
     return text_parameters(config) + vision_parameters(config) + mtp_parameters(config)
 
 
+@functools.lru_cache(maxsize=64)
 def active_parameters(config: ModelConfig) -> int:
     """Text parameters that one token multiplies with, the head included and an untied embedding (one row) not."""
     active = text_parameters(config)
@@ -263,25 +200,3 @@ def active_parameters(config: ModelConfig) -> int:
 def bytes_at(parameters: int, bits: float) -> int:
     """Bytes of so many parameters at ``bits`` each, scales and headers not counted."""
     return math.ceil(parameters * bits / 8)
-
-
-def kv_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
-    """Key and value bytes that one token adds, over all full-attention layers."""
-    return config.layer_types.count(FULL) * 2 * config.num_kv_heads * config.head_dim * bytes_per_value
-
-
-def recurrent_state_bytes(config: ModelConfig) -> int:
-    """Bytes of one sequence's Gated DeltaNet states, which are float32 always; independent of its length."""
-    delta = config.delta
-    if delta is None:
-        return 0
-    state = delta.num_value_heads * delta.key_head_dim * delta.value_head_dim
-    return config.layer_types.count(LINEAR) * state * 4
-
-
-def conv_state_bytes(config: ModelConfig, bytes_per_value: int = 2) -> int:
-    """Bytes of one sequence's convolution states: the last ``conv_kernel - 1`` inputs of each channel."""
-    delta = config.delta
-    if delta is None:
-        return 0
-    return config.layer_types.count(LINEAR) * (delta.conv_kernel - 1) * delta.conv_dim * bytes_per_value

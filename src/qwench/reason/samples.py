@@ -10,16 +10,17 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from qwench.engine.request import SamplingParams
+from qwench.engine.request import Guide, SamplingParams
 from qwench.engine.thinking import ThinkingRules
-from qwench.errors import EngineUnavailable, RequestError
+from qwench.errors import RequestError
 from qwench.reason.confidence import LowestWindow
 from qwench.text.marks import layout
 from qwench.text.model import ChatPrompt
-from qwench.text.stream import AnswerStream
+from qwench.text.reading import Reading
 from qwench.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -74,16 +75,15 @@ class Ask:
 class Drawing:
     """A sample being drawn."""
 
-    def __init__(self, sample: Sample, ask: Ask, generation: Generation, stream: AnswerStream, window: int) -> None:
+    def __init__(self, sample: Sample, ask: Ask, generation: Generation, reading: Reading, window: int) -> None:
         self.sample = sample
         self._ask = ask
         self._generation = generation
-        self._stream = stream
+        self._reading = reading
         self._lowest = LowestWindow(window)
         self._sum = 0.0
         self._count = 0
-        self._text: dict[str, list[str]] = {"reasoning": [], "content": []}
-        self._tell(stream.push(ask.begun))
+        reading.begin(ask.begun)
 
     def stop(self) -> None:
         """Enough of it: ``read`` returns soon."""
@@ -91,30 +91,23 @@ class Drawing:
 
     async def read(self) -> Sample:
         """The sample, complete or stopped. Also after a stop every token that was computed is counted."""
-        sample = self.sample
+        sample, reading = self.sample, self._reading
         async for event in self._generation:
-            if event.finish_reason == "error":
-                raise EngineUnavailable(f"The engine failed on a sample: {event.error or 'no reason given'}.")
-            sample.cached_tokens = max(sample.cached_tokens, event.cached_tokens)
             sample.tokens += len(event.token_ids)
-            sample.closed_by, sample.repeats = event.closed_by or sample.closed_by, event.repeats or sample.repeats
             for entry in event.logprobs:
                 if entry is not None:
                     self._measure(entry.logprob)
             if sample.finish_reason is None:
                 sample.token_ids += event.token_ids
-                self._tell(self._stream.push(event.token_ids))
-                if self._stream.stopped is not None:
-                    sample.finish_reason = "stop"
-                elif self._lowest.full and self._lowest.value < self._ask.floor:
+                reading.take(event)
+                sample.finish_reason = reading.finish_reason
+                if sample.finish_reason is None and self._lowest.full and self._lowest.value < self._ask.floor:
                     sample.finish_reason = "unsure"
                 if sample.finish_reason is not None:
                     self.stop()
-            if event.finish_reason is not None:
-                sample.finish_reason = sample.finish_reason or event.finish_reason
-        self._tell(self._stream.finish())
-        sample.reasoning_tokens = self._stream.reasoning_tokens
-        sample.reasoning, sample.content = ("".join(self._text[kind]) for kind in ("reasoning", "content"))
+        sample.cached_tokens, sample.closed_by = reading.cached_tokens, reading.closed_by
+        sample.repeats, sample.reasoning_tokens = reading.repeats, reading.reasoning_tokens
+        sample.reasoning, sample.content = reading.reasoning, reading.content
         sample.confidence = self._lowest.value
         sample.mean = self._sum / self._count if self._count else -math.inf
         return sample
@@ -123,10 +116,6 @@ class Drawing:
         self._lowest.push(logprob)
         self._sum += logprob
         self._count += 1
-
-    def _tell(self, pieces: Sequence[Any]) -> None:
-        for piece in pieces:
-            self._text[piece.kind].append(piece.text)
 
 
 @dataclass
@@ -183,10 +172,13 @@ class Sampler:
         choices = [self._choice(min(ask.limit, max(room, 1)), self.drawn + at) for at, ask in enumerate(asks)]
         drawings: list[Drawing] = []
         rules, marks = _onward(prompt.rules, asks[0]), layout(prompt.token_ids, self.tokenizer).marks
-        generations = self.client.submit_choices(ids, choices, thinking=rules, marks=marks, owner=self.owner)
+        generations = self.client.submit_choices(
+            ids, choices, thinking=rules, marks=marks, owner=self.owner, guide=_guide_on(prompt, asks[0])
+        )
         for ask, generation in zip(asks, generations, strict=True):
             sample = Sample(self.drawn, list(begun), prompt_tokens=len(prompt.token_ids))
-            drawings.append(Drawing(sample, ask, generation, self._stream(prompt), self.window))
+            reading = Reading(self.tokenizer, self.sampling, thinking_open=prompt.thinking_open)
+            drawings.append(Drawing(sample, ask, generation, reading, self.window))
             self.drawn += 1
         self.prompts.setdefault(tuple(prompt.token_ids), drawings[0].sample)
         return drawings
@@ -195,14 +187,13 @@ class Sampler:
         params = self.sampling.for_choice(index)
         return replace(params, max_tokens=limit, min_tokens=min(params.min_tokens, limit))
 
-    def _stream(self, prompt: ChatPrompt) -> AnswerStream:
-        return AnswerStream(
-            self.tokenizer,
-            stop=self.sampling.stop_strings,
-            thinking_open=prompt.thinking_open,
-            skip_special_tokens=self.sampling.skip_special_tokens,
-            include_stop=self.sampling.include_stop_str_in_output,
-        )
+
+def _guide_on(prompt: ChatPrompt, ask: Ask) -> Guide | None:
+    """What such a sample may say; a mere step on the way is no answer."""
+    guide = None if ask.step else copy(prompt.guide)
+    if guide is not None and ask.begun:
+        guide.accept(ask.begun)
+    return guide
 
 
 def _onward(rules: ThinkingRules, ask: Ask) -> ThinkingRules | None:

@@ -18,6 +18,7 @@ from qwench.server.errors import RETRY_AFTER, json_response
 from qwench.server.prepare import check_model
 from qwench.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, components, shape
 from qwench.server.service import Service
+from qwench.text.model import ChatPrompt
 from qwench.text.thinking import read_thinking
 
 
@@ -102,7 +103,8 @@ def token_routes(service: Service) -> APIRouter:
     async def apply_template(request: Request) -> Response:
         """The prompt the chat template makes of messages."""
         asked = shape(TemplateRequest, _present(parse(await read_body(request, limit))))
-        return json_response({"prompt": await asyncio.to_thread(_render, service, asked.messages, asked)})
+        prompt = await asyncio.to_thread(_render, service, asked.messages, asked)
+        return json_response({"prompt": prompt.text})
 
     return router
 
@@ -130,10 +132,12 @@ def _present(fields: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _render(service: Service, messages: list[dict[str, object]], asked: TokenizeRequest | TemplateRequest) -> str:
+def _render(
+    service: Service, messages: list[dict[str, object]], asked: TokenizeRequest | TemplateRequest
+) -> ChatPrompt:
     spelled = {"enable_thinking": asked.enable_thinking, "chat_template_kwargs": asked.chat_template_kwargs}
     plan, variables = read_thinking(spelled), asked.chat_template_kwargs
-    return service.text.chat_prompt(messages, tools=asked.tools, thinking=plan, variables=variables).text
+    return service.text.chat_prompt(messages, tools=asked.tools, thinking=plan, variables=variables)
 
 
 def _tokenize(service: Service, asked: TokenizeRequest) -> dict[str, object]:
@@ -142,9 +146,10 @@ def _tokenize(service: Service, asked: TokenizeRequest) -> dict[str, object]:
     if (told is None) == (asked.messages is None):
         raise RequestError("prompt is missing; send prompt (or content), or messages.", param="prompt")
     if asked.messages is not None:
-        told = _render(service, asked.messages, asked)
-    assert told is not None
-    ids = tokenizer.encode(told) if asked.parse_special else tokenizer.encode_plain(told)
+        ids = _render(service, asked.messages, asked).token_ids
+    else:
+        assert told is not None
+        ids = tokenizer.encode(told) if asked.parse_special else tokenizer.encode_plain(told)
     answer: dict[str, object] = {"count": len(ids), "max_model_len": service.client.max_model_len, "tokens": ids}
     if asked.return_token_strs:
         answer["token_strs"] = [tokenizer.token_text(token) for token in ids]

@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from qwench.engine.request import TokenEvent, TokenLogprob
-from qwench.engine.thinking import Closing
 from qwench.errors import EngineUnavailable, QwenchError
 from qwench.server.prepare import Prepared, Prompt
 from qwench.text.model import ModelText
-from qwench.text.stream import AnswerStream, Piece
+from qwench.text.reading import EndReason, Reading
+from qwench.text.stream import Call
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient, Generation
@@ -30,18 +30,20 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Delta:
-    """What was added to choice ``index``. An ``echo`` is the prompt itself; ``end`` carries the finish reason.
+    """What was added to choice ``index``. An ``echo`` is the prompt itself; ``end`` carries the finish reason. Of a
+    ``tool_call``, ``text`` is part of its arguments.
 
     ``logprobs`` belong to the content tokens whose text this delta completes (to the prompt's, in an ``echo``).
     ``details`` come with the end: how the thinking went.
     """
 
     index: int
-    kind: Literal["echo", "reasoning", "content", "end"]
+    kind: Literal["echo", "reasoning", "content", "tool_call", "end"]
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: EndReason | None = None
     details: Mapping[str, object] | None = None
+    call: Call | None = None
 
 
 class Choice:
@@ -51,32 +53,19 @@ class Choice:
         self.index = index
         self.prompt = prompt
         self.generation = generation
-        self.finished = False
-        self.cached_tokens = 0
-        self._closed_by: Closing | None = None
-        self._repeats = False
-        self._show_reasoning = prepared.show_reasoning
-        self._tokenizer = text.tokenizer
-        self._stream = AnswerStream(
+        self.reading = Reading(
             text.tokenizer,
-            stop=prepared.sampling.stop_strings,
+            prepared.sampling,
             thinking_open=prepared.thinking_open,
             split_thinking=prepared.split_thinking,
-            skip_special_tokens=prepared.sampling.skip_special_tokens,
-            include_stop=prepared.sampling.include_stop_str_in_output,
+            tools=prepared.tools,
         )
+        self._show_reasoning = prepared.show_reasoning
         self._echo_due = prompt.echo is not None
-        self._prompt_logprobs: list[TokenLogprob] = []
-        self._pending: list[TokenLogprob] = []  # of tokens whose text is still held back
-        self._content_begun = False
 
     @property
-    def num_tokens(self) -> int:
-        return self._stream.num_tokens
-
-    @property
-    def reasoning_tokens(self) -> int:
-        return self._stream.reasoning_tokens
+    def finished(self) -> bool:
+        return self.reading.finish_reason is not None
 
     def take(self, event: TokenEvent) -> list[Delta]:
         """What ``event`` adds. Raises QwenchError when the engine gave this choice up."""
@@ -85,56 +74,21 @@ class Choice:
             raise QwenchError("The engine failed on this request and dropped it; the server's log says why.")
         if event.finish_reason == "abort":
             raise EngineUnavailable("The engine stopped before the answer was complete; send the request again.")
-        self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
-        self._closed_by, self._repeats = event.closed_by, event.repeats
-        self._prompt_logprobs.extend(event.prompt_logprobs)
-        deltas: list[Delta] = []
-        if self._echo_due and (event.token_ids or event.finish_reason):
+        reading, deltas = self.reading, list[Delta]()
+        pieces = reading.take(event)
+        if self._echo_due and (event.token_ids or self.finished):
             self._echo_due = False
-            deltas.append(Delta(self.index, "echo", self.prompt.echo or "", tuple(self._prompt_logprobs)))
-        for position, token in enumerate(event.token_ids):
-            deltas += self._token(token, event.logprobs[position] if event.logprobs else None)
-            if self._stream.stopped is not None:  # what was held back is (part of) the stop string
-                self._pending.clear()
-                return [*deltas, self._end("stop")]
-        if event.finish_reason is not None:
-            deltas += self._told(self._stream.finish())
-            deltas.append(self._end("length" if event.finish_reason == "length" else "stop"))
-        return deltas
-
-    def _token(self, token: int, logprob: TokenLogprob | None) -> list[Delta]:
-        before = self._stream.reasoning_tokens
-        pieces = self._stream.push([token])
-        reasoning = self._stream.reasoning_tokens > before
-        if logprob is not None and not reasoning and not self._is_border(token):
-            self._pending.append(logprob)
-        return self._told(pieces)
-
-    def _is_border(self, token: int) -> bool:
-        """Whether ``token`` is line breaks between the reasoning and the content, which belong to neither."""
-        if self._content_begun or not self._stream.reasoning_tokens:
-            return False
-        return not self._tokenizer.token_bytes(token).strip(b"\n")
-
-    def _told(self, pieces: Iterable[Piece]) -> list[Delta]:
-        deltas = []
+            deltas.append(Delta(self.index, "echo", self.prompt.echo or "", tuple(reading.prompt_logprobs)))
         for piece in pieces:
-            self._content_begun |= piece.kind == "content"
-            logprobs = self._release() if piece.kind == "content" else ()
-            if piece.kind == "reasoning" and not self._show_reasoning:
-                continue
-            deltas.append(Delta(self.index, piece.kind, piece.text, logprobs))
+            if piece.kind != "reasoning" or self._show_reasoning:
+                deltas.append(Delta(self.index, piece.kind, piece.text, piece.logprobs, call=piece.call))
+        if reading.finish_reason is not None:
+            details = finish_details(reading.reasoning_tokens, reading.closed_by, repeats=reading.repeats)
+            if reading.warnings:
+                logger.warning("a tool call was mended or given up: %s", "; ".join(reading.warnings))
+                details["warnings"] = list(reading.warnings)
+            deltas.append(Delta(self.index, "end", "", tuple(reading.untold), reading.finish_reason, details))
         return deltas
-
-    def _end(self, reason: Literal["stop", "length"]) -> Delta:
-        self.finished = True
-        details = finish_details(self.reasoning_tokens, self._closed_by, repeats=self._repeats)
-        return Delta(self.index, "end", logprobs=self._release(), finish_reason=reason, details=details)
-
-    def _release(self) -> tuple[TokenLogprob, ...]:
-        released = tuple(self._pending)
-        self._pending.clear()
-        return released
 
 
 def finish_details(thinking_tokens: int, closed_by: str | None, *, repeats: bool) -> dict[str, object]:
@@ -176,6 +130,7 @@ class Answer:
                     marks=prompt.layout.marks,
                     background=prepared.background,
                     owner=owner,
+                    guide=prepared.guide,
                 )
                 for generation in generations:
                     self.choices.append(Choice(len(self.choices), prompt, text, prepared, generation))
@@ -248,20 +203,22 @@ class Answer:
     def usage(self) -> dict[str, object]:
         """OpenAI's ``usage``: each prompt counts once, whatever n; end-of-answer ids are not counted."""
         prompt_tokens = sum(len(prompt.token_ids) for prompt in self.prepared.prompts)
-        completion_tokens = sum(choice.num_tokens for choice in self.choices)
+        completion_tokens = sum(choice.reading.num_tokens for choice in self.choices)
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self._cached_tokens()},
-            "completion_tokens_details": {"reasoning_tokens": sum(choice.reasoning_tokens for choice in self.choices)},
+            "completion_tokens_details": {
+                "reasoning_tokens": sum(choice.reading.reasoning_tokens for choice in self.choices)
+            },
         }
 
     def timings(self) -> dict[str, object]:
         """Under llama.cpp's names: counts, milliseconds, rates. Prompt time runs from submission to the first token."""
         cached = self._cached_tokens()
         read = sum(len(prompt.token_ids) for prompt in self.prepared.prompts) - cached
-        told = sum(choice.num_tokens for choice in self.choices)
+        told = sum(choice.reading.num_tokens for choice in self.choices)
         first = self._last_token if self._first_token is None else self._first_token
         reading, telling = 1000 * (first - self._started), 1000 * (self._last_token - first)
         return {
@@ -279,7 +236,7 @@ class Answer:
         return {}
 
     def _cached_tokens(self) -> int:
-        return sum(choice.cached_tokens for choice in self.choices[:: self.prepared.sampling.n])
+        return sum(choice.reading.cached_tokens for choice in self.choices[:: self.prepared.sampling.n])
 
 
 def _rate(count: int, milliseconds: float) -> float:

@@ -1,4 +1,4 @@
-"""The application: the gate every request passes (id, key, last resort), and the routes that generate.
+"""The application: the routes that generate, and what stands around all of them.
 
 Knows no engine beyond ``submit`` and no text beyond what ``prepare`` makes of it.
 """
@@ -6,25 +6,18 @@ Knows no engine beyond ``submit`` and no text beyond what ``prepare`` makes of i
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
-import re
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwench import __version__
 from qwench.errors import QwenchError
-from qwench.fault import fault
 from qwench.server.admin import body_of, docs_routes, model_routes, token_routes
 from qwench.server.answer import Answer, Format, Head, whole
 from qwench.server.body import parse, read_body
@@ -32,14 +25,12 @@ from qwench.server.chat import ChatFormat
 from qwench.server.completions import CompletionFormat
 from qwench.server.considered import answer_to
 from qwench.server.errors import (
-    InternalError,
-    InvalidApiKey,
     NoSuchResponse,
-    error_response,
     json_response,
     on_http_error,
     on_qwench_error,
 )
+from qwench.server.gate import OWNER, Gate
 from qwench.server.metrics import metrics_routes
 from qwench.server.prepare import Prepared, prepare_chat, prepare_completion
 from qwench.server.schemas import ControlRequest, shape, show
@@ -58,62 +49,7 @@ MakeFormat = Callable[[Head, Answer, Tokenizer], Format]
 WARNINGS_HEADER = "x-qwench-warnings"
 REUSE_HEADER = "x-qwench-cache"  # of a whole answer; a stream tells the same in a comment
 MAX_WARNINGS = 2000  # characters; proxies refuse long headers
-OWNER = "qwench.owner"  # in the scope of a request: whose key it came with
-KEYLESS = frozenset({"/health"})
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_CLOSED = 499  # nobody reads it; the status nginx's logs made known
-
-
-class Gate:
-    """Around every request: gives it an id, checks the key, and turns a bug into a plain 500."""
-
-    def __init__(self, app: ASGIApp, api_keys: Sequence[str]) -> None:
-        self._app = app
-        self._keys = [_digest(key) for key in api_keys]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        sent = headers.get("x-request-id", "")
-        request_id = sent if REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
-        started = False
-
-        async def send_marked(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
-            fault("send")
-            await send(message)
-
-        try:
-            scope[OWNER] = self._owner(headers.get("authorization", ""))
-            if self._keys and not scope[OWNER] and scope["path"] not in KEYLESS:
-                reason = "The API key is missing or wrong; send it as `Authorization: Bearer KEY`."
-                refusal = error_response(InvalidApiKey(reason), {"www-authenticate": "Bearer"})
-                await refusal(scope, receive, send_marked)
-                return
-            await self._app(scope, receive, send_marked)
-        except (ClientDisconnect, ConnectionError):
-            return  # it left: what was begun for it has been freed, and nobody waits
-        except Exception:
-            logger.exception("request %s failed", request_id)
-            if started:
-                raise  # the server closes the connection; there is no other way left to tell
-            reason = f"The server failed on request {request_id}; its log says why."
-            await error_response(InternalError(reason))(scope, receive, send_marked)
-
-    def _owner(self, authorization: str) -> str:
-        """The digest of the key that was sent, if it is one of ours; else nothing."""
-        scheme, _, key = authorization.partition(" ")
-        sent = _digest(key.strip()) if scheme.lower() == "bearer" else ""
-        return "".join(key for key in self._keys if hmac.compare_digest(sent, key))
-
-
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -> FastAPI:
@@ -126,7 +62,15 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
         app.include_router(router)
     app.add_exception_handler(QwenchError, on_qwench_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_middleware(Gate, api_keys=settings.api_keys)
+    app.add_middleware(Gate, settings=settings)
+    if settings.origins:  # outermost: a browser asks whether it may without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(settings.origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[WARNINGS_HEADER, REUSE_HEADER, "x-request-id"],
+        )
     return app
 
 

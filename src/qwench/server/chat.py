@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from qwench.engine.request import TokenLogprob
 from qwench.server.answer import Answer, Delta, Head
+from qwench.text.reading import ToolCall
+from qwench.text.stream import Call
 from qwench.text.tokenizer import Tokenizer
 
 LEAST_LOGPROB = -9999.0  # JSON has no minus infinity
@@ -19,6 +21,7 @@ class ChatFormat:
         self._answer = answer
         self._tokenizer = tokenizer
         self._begun: set[int] = set()
+        self._called: set[str] = set()
         self._ended = 0
         self._deltas: list[list[Delta]] = [[] for _ in range(answer.prepared.sampling.n)]
 
@@ -35,6 +38,8 @@ class ChatFormat:
             if self._ended == len(self._deltas):
                 last |= {"timings": self._answer.timings(), **self._answer.extension()}
             return [*chunks, last]
+        if delta.call is not None:
+            return [*chunks, self._chunk(delta.index, self._part(delta.call, delta.text))]
         if delta.kind == "reasoning":
             text: dict[str, object] = {"reasoning_content": delta.text, "reasoning": delta.text}
             return [*chunks, self._chunk(delta.index, text)]
@@ -63,22 +68,46 @@ class ChatFormat:
     def _choice(self, index: int, deltas: list[Delta]) -> dict[str, object]:
         reasoning = "".join(delta.text for delta in deltas if delta.kind == "reasoning")
         logprobs = [logprob for delta in deltas for logprob in delta.logprobs]
+        content = "".join(delta.text for delta in deltas if delta.kind == "content")
+        arguments: dict[Call, str] = {}
+        for delta in deltas:
+            if delta.call is not None:
+                arguments[delta.call] = arguments.get(delta.call, "") + delta.text
+        calls = [ToolCall(call.id, call.name, text).document() for call, text in arguments.items()]
         message: dict[str, object] = {
             "role": "assistant",
-            "content": "".join(delta.text for delta in deltas if delta.kind == "content"),
+            "content": None if calls and not content else content,
             "refusal": None,
             "annotations": [],
             "reasoning_content": reasoning or None,
             "reasoning": reasoning or None,
         }
+        if calls and self._answer.prepared.legacy_calls:
+            message["function_call"] = calls[0]["function"]
+        elif calls:
+            message["tool_calls"] = calls
         wanted = self._answer.prepared.sampling.logprobs is not None
         return {
             "index": index,
             "message": message,
             "logprobs": {"content": self._entries(logprobs), "refusal": None} if wanted else None,
-            "finish_reason": deltas[-1].finish_reason,
+            "finish_reason": self._reason(deltas[-1]),
             "finish_details": deltas[-1].details,
         }
+
+    def _part(self, call: Call, arguments: str) -> dict[str, object]:
+        """A piece of a call; its first says which function it is."""
+        part: dict[str, object] = {"function": {"arguments": arguments}}
+        if call.id not in self._called:
+            self._called.add(call.id)
+            part = ToolCall(call.id, call.name, arguments).document()
+        if self._answer.prepared.legacy_calls:
+            return {"function_call": part["function"]}
+        return {"tool_calls": [{"index": call.index, **part}]}
+
+    def _reason(self, end: Delta | None) -> str | None:
+        reason = None if end is None else end.finish_reason
+        return "function_call" if reason == "tool_calls" and self._answer.prepared.legacy_calls else reason
 
     def _envelope(self, kind: str) -> dict[str, object]:
         head = self._head
@@ -93,7 +122,7 @@ class ChatFormat:
     def _chunk(
         self, index: int, delta: dict[str, object], logprobs: object = None, end: Delta | None = None
     ) -> dict[str, object]:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": end and end.finish_reason}
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": self._reason(end)}
         if end is not None:
             choice["finish_details"] = end.details
         chunk = {**self._envelope("chat.completion.chunk"), "choices": [choice]}

@@ -23,6 +23,18 @@ class InvalidApiKey(QwenchError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
 
+class UnknownHost(QwenchError):
+    """The Host header is a name that this server does not go by."""
+
+    status, type, code = 403, "invalid_request_error", "unknown_host"
+
+
+class ForeignOrigin(QwenchError):
+    """The request comes from a page of another origin."""
+
+    status, type, code = 403, "invalid_request_error", "foreign_origin"
+
+
 class BodyTooLarge(RequestError):
     """The body is longer than the server reads."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from qwench.engine.request import SamplingParams
+from qwench.engine.request import Guide, SamplingParams
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import ModelNotFound, RequestError
 from qwench.reason.recipes import Task
@@ -18,10 +18,12 @@ from qwench.reason.samples import Render
 from qwench.reason.strategy import read_strategy
 from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
 from qwench.text.chat import normalise_messages
+from qwench.text.grammar import read_structure
 from qwench.text.marks import Layout, layout, with_orders
 from qwench.text.model import ChatPrompt, ModelText
 from qwench.text.noise import is_errand
 from qwench.text.thinking import ThinkingPlan, read_thinking
+from qwench.text.tools import Tools, read_tools
 
 MAX_STOP_STRINGS = 32
 MAX_TOP_LOGPROBS = 20
@@ -72,7 +74,8 @@ class Prepared:
     from content, and sent along if ``show_reasoning``. ``rules``: what the engine holds the answer to; ``thinking``:
     what was understood, told in the response. ``background``: nobody goes on from it, so it displaces nothing that is
     kept of others. ``warnings``: one per ignored field, for the warning header. ``considering``: the answer is to be
-    chosen from many samples.
+    chosen from many samples. ``tools`` may be called, and ``guide`` is what each answer may say. ``legacy_calls``:
+    a call is told as a function_call.
     """
 
     prompts: tuple[Prompt, ...]
@@ -87,6 +90,9 @@ class Prepared:
     background: bool = False
     warnings: tuple[str, ...] = ()
     considering: Considering | None = None
+    tools: Tools | None = None
+    guide: Guide | None = None
+    legacy_calls: bool = False
 
 
 def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[str] = ()) -> Prepared:
@@ -98,24 +104,31 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
     request = shape(ChatRequest, fields)
     check_model(request.model, names)
     plan = read_thinking(request.thinking_fields)
-    render = partial(
+    tools = _tools(request)
+    grammar = read_structure(request.structure_fields)
+    plain = partial(
         text.chat_prompt,
-        tools=chosen_tools(request),
+        tools=tools.offered if tools else None,
         thinking=plan,
         variables=request.chat_template_kwargs,
     )
+
+    def render(messages: object) -> ChatPrompt:
+        return text.guided(plain(messages), tools, grammar)
+
     prompt = render(request.messages)
     found, unkept = with_orders(
         layout(prompt.token_ids, text.tokenizer),
         prompt.token_ids,
         request.messages,
-        lambda messages: render(messages, add_generation_prompt=False).token_ids,
+        lambda messages: plain(messages, add_generation_prompt=False).token_ids,
     )
     own = {
         "max_tokens": _max_tokens(request),
         "logprobs": _chat_logprobs(request),
     }
     sampling = text.sampling(prompt.thinks, _asked(request, own))
+    _check_ends(sampling, prompt.guide)
     return Prepared(
         prompts=(Prompt(tuple(prompt.token_ids), found),),
         sampling=sampling,
@@ -129,6 +142,9 @@ def prepare_chat(body: Mapping[str, object], text: ModelText, names: Sequence[st
         background=request.service_tier == BACKGROUND_TIER or is_errand(request.messages),
         warnings=(*warnings, *plan.warnings, *prompt.warnings, *unkept, *_crowded(plan, own["max_tokens"])),
         considering=_considering(request, render, sampling),
+        tools=tools,
+        guide=prompt.guide,
+        legacy_calls=request.functions is not None,
     )
 
 
@@ -145,6 +161,9 @@ def prepare_completion(body: Mapping[str, object], text: ModelText, names: Seque
         "prompt_logprobs": request.logprobs if request.echo else None,
     }
     sampling = SamplingParams(**_asked(request, own))
+    grammar = read_structure(request.structure_fields)
+    guide = text.grammars.guide(grammar, ThinkingRules()) if grammar else None
+    _check_ends(sampling, guide)
     prompts = tuple(_completion_prompt(item, text, bool(request.echo)) for item in _prompt_items(request.prompt))
     if len(prompts) * sampling.n > MAX_ANSWERS:
         count = len(prompts) * sampling.n
@@ -156,6 +175,7 @@ def prepare_completion(body: Mapping[str, object], text: ModelText, names: Seque
         include_usage=_include_usage(request),
         background=request.service_tier == BACKGROUND_TIER,
         warnings=tuple(warnings),
+        guide=guide,
     )
 
 
@@ -165,20 +185,27 @@ def check_model(asked: str | None, names: Sequence[str]) -> None:
         raise ModelNotFound(f"The model {show(asked)} is not served here; send {names[0]!r}.", param="model")
 
 
-def chosen_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
-    """The tools that go into the prompt. Raises RequestError naming what is wrong with them."""
-    choice = request.tool_choice if request.tool_choice is not None else "auto"
-    if choice not in ("auto", "none"):
-        reason = "forcing a tool call is not there yet; send auto or none"
-        raise RequestError(f"tool_choice is {show(choice)}: {reason}.", param="tool_choice")
-    for index, tool in enumerate(request.tools or []):
-        function = tool.get("function")
-        if tool.get("type") != "function" or not isinstance(function, dict):
-            reason = 'give {"type": "function", "function": {"name": ..., "parameters": {...}}}'
-            raise RequestError(f"tools[{index}] is not a function; {reason}.", param=f"tools[{index}]")
-        if not isinstance(function.get("name"), str) or not function["name"]:
-            raise RequestError(f"tools[{index}].function.name is missing; send a name.", param=f"tools[{index}]")
-    return request.tools if request.tools and choice == "auto" else None
+def _tools(request: ChatRequest) -> Tools | None:
+    """What may be called, also in the words of the API before tools."""
+    if request.functions is None:
+        return read_tools(request.tools, request.tool_choice, parallel=request.parallel_tool_calls)
+    if request.tools is not None:
+        raise RequestError("functions and tools say the same; send tools.", param="functions")
+    choice = request.function_call
+    named = {"type": "function", "function": choice} if isinstance(choice, dict) else choice
+    return read_tools([{"type": "function", "function": each} for each in request.functions], named, parallel=False)
+
+
+def _check_ends(sampling: SamplingParams, guide: Guide | None) -> None:
+    """A grammar says itself where an answer may end."""
+    if guide is None or guide.mask is None:
+        return
+    for name, given in (("min_tokens", sampling.min_tokens), ("ignore_eos", sampling.ignore_eos)):
+        if given:
+            reason = "a grammar says itself where the answer ends"
+            raise RequestError(
+                f"{name} cannot be combined with structured output ({reason}); leave it out.", param=name
+            )
 
 
 def _crowded(plan: ThinkingPlan, max_tokens: int | None) -> list[str]:

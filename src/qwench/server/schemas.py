@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from qwench.errors import RequestError
+from qwench.text.grammar import KINDS
 from qwench.text.thinking import KNOWN, concerns_thinking
 
 Endpoint = Literal["chat", "completions"]
@@ -77,10 +78,13 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule("skip_special_tokens", BOTH, _S, "false shows special tokens in the text"),
     FieldRule("logprobs", BOTH, _S, "chat: true or false; completions: how many per token"),
     FieldRule("top_logprobs", CHAT, _S, "0 to 20; needs logprobs true"),
-    FieldRule("tools", CHAT, _S, "rendered into the prompt by the chat template; calls stay in the content for now"),
+    FieldRule("tools", CHAT, _S, "functions with a name and, if they take any, parameters; docs/tools.md has more"),
     FieldRule(
-        "tool_choice", CHAT, _S, "auto or none (it leaves the tools out of the prompt); forcing a call is not there yet"
+        "tool_choice", CHAT, _S, "auto, none, required, one function, or allowed_tools with mode auto or required"
     ),
+    FieldRule("functions", CHAT, _S, "tools as they were before tools; the answer has a function_call then"),
+    FieldRule("function_call", CHAT, _S, "tool_choice for functions: auto, none, or an object with a name"),
+    FieldRule("parallel_tool_calls", CHAT, _S, "false ends the answer after its first call"),
     FieldRule("enable_thinking", CHAT, _S, "true or false; absent means the model's default"),
     FieldRule("enableThinking", CHAT, _S, "enable_thinking"),
     FieldRule("think", CHAT, _S, "true, false, or a level of effort"),
@@ -101,6 +105,15 @@ FIELDS: tuple[FieldRule, ...] = (
         "reasoning_strategy", CHAT, _S, "an object with method vote, best_of or forest, samples, budget, check and more"
     ),
     FieldRule("echo", COMPLETIONS, _S, "the prompt before the answer, with its log-probabilities when asked for"),
+    FieldRule(
+        "response_format", BOTH, _S, "an object with type text, json_object, json_schema, regex (pattern) or grammar"
+    ),
+    FieldRule("guided_json", BOTH, _S, "a JSON schema that the answer has to fit"),
+    FieldRule("guided_regex", BOTH, _S, "a regular expression that the whole answer has to match"),
+    FieldRule("guided_choice", BOTH, _S, "a list of texts, one of which is the answer"),
+    FieldRule("guided_grammar", BOTH, _S, "a grammar in Lark's form"),
+    FieldRule("structured_outputs", BOTH, _S, "an object with json, regex, choice, grammar or json_object"),
+    FieldRule("grammar", BOTH, _S, "guided_grammar"),
     # Accepted without effect: nothing in the answer's text depends on them.
     FieldRule("store", BOTH, _I, "nothing is stored", (False,)),
     FieldRule("metadata", BOTH, _I, "nothing is stored"),
@@ -108,7 +121,6 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule("safety_identifier", BOTH, _I, "requests are not attributed to users"),
     FieldRule("verbosity", CHAT, _I, "ask for it in the prompt"),
     FieldRule("prediction", CHAT, _I, "predicted outputs only save time elsewhere"),
-    FieldRule("parallel_tool_calls", CHAT, _I, "the model decides", (True,)),
     FieldRule("moderation", CHAT, _I, "nothing is moderated"),
     FieldRule("prompt_cache_key", BOTH, _I, "there is one cache"),
     FieldRule("prompt_cache_options", BOTH, _I, "there is one cache"),
@@ -118,15 +130,6 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule("keep_alive", BOTH, _I, "the model stays loaded"),
     FieldRule("reasoning_control", CHAT, _I, "every running response can be told to stop thinking", (True,)),
     # Refused: ignoring them would change what the caller gets.
-    FieldRule("response_format", BOTH, _R, "structured output is not there yet", ({"type": "text"},)),
-    FieldRule("guided_json", BOTH, _R, "structured output is not there yet"),
-    FieldRule("guided_regex", BOTH, _R, "structured output is not there yet"),
-    FieldRule("guided_choice", BOTH, _R, "structured output is not there yet"),
-    FieldRule("guided_grammar", BOTH, _R, "structured output is not there yet"),
-    FieldRule("structured_outputs", BOTH, _R, "structured output is not there yet"),
-    FieldRule("grammar", BOTH, _R, "structured output is not there yet"),
-    FieldRule("functions", CHAT, _R, "send tools instead", ([],)),
-    FieldRule("function_call", CHAT, _R, "send tool_choice instead", ("auto", "none")),
     FieldRule("audio", CHAT, _R, "the models have no audio output"),
     FieldRule("modalities", CHAT, _R, "the models answer in text", (["text"],)),
     FieldRule("web_search_options", CHAT, _R, "there is no web search"),
@@ -176,6 +179,19 @@ class _Shared(BaseModel):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     service_tier: str | None = None
+    response_format: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    structured_outputs: dict[str, Any] | None = None
+    grammar: str | None = None
+
+    @property
+    def structure_fields(self) -> dict[str, Any]:
+        """The fields that text/grammar reads, as they were sent."""
+        names = ("response_format", "structured_outputs", *KINDS)
+        return {name: getattr(self, name) for name in names}
 
 
 class ChatRequest(_Shared):
@@ -187,6 +203,9 @@ class ChatRequest(_Shared):
     top_logprobs: int | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    functions: list[dict[str, Any]] | None = None
+    function_call: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     enable_thinking: bool | None = None
     enableThinking: bool | None = None  # noqa: N815 - as some clients spell it
     think: bool | str | None = None

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from qwench import __version__
 from qwench.reason.checks import Command
 from qwench.server.answer import Answer, Head
+from qwench.server.keys import Key
 from qwench.text.model import ModelText
 
 if TYPE_CHECKING:
@@ -26,11 +27,17 @@ class ServerSettings:
     """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream.
     ``checkers`` are commands that clients may have answers checked with, by name.
 
-    Without ``api_keys`` everybody is let in; with several, the engine's time is shared equally among them.
+    Without ``keys`` everybody is let in who asks for an address of this machine or one of ``hosts``; with several, the
+    engine's time is shared equally among them, and each may send ``key_rate`` requests a minute and have
+    ``key_running`` at a time. Pages of other ``origins`` than its own and these may not use the server from a browser.
     """
 
     names: tuple[str, ...]
-    api_keys: tuple[str, ...] = ()
+    keys: tuple[Key, ...] = ()
+    key_rate: int | None = None
+    key_running: int | None = None
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
     max_body_bytes: int = 32 * MEBIBYTE
     keepalive: float = 10.0
     checkers: Mapping[str, Command] = field(default_factory=dict)

@@ -7,11 +7,12 @@ does not know the chat format itself; only the checkpoint's template does.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 
@@ -147,6 +148,20 @@ class ChatTemplate:
             raise TemplateError(
                 f"{Path(self.origin).name} fails on these messages: {_reason(error)}.", param="messages"
             ) from error
+
+    @cached_property
+    def call_form(self) -> Literal["tags", "json"] | None:
+        """The form in which it shows the model calls of tools; None if it knows none."""
+        call = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
+        try:
+            shown = self.render(turns, add_generation_prompt=False)
+        except TemplateError:
+            return None
+        return "tags" if "<function=f>" in shown else "json" if re.search(r'"name":\s*"f"', shown) else None
 
     @cached_property
     def can_think(self) -> bool:

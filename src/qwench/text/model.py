@@ -11,17 +11,23 @@ from functools import cached_property
 from typing import Any
 
 from qwench.config import ModelConfig
-from qwench.engine.request import SamplingParams, Vocabulary
+from qwench.engine.request import Guide, SamplingParams, Vocabulary
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import CheckpointError, RequestError, TemplateError
 from qwench.files import ModelFiles
 from qwench.gguf.file import GgufFile
+from qwench.text.call_grammar import CallGrammar
 from qwench.text.chat import ChatTemplate, normalise_messages, prompt_opens_thinking
 from qwench.text.gguf_text import gguf_template, gguf_tokenizer
+from qwench.text.grammar import Grammar, Grammars
+from qwench.text.literal import Literal
+from qwench.text.messages import complete, respell
 from qwench.text.noise import without_noise
 from qwench.text.presets import QWEN3, ModelPresets, presets_for
+from qwench.text.stream import TOOL_CALL, TOOL_CLOSE
 from qwench.text.thinking import KNOWN, UNBOUNDED, ThinkingPlan, closing_ids, rules_for, soft_switch
 from qwench.text.tokenizer import Tokenizer
+from qwench.text.tools import Tools
 
 TEMPLATE_OWN = frozenset(("messages", "tools", "add_generation_prompt"))
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
@@ -31,7 +37,8 @@ END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 class ChatPrompt:
     """A conversation for the engine. ``thinks``: the model is expected to; ``thinking_open``: it already does.
 
-    ``rules`` are what the engine holds the answer to; ``warnings`` tell of wishes that this model cannot meet.
+    ``rules`` are what the engine holds the answer to, and ``guide`` what it lets it say; ``warnings`` tell of wishes
+    that this model cannot meet.
     """
 
     text: str
@@ -40,6 +47,7 @@ class ChatPrompt:
     thinks: bool
     rules: ThinkingRules
     warnings: tuple[str, ...] = ()
+    guide: Guide | None = None
 
 
 class ModelText:
@@ -110,10 +118,18 @@ class ModelText:
             if name in self.chat.reserved:
                 raise _taken(name, "is the chat template's own; leave it out")
         switch = thinking.enabled if thinking.insists or self.chat.can_think else None
-        clean: Sequence[Mapping[str, Any]] = normalise_messages(messages)
+        respelled, used = respell(messages)
+        clean: Sequence[Mapping[str, Any]] = normalise_messages(respelled)
         clean, warnings = (clean, []) if self.keeps_noise else without_noise(clean)
+        clean, added = complete(clean)
+        warnings += [f"messages: {rule}" for rule in (*used, *added)]
+        literal = Literal(self.tokenizer, clean)
         text = self.chat.render(
-            clean, tools=tools, add_generation_prompt=add_generation_prompt, enable_thinking=switch, variables=more
+            literal.messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=switch,
+            variables=more,
         )
         opened = prompt_opens_thinking(text)
         may_think = self.chat.will_think(text)
@@ -131,7 +147,50 @@ class ModelText:
         silenced = thinking.enabled is False or (asked is False and self._obeys_soft_switch and not opened)
         rules = self._rules(thinking, opened=opened, may_think=may_think, begun=not add_generation_prompt)
         thinks = may_think and not silenced
-        return ChatPrompt(text, self.tokenizer.encode(text), opened, thinks, rules, tuple(warnings))
+        return ChatPrompt(literal.text(text), literal.encode(text), opened, thinks, rules, tuple(warnings))
+
+    def guided(self, prompt: ChatPrompt, tools: Tools | None, grammar: Grammar | None) -> ChatPrompt:
+        """``prompt`` with a guide that holds the answer to ``grammar``, and calls to the schemas of ``tools``.
+
+        Raises RequestError for what cannot be held to. Where a call is only possible, it is told.
+        """
+        warnings: list[str] = []
+        if tools is not None:
+            grammar = self._of_calls(tools, grammar, warnings)
+        guide = None if grammar is None else self.grammars.guide(grammar, prompt.rules)
+        return replace(prompt, guide=guide, warnings=(*prompt.warnings, *warnings))
+
+    def _of_calls(self, tools: Tools, answer: Grammar | None, warnings: list[str]) -> Grammar | None:
+        form, ids = self.chat.call_form, (self.tokenizer.id_of(TOOL_CALL), self.tokenizer.id_of(TOOL_CLOSE))
+        must = tools.required or bool(tools.strict) or answer is not None
+        if form is None or ids[0] is None or ids[1] is None:
+            if must:
+                raise RequestError("tools cannot be held to: this model has no form of calls.", param="tools")
+            return None
+        if answer is not None and answer.rule is None and not tools.required:
+            raise RequestError(f"{answer.field} cannot be combined with tools; send one of them.", param=answer.field)
+        for loose in (False, True):
+            calls = CallGrammar(tools, form, ids[0], ids[1], loose=loose)
+            try:
+                wanted = (
+                    calls.must(None if tools.required or not answer else answer.rule)
+                    if tools.required or answer
+                    else calls.whenever()
+                )
+                self.grammars.compile(wanted)
+            except RequestError as error:
+                if tools.strict or (loose and must):
+                    raise
+                warnings.append(
+                    f"{error.message.rstrip('.')}; {'nothing of them' if loose else 'only types'} is held to"
+                )
+            else:
+                return wanted
+        return None
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        return Grammars(self.tokenizer, self.stop_token_ids)
 
     def _rules(self, plan: ThinkingPlan, *, opened: bool, may_think: bool, begun: bool) -> ThinkingRules:
         """What the engine holds the answer to."""

@@ -1,12 +1,12 @@
-"""AnswerStream: generated ids -> pieces of reasoning and content, with stop strings, in any portions.
+"""AnswerStream: generated ids -> pieces of reasoning, content and tool calls, with stop strings, in any portions.
 
-The law: however the ids are cut into portions, the pieces of each kind concatenate to the same text. Three stages, each
+The law: however the ids are cut into portions, the pieces of each kind concatenate to the same text. Four stages, each
 holding back only what it cannot know yet: ids -> text and tags (detok), these -> reasoning | content
-(ThinkingSplitter), content -> content before a stop string (StopFilter). Only what was generated is looked at, never
-the prompt.
+(ThinkingSplitter), content -> content | calls where tools were offered (calls.py), content -> content before a stop
+string (StopFilter). Only what was generated is looked at, never the prompt.
 
-Stop strings are about the answer: what is thought before it is not searched. Where nothing is split, as in raw
-completions, the whole output is searched as the model wrote it.
+Stop strings are about the answer: neither what is thought before it nor the arguments of calls are searched. Where
+nothing is split, as in raw completions, the whole output is searched as the model wrote it.
 Knows nothing of the engine: whoever reads ``stopped`` ends the generation.
 """
 
@@ -15,23 +15,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from qwench.engine.request import TokenLogprob
 from qwench.text.detok import Detokenizer
 from qwench.text.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from qwench.text.calls import CallReader
+
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
-TOOL_CALL = "<tool_call>"
-PieceKind = Literal["reasoning", "content"]
+TOOL_CALL, TOOL_CLOSE = "<tool_call>", "</tool_call>"
+PieceKind = Literal["reasoning", "content", "tool_call"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """Which call a piece belongs to; ``index`` counts those of the answer."""
+
+    index: int
+    id: str
+    name: str
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of the answer; never empty."""
+    """A stretch of the answer; never empty. Of a call, ``text`` is part of its arguments in JSON.
+
+    ``logprobs`` are those of the tokens whose text it completes.
+    """
 
     kind: PieceKind
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    call: Call | None = None
 
 
 class StopFilter:
@@ -147,9 +165,13 @@ class AnswerStream:
         split_thinking: bool = True,
         skip_special_tokens: bool = True,
         include_stop: bool = False,
+        calls: CallReader | None = None,
     ) -> None:
         tags = {tokenizer.id_of(tag): tag for tag in (THINK_OPEN, THINK_CLOSE, TOOL_CALL)} if split_thinking else {}
+        if calls is not None:  # also where it is a special token, which would not be shown
+            tags[tokenizer.id_of(TOOL_CLOSE)] = TOOL_CLOSE
         self._tags = {number: tag for number, tag in tags.items() if number is not None}
+        self._calls = calls
         self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens)
         self._stop_filter = StopFilter(stop, include_stop=include_stop)
         self._splitter = ThinkingSplitter(thinking_open=thinking_open) if split_thinking else None
@@ -162,6 +184,11 @@ class AnswerStream:
         return self._stop_filter.stopped
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing that follows counts."""
+        return self.stopped is not None or (self._calls is not None and self._calls.over)
+
+    @property
     def reasoning_tokens(self) -> int:
         if self._reasoning_tokens is not None:
             return self._reasoning_tokens
@@ -170,7 +197,7 @@ class AnswerStream:
     def push(self, token_ids: Iterable[int]) -> list[Piece]:
         pieces: list[Piece] = []
         for token_id in token_ids:
-            if self.stopped is not None:
+            if self.is_over:
                 break
             self.num_tokens += 1
             tag = self._tags.get(token_id)
@@ -188,18 +215,30 @@ class AnswerStream:
         self._read(self._detokenizer.finish(), pieces)
         if self._splitter is not None:
             self._add(self._splitter.finish(), pieces)
-        _join(pieces, "content", self._stop_filter.finish())
+        if self._calls is not None and self.stopped is None:
+            self._tell(self._calls.finish(), pieces)
+        join(pieces, Piece("content", self._stop_filter.finish()))
         return pieces
 
     def _read(self, text: str, pieces: list[Piece]) -> None:
         if self._splitter is not None:
             self._add(self._splitter.push(text), pieces)
         else:
-            _join(pieces, "content", self._stop_filter.push(text))
+            self._tell([Piece("content", text)], pieces)
 
     def _add(self, found: Iterable[Piece], pieces: list[Piece]) -> None:
         for piece in found:
-            _join(pieces, piece.kind, piece.text if piece.kind == "reasoning" else self._stop_filter.push(piece.text))
+            calls = self._calls if piece.kind == "content" and self.stopped is None else None
+            self._tell([piece] if calls is None else calls.push(piece.text), pieces)
+
+    def _tell(self, found: Iterable[Piece], pieces: list[Piece]) -> None:
+        for piece in found:
+            if piece.kind == "content":
+                join(pieces, Piece("content", self._stop_filter.push(piece.text)))
+            elif self.stopped is None:
+                if piece.kind == "tool_call":
+                    join(pieces, Piece("content", self._stop_filter.finish()))
+                join(pieces, piece)
 
 
 def overlap(text: str, tag: str) -> int:
@@ -210,10 +249,11 @@ def overlap(text: str, tag: str) -> int:
     return 0
 
 
-def _join(pieces: list[Piece], kind: PieceKind, text: str) -> None:
-    """Append ``text``, joining it to the last piece where the kind is the same."""
-    if not text:
+def join(pieces: list[Piece], piece: Piece) -> None:
+    """Append ``piece`` unless it says nothing, as one with the last where the kind is the same."""
+    if not piece.text:
         return
-    if pieces and pieces[-1].kind == kind:
-        text = pieces.pop().text + text
-    pieces.append(Piece(kind, text))
+    if pieces and pieces[-1].kind == piece.kind and pieces[-1].call == piece.call:
+        last = pieces.pop()
+        piece = Piece(piece.kind, last.text + piece.text, last.logprobs + piece.logprobs, piece.call)
+    pieces.append(piece)

@@ -33,7 +33,10 @@ def byte_alphabet() -> dict[str, int]:
 
 
 class Tokenizer:
-    """Ids of a text and text of ids. ``size`` ids are usable; a model may have more rows, which are padding."""
+    """Ids of a text and text of ids. ``size`` ids are usable; a model may have more rows, which are padding.
+
+    ``added`` are the tags that are one token each, by id; ``special_ids`` those of them that are never shown.
+    """
 
     def __init__(self, backend: tokenizers.Tokenizer, size: int | None = None) -> None:
         """``size`` where it is known: to ask for it makes a copy of the vocabulary."""
@@ -44,7 +47,7 @@ class Tokenizer:
         self._alphabet = byte_alphabet()
         self._bytes: dict[int, bytes] = {}
         added = backend.get_added_tokens_decoder()
-        self._added: dict[int, str] = {number: token.content for number, token in added.items()}
+        self.added: dict[int, str] = {number: token.content for number, token in added.items()}
         self.special_ids: frozenset[int] = frozenset(number for number, token in added.items() if token.special)
         if size is None:
             size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -107,7 +110,7 @@ class Tokenizer:
         vocabulary = self._backend.get_vocab(with_added_tokens=False)
         maybe = (number for token, number in vocabulary.items() if not token.strip(letters))
         blank = {number for number in maybe if not self.token_bytes(number).decode("utf-8", "ignore").strip()}
-        unused = frozenset(range(self.size)).difference(vocabulary.values(), self._added)
+        unused = frozenset(range(self.size)).difference(vocabulary.values(), self.added)
         return self.special_ids | blank | unused
 
     def id_of(self, token: str) -> int | None:
@@ -115,8 +118,8 @@ class Tokenizer:
         return self._backend.token_to_id(token)
 
     def _bytes_of(self, token_id: int) -> bytes:
-        if token_id in self._added:
-            return self._added[token_id].encode()
+        if token_id in self.added:
+            return self.added[token_id].encode()
         token = self._backend.id_to_token(token_id) if 0 <= token_id < self.size else None
         if token is None:
             return b""

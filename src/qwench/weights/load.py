@@ -7,7 +7,7 @@ stores what comes.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -150,7 +150,7 @@ def _read_codes(piece: _Piece, reader: Reader) -> Codes:
     return join(found)
 
 
-def _pieces(jobs: Sequence[_Job], specs: dict[str, ParameterSpec]) -> Iterator[_Piece]:
+def _pieces(jobs: Sequence[_Job], specs: Mapping[str, ParameterSpec]) -> Iterator[_Piece]:
     """The stored tensors in the order of the files, cut or joined to what is read at once.
 
     The large tables come first, while the place of the weights is still empty: what is temporary then costs nothing.
@@ -193,7 +193,7 @@ def _rows(job: _Job, first: int, count: int) -> _Job:
 
 
 def _plan(
-    checkpoint: StoredCheckpoint, config: ModelConfig, specs: dict[str, ParameterSpec]
+    checkpoint: StoredCheckpoint, config: ModelConfig, specs: Mapping[str, ParameterSpec]
 ) -> tuple[list[_Job], list[UnusedTensor]]:
     """Match stored tensors with declared parameters; raises if the two differ in anything."""
     _refuse_mlx(checkpoint, config)
@@ -253,7 +253,7 @@ def _packed_kinds(jobs: Sequence[_Job]) -> dict[str, Kind]:
     return kinds
 
 
-def _exists(place: Place, specs: dict[str, ParameterSpec], config: ModelConfig) -> bool:
+def _exists(place: Place, specs: Mapping[str, ParameterSpec], config: ModelConfig) -> bool:
     if place.expert is None or config.moe is None:
         return place.name in specs and place.expert is None
     return place.name in specs and place.expert < config.moe.num_experts
@@ -313,7 +313,7 @@ def _check_missing(
     filled: dict[Place, StoredTensor],
     checkpoint: StoredCheckpoint,
     config: ModelConfig,
-    specs: dict[str, ParameterSpec],
+    specs: Mapping[str, ParameterSpec],
 ) -> None:
     """Every parameter must be filled once: whole, or expert by expert."""
     missing: list[tuple[Place, tuple[int, ...]]] = []

@@ -55,6 +55,26 @@ _LAYER = {
     "mlp.shared_expert.down_proj.weight": "moe.shared.down",
     "mlp.shared_expert_gate.weight": "moe.shared_gate",
 }
+_VISION_TOP = {
+    "patch_embed.proj.weight": "patch",
+    "patch_embed.proj.bias": "patch.bias",
+    "pos_embed.weight": "positions",
+    "merger.norm.weight": "merger.norm",
+    "merger.norm.bias": "merger.norm.bias",
+    "merger.linear_fc1.weight": "merger.up",
+    "merger.linear_fc1.bias": "merger.up.bias",
+    "merger.linear_fc2.weight": "merger.down",
+    "merger.linear_fc2.bias": "merger.down.bias",
+}
+_VISION_BLOCK = {
+    "norm1": "attention_norm",
+    "attn.qkv": "qkv",
+    "attn.proj": "output",
+    "norm2": "mlp_norm",
+    "mlp.linear_fc1": "up",
+    "mlp.linear_fc2": "down",
+}
+_VISION_NAME = re.compile(r"blocks\.(0|[1-9]\d*)\.(.+)\.(weight|bias)")
 _THEIRS = {ours: theirs for theirs, ours in (_TOP | _LAYER).items()}
 _LAYER_NAME = re.compile(r"layers\.(0|[1-9]\d*)\.(.+)")
 _EXPERT = re.compile(r"mlp\.experts\.(0|[1-9]\d*)\.(gate|up|down)_proj\.weight")
@@ -109,6 +129,30 @@ def stored_name(place: Place, prefix: str = "model.language_model.") -> str:
     return f"{prefix}layers.{layer}.{_THEIRS[inner]}"
 
 
+def vision_name(stored: str) -> str | None:
+    """The vision tower's name for a checkpoint's tensor; None where it is none of the tower's."""
+    for prefix in VISION:
+        if stored.startswith(prefix):
+            inner = stored[len(prefix) :]
+            match = _VISION_NAME.fullmatch(inner)
+            if match is None:
+                return _VISION_TOP.get(inner)
+            layer, part, kind = match.groups()
+            ours = _VISION_BLOCK.get(part)
+            return ours and f"blocks.{layer}.{ours}{'.bias' if kind == 'bias' else ''}"
+    return None
+
+
+def stored_vision_name(name: str) -> str:
+    """What checkpoints call the tower's parameter ``name``, to say what is missing."""
+    top = {ours: theirs for theirs, ours in _VISION_TOP.items()}
+    if name in top:
+        return VISION[0] + top[name]
+    _, layer, part, *bias = name.split(".")
+    theirs = next(theirs for theirs, ours in _VISION_BLOCK.items() if ours == part)
+    return f"{VISION[0]}blocks.{layer}.{theirs}.{'bias' if bias else 'weight'}"
+
+
 def ending_of(stored: str) -> str:
     """What of a tensor's name is the same in every layer, with ``*`` for an expert's number."""
     for prefix in PREFIXES:
@@ -130,7 +174,7 @@ def prefix_of(stored: list[str]) -> str:
 def unused_reason(stored: str) -> str | None:
     """Why a tensor that belongs to the family is not read yet; None where it must be read or is unknown."""
     if stored.startswith(VISION):
-        return "vision tower: not run yet"
+        return "vision tower: read when the first picture comes"
     if stored.startswith(MTP):
         return "multi-token prediction head (mtp): not run yet"
     if stored.endswith(ACTIVATION_SCALES):

@@ -1,4 +1,7 @@
-"""GGUF's tensor names -> ours: the only file that knows them. Knows neither shapes nor torch."""
+"""GGUF's tensor names -> ours, of models and projectors (mmproj): the only file that knows them.
+
+Knows neither shapes nor torch.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,26 @@ _LAYER = {
     "ffn_gate_inp_shexp.weight": "moe.shared_gate",
 }
 _HALVES = {"ffn_gate_exps.weight": "gate", "ffn_up_exps.weight": "up"}  # of moe.gate_up, of all experts at once
+PATCH_SLICES = ("v.patch_embd.weight", "v.patch_embd.weight.1")  # of the vision tower's patch: a frame each
+_PROJECTOR = {
+    "v.patch_embd.bias": "patch.bias",
+    "v.position_embd.weight": "positions",
+    "v.post_ln.weight": "merger.norm",
+    "v.post_ln.bias": "merger.norm.bias",
+    "mm.0.weight": "merger.up",
+    "mm.0.bias": "merger.up.bias",
+    "mm.2.weight": "merger.down",
+    "mm.2.bias": "merger.down.bias",
+}
+_PROJECTOR_BLOCK = {
+    "ln1": "attention_norm",
+    "attn_qkv": "qkv",
+    "attn_out": "output",
+    "ln2": "mlp_norm",
+    "ffn_up": "up",
+    "ffn_down": "down",
+}
+_PROJECTOR_NAME = re.compile(r"v\.blk\.(0|[1-9]\d{0,4})\.(\w+)\.(weight|bias)")
 _BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,4})\.(.+)")
 
 
@@ -72,3 +95,13 @@ def unused_gguf_reason(stored: str, predictors: range) -> str | None:
     if match is not None and int(match[1]) in predictors:
         return "multi-token prediction head (nextn): not run yet"
     return None
+
+
+def mmproj_name(stored: str) -> str | None:
+    """The vision tower's name for a tensor of a projector; None for the slices of the patch, and for what it lacks."""
+    match = _PROJECTOR_NAME.fullmatch(stored)
+    if match is None:
+        return _PROJECTOR.get(stored)
+    layer, part, kind = match.groups()
+    ours = _PROJECTOR_BLOCK.get(part)
+    return ours and f"blocks.{layer}.{ours}{'.bias' if kind == 'bias' else ''}"

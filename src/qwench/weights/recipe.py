@@ -2,21 +2,25 @@
 
 Rounding the output projection of DeltaNet hurts most, then attention, then what leads back into the residual stream
 (down); gate and up bear it best, those of experts above all. Small matrices that steer (router, gates, write strength
-and decay of the state) are left as they are: they weigh nothing. Knows no values.
+and decay of the state) are left as they are: they weigh nothing. Knows no values, and loads no
+torch: plans are made of it.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from qwench.config import ModelConfig
-from qwench.model.parameters import declare
-from qwench.ops.arrays import DType
-from qwench.ops.store import Kind
+from qwench.model.parameters import ParameterSpec, declare
 from qwench.ops.weight_types import OWN_TYPES, SUPER_BLOCK, WeightType
-from qwench.weights.source import plain_kinds
+
+if TYPE_CHECKING:
+    from qwench.ops.arrays import DType
+    from qwench.ops.store import Kind
 
 UNEVEN = "q8"  # instead of a type with super-blocks, where the depth is no multiple of them
 
@@ -37,7 +41,7 @@ class Recipe:
 
     def type_of(self, name: str, width: int) -> WeightType | None:
         """Of the parameter ``name`` [..., width]; None where it is left as it is."""
-        group = next((group for group, pattern in _GROUPS.items() if re.fullmatch(pattern, name)), None)
+        group = _group_of(name)
         if group is None:
             return None
         found = OWN_TYPES[getattr(self, group)]
@@ -55,6 +59,13 @@ _GROUPS = {
     "expert_down": r".*\.moe\.down",
     "expert_gate_up": r".*\.moe\.gate_up",
 }
+
+
+@functools.lru_cache(maxsize=4096)
+def _group_of(name: str) -> str | None:
+    return next((group for group, pattern in _GROUPS.items() if re.fullmatch(pattern, name)), None)
+
+
 assert tuple(_GROUPS) == tuple(field.name for field in fields(Recipe))
 
 RECIPES: Mapping[str, Recipe] = {
@@ -68,13 +79,18 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
+def type_for(name: str, spec: ParameterSpec, quantization: str) -> WeightType | None:
+    """The type of one parameter; None where it is left as it is."""
+    if spec.kind not in ("table", "matrix", "experts"):
+        return None
+    return RECIPES[quantization].type_of(name, spec.shape[-1])
+
+
 def kinds_for(config: ModelConfig, quantization: str | None, dtype: DType) -> dict[str, Kind]:
     """The type of every parameter; what is not quantised is ``dtype``, or float32 where it must be."""
+    from qwench.weights.source import plain_kinds
+
     kinds = plain_kinds(config, dtype)
     if quantization is None:
         return kinds
-    recipe = RECIPES[quantization]
-    for name, spec in declare(config).items():
-        found = recipe.type_of(name, spec.shape[-1]) if spec.kind in ("table", "matrix", "experts") else None
-        kinds[name] = found or kinds[name]
-    return kinds
+    return {name: type_for(name, spec, quantization) or kinds[name] for name, spec in declare(config).items()}

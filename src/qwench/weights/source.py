@@ -74,10 +74,7 @@ def memory_bytes(config: ModelConfig, kinds: Mapping[str, Kind]) -> int:
 
 def bits_of(spec: ParameterSpec, kind: Kind) -> float:
     """Bits of one parameter, its depth padded as its type asks for."""
-    if not isinstance(kind, WeightType):
-        return 8 * kind.itemsize * math.prod(spec.shape)
-    *rows, width = spec.shape
-    return kind.bits_per_weight * math.prod(rows) * -(-width // kind.depth_multiple) * kind.depth_multiple
+    return kind.bits_of(spec.shape) if isinstance(kind, WeightType) else 8 * kind.itemsize * math.prod(spec.shape)
 
 
 def piece_rows(width: int) -> int:

@@ -1,0 +1,231 @@
+// y = x . weight^T over nested codes, in the order that quantised.h states: a super-block is one whole number. Included once
+// per instruction set, after simd_codes.h.
+
+#include "quantised.inl"
+
+namespace qwench {
+namespace {
+
+constexpr int64_t kSuperVectors = kChunkBlocks * kBlockVectors;
+constexpr int64_t kMaxSuperParts = kChunkBlocks * kMaxParts;
+
+// A panel's super-block, ready to be multiplied: bytes for all tokens, scales, and pairs of what multiplies parts' sums.
+struct SuperStage {
+    alignas(64) uint8_t bytes[kSuperVectors * kVectorBytes];
+    alignas(64) int32_t scales[kMaxSuperParts][kLanes];
+    alignas(64) int32_t zeros[kMaxSuperParts / 2][kLanes];  // - zero * scale, so that codes may count from 0
+    alignas(64) int32_t mins[kMaxSuperParts / 2][kLanes];
+    alignas(64) float super_scale[kLanes], minus_super_min[kLanes];
+};
+
+// The numbers beside a super-block's codes. Returns its codes.
+const uint8_t* expand_super(const qw_weight_type& type, const uint8_t* chunk, SuperStage& stage) {
+    constexpr int64_t kFloats = 2 * kPanel;
+    const int64_t count = kChunkBlocks * parts_of(type);
+    const int32_t zero_byte = zero_of(type);
+    ask_for_scales(type, chunk, kChunkBlocks);
+    const uint8_t* parts = chunk + kFloats * floats_of(type);
+    store(stage.super_scale, load_scales(type.scale_type, chunk));
+    for (int64_t i = 0; i < count; ++i) store_whole(stage.scales[i], whole_signed(parts + i * kPanel));
+    for (int64_t i = 0; zero_byte > 0 && i < count; i += 2) {
+        const I minus = all_whole(-zero_byte);
+        const I pairs = pairs_of(mul(load_whole(stage.scales[i]), minus), mul(load_whole(stage.scales[i + 1]), minus));
+        store_whole(stage.zeros[i / 2], pairs);
+    }
+    if (type.has_min) {
+        store(stage.minus_super_min, sub(zero(), load_scales(type.scale_type, chunk + kFloats)));
+        parts += count * kPanel;
+        for (int64_t i = 0; i < count; i += 2) {
+            const I pairs = pairs_of(whole_unsigned(parts + i * kPanel), whole_unsigned(parts + (i + 1) * kPanel));
+            store_whole(stage.mins[i / 2], pairs);
+        }
+    }
+    return chunk + scale_bytes(type, kChunkBlocks);
+}
+
+// Tokens of one tile at one super-block, from one of its rows on.
+struct SuperTile {
+    int8_t* numbers;  // [row][256]
+    int16_t* words;   // [row][24]: sums of 16 halves of blocks, then of 8 blocks
+    float* scales;
+};
+
+SuperTile view_super(const CodedInputs& inputs, int64_t tile, int64_t row, int64_t super) {
+    const int64_t supers = inputs.blocks / kChunkBlocks;
+    const int64_t at = tile * kTokenTile * supers + super * tile_rows(inputs, tile) + row;
+    return {inputs.numbers + at * QW_SUPER_BLOCK, inputs.words + at * kSumWords, inputs.scales + at};
+}
+
+// The sum over parts of what the pairs are times the parts' sums.
+template <int kParts>
+QW_INLINE I multiply_sums(const int32_t (*pairs)[kLanes], const int16_t* words, I sum) {
+    words += kParts == kMaxSuperParts ? 0 : kMaxSuperParts;
+#pragma GCC unroll 8
+    for (int i = 0; i < kParts / 2; ++i) sum = multiply_add_pairs(sum, load_whole(pairs[i]), words + 2 * i);
+    return sum;
+}
+
+// total + what a super-block's whole number, without zeros, adds to it.
+template <int kParts>
+QW_INLINE V add_super(bool has_min, const SuperStage& stage, I whole, const int16_t* words, float scale, V total) {
+    V part = mul(to_float(whole), load(stage.super_scale));
+    if (has_min) {
+        const I lows = multiply_sums<kParts>(stage.mins, words, all_whole(0));
+        part = fma_exact(load(stage.minus_super_min), to_float(lows), part);
+    }
+    return fma_exact(part, all(scale), total);
+}
+
+// Whole sums of one block's parts times their scales, for kTokens tokens, added to `wholes`.
+template <bool kWide, int kTokens, int kParts>
+QW_INLINE void multiply_block_scales(const B (&v)[kBlockVectors], const int32_t (*scales)[kLanes], const int8_t* numbers,
+                                     I* wholes) {
+    constexpr int kOfBlock = kParts / kChunkBlocks, kVectors = kBlockVectors / kOfBlock;
+#pragma GCC unroll 2
+    for (int p = 0; p < kOfBlock; ++p) {
+        I sums[kTokens];
+        const I scale = load_whole(scales[p]);
+#pragma GCC unroll 16
+        for (int m = 0; m < kTokens; ++m) sums[m] = all_whole(0);
+#pragma GCC unroll 8
+        for (int j = p * kVectors; j < (p + 1) * kVectors; ++j) {
+#pragma GCC unroll 16
+            for (int m = 0; m < kTokens; ++m) {
+                sums[m] = multiply_add<kWide>(sums[m], v[j], numbers + m * QW_SUPER_BLOCK + j * 4);
+            }
+        }
+#pragma GCC unroll 16
+        for (int m = 0; m < kTokens; ++m) wholes[m] = add(wholes[m], mul(sums[m], scale));
+    }
+}
+
+// Totals [tokens][16] of one panel += one super-block of it times `groups` times kTokens tokens.
+template <class Form, int kTokens, int kParts>
+void multiply_super(const qw_weight_type& type, const SuperStage& stage, const uint8_t* codes, B table, SuperTile tile,
+                    int64_t groups, float (*totals)[kLanes]) {
+    I wholes[kTokenTile];
+    for (int64_t m = 0; m < groups * kTokens; ++m) wholes[m] = all_whole(0);
+    for (int64_t block = 0; block < kChunkBlocks; ++block) {
+        const uint8_t* from = codes + block * kVectorBytes * Form::kBits;
+        if constexpr (kTokens == 1) {
+#pragma GCC unroll 8
+            for (int line = 0; line < Form::kBits; ++line) __builtin_prefetch(from + kAheadBytes + line * 64);
+        }
+        B v[kBlockVectors];
+        spread<Form::kBits>(from, v);
+        if constexpr (Form::kTable) {
+#pragma GCC unroll 8
+            for (int j = 0; j < kBlockVectors; ++j) v[j] = look_up(table, v[j]);
+        }
+        const int32_t(*scales)[kLanes] = stage.scales + block * (kParts / kChunkBlocks);
+        for (int64_t m = 0; m < groups * kTokens; m += kTokens) {
+            const int8_t* numbers = tile.numbers + m * QW_SUPER_BLOCK + block * kBlock;
+            multiply_block_scales<Form::kWide, kTokens, kParts>(v, scales, numbers, wholes + m);
+        }
+    }
+    const bool shifted = zero_of(type) > 0;
+    for (int64_t m = 0; m < groups * kTokens; ++m) {
+        const int16_t* words = tile.words + m * kSumWords;
+        const I whole = shifted ? multiply_sums<kParts>(stage.zeros, words, wholes[m]) : wholes[m];
+        store(totals[m], add_super<kParts>(type.has_min, stage, whole, words, tile.scales[m], load(totals[m])));
+    }
+}
+
+using MultiplySuper = void (*)(const qw_weight_type&, const SuperStage&, const uint8_t*, B, SuperTile, int64_t, float (*)[kLanes]);
+
+template <class Form, int kTokens>
+MultiplySuper choose_parts(const qw_weight_type& type) {
+    return parts_of(type) == 1 ? multiply_super<Form, kTokens, kChunkBlocks> : multiply_super<Form, kTokens, kMaxSuperParts>;
+}
+
+MultiplySuper choose_single_super(const qw_weight_type& type) {
+    if (type.has_table) return choose_parts<Form<4, true, true>, 1>(type);
+    switch (type.bits) {
+        case 2: return choose_parts<Form<2, false, false>, 1>(type);
+        case 3: return choose_parts<Form<3, false, false>, 1>(type);
+        case 4: return choose_parts<Form<4, false, false>, 1>(type);
+        case 5: return choose_parts<Form<5, false, false>, 1>(type);
+        case 6: return choose_parts<Form<6, false, false>, 1>(type);
+        default: return choose_parts<Form<8, false, true>, 1>(type);
+    }
+}
+
+// For any number of tokens: fours, and what is left one by one.
+struct SuperMultipliers {
+    MultiplySuper four, one;
+};
+
+template <bool kWide>
+SuperMultipliers choose_supers(const qw_weight_type& type) {
+    using Bytes = Form<8, false, kWide>;
+    return {choose_parts<Bytes, 4>(type), choose_parts<Bytes, 1>(type)};
+}
+
+// Totals [tokens][16] of one panel, tokens [first, last).
+void sum_supers(const CodedJob& job, int64_t panel, int64_t first, int64_t last, B table, SuperStage& stage,
+                float (*totals)[kLanes]) {
+    const qw_weight& weight = *job.arguments->weight;
+    const qw_weight_type& type = *weight.type;
+    const MultiplySuper single = choose_single_super(type);
+    const SuperMultipliers multiply = type.bits == 8 || type.has_table ? choose_supers<true>(type) : choose_supers<false>(type);
+    const uint8_t* chunk = panel_of(weight, panel);
+    for (int64_t super = 0; super < num_blocks(type, weight.in) / kChunkBlocks; ++super) {
+        const uint8_t* codes = expand_super(type, chunk, stage);
+        chunk += chunk_bytes(type, kChunkBlocks);
+        if (job.inputs.tokens == 1) {
+            single(type, stage, codes, table, view_super(job.inputs, 0, 0, super), 1, totals);
+            continue;
+        }
+        codes = staged<false>(type, codes, kChunkBlocks, table, stage.bytes);
+        for (int64_t token = first; token < last; token += kTokenTile) {
+            const int64_t tile = token / kTokenTile, rows = tile_rows(job.inputs, tile), fours = rows / 4;
+            float(*of)[kLanes] = totals + (token - first);
+            if (fours > 0) multiply.four(type, stage, codes, table, view_super(job.inputs, tile, 0, super), fours, of);
+            if (rows == 4 * fours) continue;
+            const SuperTile rest = view_super(job.inputs, tile, 4 * fours, super);
+            multiply.one(type, stage, codes, table, rest, rows - 4 * fours, of + 4 * fours);
+        }
+    }
+}
+
+void linear_nested(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
+    SuperStage stage;
+    const B table = table_bytes(*job.arguments->weight->type);
+    for_each_panel(job, begin, end, first, last, [&](int64_t panel, float (*totals)[kLanes]) {
+        sum_supers(job, panel, first, last, table, stage, totals);
+    });
+}
+
+// One token's `in` numbers rounded to 8 bits: a super-block's scale is its largest magnitude / 127.
+struct NestedRow {
+    template <class Input>
+    static void quantise(const Input* x, int64_t in, const CodedInputs& inputs, int64_t tile, int64_t row) {
+        for (int64_t super = 0; super < inputs.blocks / kChunkBlocks; ++super) {
+            const SuperTile to = view_super(inputs, tile, row, super);
+            V values[kMaxSuperParts];
+            I magnitude = all_whole(0);
+            for (int64_t i = 0; i < kMaxSuperParts; ++i) {
+                const int64_t at = super * QW_SUPER_BLOCK + i * kLanes;
+                values[i] = at < in ? load_some(x + at, in - at) : zero();
+                magnitude = most(magnitude, magnitude_bits(values[i]));
+            }
+            const Rounder rounder(largest(magnitude));
+            for (int64_t i = 0; i < kMaxSuperParts; ++i) {
+                const I each = rounder.round(values[i]);
+                store_signed(to.numbers + i * kLanes, each);
+                to.words[i] = static_cast<int16_t>(sum(each));
+            }
+            for (int64_t i = 0; i < kChunkBlocks; ++i) {
+                to.words[kMaxSuperParts + i] = static_cast<int16_t>(to.words[2 * i] + to.words[2 * i + 1]);
+            }
+            *to.scales = rounder.scale;
+        }
+    }
+};
+
+CodedPair coded_pair() {
+    return {{code_inputs<PlainRow>, correct_inputs, linear_codes}, {code_inputs<NestedRow>, nullptr, linear_nested}};
+}
+
+}  // namespace
+}  // namespace qwench

@@ -1,0 +1,126 @@
+"""What the engine sees with: the vision tower, loaded when the first picture comes, and what it made of pictures.
+
+Rows are kept by the hash of what was looked at, those of late, so a second question about a picture looks no more.
+Knows neither where pictures come from nor how the language model reads.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Mapping
+from typing import TYPE_CHECKING
+
+from qwench.config import VisionConfig
+from qwench.engine.request import Request
+from qwench.engine.sight import Media
+from qwench.ops.arrays import as_torch, to_host, torch_dtype
+from qwench.ops.kernels import Kernels
+from qwench.ops.lazy import torch
+from qwench.ops.store import Plan
+from qwench.ops.weight_types import WeightType
+from qwench.weights.vision import VisionWeights
+
+if TYPE_CHECKING:
+    from qwench.model.vision import VisionTower
+
+KEPT_BYTES = 256 * 2**20
+
+
+def build_tower(config: VisionConfig, weights: VisionWeights, kernels: Kernels) -> VisionTower:
+    """The tower over ``weights``, laid out for ``kernels``."""
+    from qwench.model.vision import VisionTower  # and with it torch
+
+    shapes = {name: spec.shape for name, spec in weights.specs.items() if spec.kind == "matrix"}
+    dtype = weights.kinds["merger.norm"]
+    assert not isinstance(dtype, WeightType)
+    store = kernels.store(Plan(shapes, {name: weights.kinds[name] for name in shapes}, dtype))
+    vectors: dict[str, torch.Tensor] = {}
+    for name, value in weights.parts():
+        if name in shapes:
+            store.put(name, None, value)
+        else:
+            vectors[name] = as_torch(kernels.place(to_host(value)))
+    return VisionTower(config, store.finish(), vectors, torch_dtype(dtype))
+
+
+class Eyes:
+    """``open_tower`` is called once, when there is something to look at. Rows that no request holds are kept in at most
+    ``limit`` bytes.
+    """
+
+    def __init__(self, open_tower: Callable[[], VisionTower], limit: int = KEPT_BYTES) -> None:
+        self._open_tower = open_tower
+        self._limit = limit
+        self._tower: VisionTower | None = None
+        self._rows: OrderedDict[bytes, torch.Tensor] = OrderedDict()  # the last used last
+        self._begun: tuple[bytes, Generator[None, None, torch.Tensor]] | None = None
+        self._held: dict[int, frozenset[bytes]] = {}  # by the number of who shows them
+
+    def look(self, request: Request, going_on: Callable[[], bool]) -> bool:
+        """Look at what ``request`` shows behind what is known of it, while ``going_on``; True once all is seen.
+
+        Its rows then stay until ``release``.
+        """
+        wanted = {span.digest for span in request.sight.spans if span.stop > request.expected}
+        for digest in wanted - self._rows.keys():
+            if self._begun is None or self._begun[0] != digest:
+                self._begun = digest, self._encode(request.sight.media[digest])
+            while self._advance():
+                if not going_on():
+                    return False
+        self._held[request.id] = frozenset(wanted)
+        return True
+
+    def see(self, wanted: Mapping[bytes, Media]) -> Mapping[bytes, torch.Tensor]:
+        """The rows [n, H] of every picture and video in ``wanted``, whether it was looked at or not."""
+        found: dict[bytes, torch.Tensor] = {}
+        for digest, media in wanted.items():
+            if digest not in self._rows:
+                self._begun = digest, self._encode(media)
+                while self._advance():
+                    pass
+            self._rows.move_to_end(digest)
+            found[digest] = self._rows[digest]
+        self._forget()
+        return found
+
+    def release(self, request: Request) -> None:
+        """The request is over."""
+        if self._held.pop(request.id, None):
+            self._forget()
+
+    def _encode(self, media: Media) -> Generator[None, None, torch.Tensor]:
+        if self._tower is None:
+            self._tower = self._open_tower()
+        return self._tower.encode(torch.from_numpy(media.patches), media.grid)
+
+    def _advance(self) -> bool:
+        """Go on with what was begun; False once it is done."""
+        assert self._begun is not None
+        digest, work = self._begun
+        try:
+            with torch.inference_mode():
+                next(work)
+        except StopIteration as end:
+            self._rows[digest], self._begun = end.value, None
+        return self._begun is not None
+
+    def _forget(self) -> None:
+        """Let go what was not used for longest, until what nobody holds is within the limit."""
+        held = frozenset[bytes]().union(*self._held.values())
+        free = [digest for digest in self._rows if digest not in held]
+        size = sum(self._rows[digest].nbytes for digest in free)
+        for digest in free:
+            if size <= self._limit:
+                return
+            size -= self._rows.pop(digest).nbytes
+
+
+def finish(work: Generator[None, None, torch.Tensor]) -> torch.Tensor:
+    """What ``work`` comes to, without a pause."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            found: torch.Tensor = end.value
+            return found

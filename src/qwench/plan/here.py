@@ -1,0 +1,95 @@
+"""This machine as a row of the table: what the system tells, and what was measured here and kept.
+
+Knows no torch: measuring is the command's work, keeping and reading its result is this file's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from qwench.device import DeviceInfo
+from qwench.plan.hardware import GB, THIS, Cell, Machine, load_machines
+from qwench.plan.span import Span
+
+QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What ``qwench plan --calibrate`` found: limits, and the samples of what share of them the engine reached."""
+
+    machine: str
+    date: str
+    bandwidth: float  # bytes per second
+    arithmetic: float  # operations per second
+    arithmetic_name: str
+    decode: tuple[float, ...]
+    prefill: tuple[float, ...]
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        spare = path.with_suffix(".part")
+        spare.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        spare.replace(path)
+
+
+def calibration_path() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwench" / "calibration.json"
+
+
+def machine_key(info: DeviceInfo) -> str:
+    return f"{info.cpu}, {info.threads} threads"
+
+
+def read_calibration(path: Path, info: DeviceInfo) -> Calibration | None:
+    """What was measured on this very machine; None where nothing was, or the file is of another or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        kept = Calibration(**{**found, "decode": tuple(found["decode"]), "prefill": tuple(found["prefill"])})
+        numbers = (kept.bandwidth, kept.arithmetic, *kept.decode, *kept.prefill)
+        usable = bool(kept.decode) and bool(kept.prefill) and all(number > 0 for number in numbers)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return kept if usable and kept.machine == machine_key(info) else None
+
+
+def this_machine(info: DeviceInfo, calibration: Calibration | None, gpus: str = "") -> Machine:
+    """The CPU and its memory, or the GPUs that ``nvidia-smi`` told of, with the table's figures for their name."""
+    now = "now"
+    cells = {"memory_gb": Cell(Span.of(info.memory_total / GB), "this machine", now)}
+    cells["usable_gb"] = Cell(Span.of(min(info.memory_available, info.memory_total) / GB), "free now", now)
+    if calibration is not None:
+        cells["bandwidth_gbs"] = Cell(Span.of(calibration.bandwidth / GB), "measured here", calibration.date)
+        cells["bf16_tflops"] = Cell(
+            Span.of(calibration.arithmetic / 1e12), calibration.arithmetic_name, calibration.date
+        )
+    found = [line.rsplit(",", 1) for line in gpus.splitlines() if "," in line]
+    if not found:
+        return Machine(THIS, f"this machine: {info.cpu}, {info.threads} threads", "cpu", cells)
+    name, count = found[0][0].strip(), len(found)
+    memory = sum(float(size) for _, size in found) * MIB / GB
+    own = {"memory_gb": Cell(Span.of(memory), "nvidia-smi", now), "host_memory_gb": cells["usable_gb"]}
+    if "bandwidth_gbs" in cells:
+        own["host_bandwidth_gbs"] = cells["bandwidth_gbs"]
+    short = name.upper().removeprefix("NVIDIA ").removeprefix("GEFORCE ")
+    like = next((each for each in load_machines().values() if each.count == 1 and short in each.title.upper()), None)
+    for cell in ("bandwidth_gbs", "bf16_tflops", "watts"):
+        if like is not None and cell in like.cells:
+            own[cell] = Cell(like.cells[cell].value * count, like.cells[cell].source, like.cells[cell].date)
+    return Machine(THIS, f"this machine: {count} × {name}" if count > 1 else f"this machine: {name}", "gpu", own, count)
+
+
+def ask_gpus(info: DeviceInfo) -> str:
+    """What ``nvidia-smi`` says; nothing where there is no driver or no answer in time."""
+    if not info.nvidia_driver:
+        return ""
+    import subprocess  # loads much that a machine without a driver need not wait for
+
+    try:
+        return subprocess.run(QUERY, capture_output=True, text=True, timeout=5, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,125 @@
+"""The gate around every request: its id, where it comes from, whose it is, how much they may ask, a line in the log.
+
+Refuses before a byte of the body is read. Knows no route but those that need no key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import time
+import uuid
+from contextlib import nullcontext
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qwench import log
+from qwench.errors import QwenchError
+from qwench.fault import fault
+from qwench.server.errors import ForeignOrigin, InternalError, InvalidApiKey, UnknownHost, error_response
+from qwench.server.keys import owner_of
+from qwench.server.limits import Limits
+from qwench.server.service import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+OWNER = "qwench.owner"  # in the scope of a request: whose key it came with
+KEYLESS = frozenset({"/health"})
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+QUIET = frozenset({"/health", "/metrics"})  # asked for every few seconds; not worth a line each
+
+
+class Gate:
+    """Around the application."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._limits = Limits(settings.key_rate, settings.key_running)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        sent = headers.get("x-request-id", "")
+        request_id = sent if REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
+        status, began = 0, time.monotonic()
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            fault("send")
+            await send(message)
+
+        with log.request(request_id):
+            try:
+                scope[OWNER] = owner_of(self._settings.keys, _secret(headers))
+                await self._answer(scope, headers, receive, send_marked)
+            except (ClientDisconnect, ConnectionError):
+                return  # it left: what was begun for it has been freed, and nobody waits
+            except Exception:
+                logger.exception("request %s failed", request_id)
+                if status:
+                    raise  # the server closes the connection; there is no other way left to tell
+                reason = f"The server failed on request {request_id}; its log says why."
+                await error_response(InternalError(reason))(scope, receive, send_marked)
+            finally:
+                self._note(scope, status, time.monotonic() - began)
+
+    async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        try:
+            self._check(scope, headers)
+            counted = scope["method"] == "POST"
+            with self._limits.request(scope[OWNER]) if counted else nullcontext():
+                await self._app(scope, receive, send)
+        except InvalidApiKey as error:
+            await error_response(error, {"www-authenticate": "Bearer"})(scope, receive, send)
+        except QwenchError as error:
+            await error_response(error)(scope, receive, send)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        settings, host = self._settings, headers.get("host", "")
+        if not settings.keys and not _is_known(host, settings.hosts):
+            told = "is not one this server goes by; ask for its address, or start it with --allow-host"
+            raise UnknownHost(f"The host {ascii(host)[1:-1][:100]} {told}.")
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host and not settings.origins & {origin, "*"}:
+            told = f"Pages of {ascii(origin)[1:-1][:100]} may not use this server"
+            raise ForeignOrigin(f"{told}; its operator can allow it with --allow-origin.")
+        if settings.keys and not scope[OWNER] and scope["path"] not in KEYLESS:
+            told = "The API key is missing or wrong; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`."
+            raise InvalidApiKey(told)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        facts = {
+            "method": scope["method"],
+            "path": ascii(scope["path"])[1:-1][:200],
+            "status": status,
+            "seconds": round(seconds, 3),
+            "owner": scope.get(OWNER, ""),
+        }
+        level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
+        logger.log(level, "%(method)s %(path)s: %(status)d after %(seconds).3f s", facts, extra={"facts": facts})
+
+
+def _secret(headers: Headers) -> str:
+    """The key that was sent: as OpenAI's clients do, or as Anthropic's."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+
+
+def _is_known(host: str, allowed: frozenset[str]) -> bool:
+    """Whether a Host header is an address, this machine's own name, or an allowed one. A page of the web that makes its
+    name lead to this machine (DNS rebinding) sends its own name."""
+    name = re.sub(r":\d*$", "", host).strip("[]").lower()
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost") or name in allowed
+    return True

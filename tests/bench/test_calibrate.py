@@ -1,0 +1,107 @@
+"""Calibration finds the shares of a machine whose shares are known, and the planner then finds its speeds again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qwench import cli
+from qwench.bench import calibrate as subject_of_test
+from qwench.bench.calibrate import PROMPT, TOKENS, calibrate
+from qwench.bench.rows import Row
+from qwench.device import Measurement, probe
+from qwench.ops.limits import Limits
+from qwench.plan.here import this_machine
+from qwench.plan.memory import Load, cache_shape
+from qwench.plan.model import at, published
+from qwench.plan.speed import predict
+from qwench.plan.work import operations
+
+BANDWIDTH, ARITHMETIC, DECODE, PREFILL = 2e10, 5e12, 0.8, 0.06
+MODEL = at("x", published("0.8b").config, "q4")
+CELLS = [
+    Row(decode=16, depth=4096),
+    Row(decode=16, depth=32768),
+    *(Row(decode=8, batch=users) for users in (2, 4, 8, 16)),
+]
+
+
+def made(row: Row) -> float:
+    """Tokens per second of a machine that is exactly what the planner takes machines for."""
+    config, kept, (always, _) = MODEL.config, cache_shape(MODEL, Load(1)), MODEL.parts
+    if row.prefill:
+        work = row.prefill * operations(config, row.depth + row.prefill / 2, 1 / row.prefill)
+        return row.prefill / (always / BANDWIDTH + work / (ARITHMETIC * PREFILL))
+    context = row.depth + row.decode / 2
+    moved = always + row.batch * (context * kept.token_bytes + 2 * kept.sequence_bytes)
+    work = row.batch * operations(config, context, 1.0)
+    return row.batch / (moved / (BANDWIDTH * DECODE) + work / (ARITHMETIC * PREFILL))
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = {each.name: 8 * each.bytes / each.parameters for each in MODEL.weights}
+    every = {name: bits.get(name, bits.get(_first(name), 0.0)) for name in _names()}
+    subject = SimpleNamespace(model=MODEL.config, bits=every, arithmetic="int8", resolved=SimpleNamespace(threads=2))
+    limits = Limits(
+        Measurement((BANDWIDTH,), "bytes/s", ""), None, {"int8 x": Measurement((ARITHMETIC,), "operations/s", "")}
+    )
+    monkeypatch.setattr(subject_of_test, "build", lambda *_: subject)
+    monkeypatch.setattr(subject_of_test, "measure", lambda _, row, seed: made(row))
+    monkeypatch.setattr(subject_of_test, "measure_limits", lambda *_: limits)
+
+
+def _names() -> list[str]:
+    from qwench.model.parameters import declare
+
+    return list(declare(MODEL.config))
+
+
+def _first(name: str) -> str:
+    """The parameter that stands for ``name`` among those that are alike."""
+    ending = name.split(".", 2)[-1]
+    return next(each.name for each in MODEL.weights if each.name.split(".", 2)[-1] == ending)
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_shares_are_found_and_every_other_speed_follows() -> None:
+    found = calibrate()
+    assert found.decode == pytest.approx((DECODE,) * 3, rel=0.02)
+    assert found.prefill == pytest.approx((PREFILL,) * 3, rel=0.02)
+    here = dataclasses.replace(probe(), nvidia_driver=False)
+    for row in (PROMPT, TOKENS, *CELLS):
+        load = Load(row.prefill or row.depth + row.decode // 2, row.batch)
+        speed = predict(MODEL, load, this_machine(here, found), found)
+        span = speed.prefill if row.prefill else speed.total
+        assert span is not None
+        assert span.low < made(row) < span.high, row
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_command_keeps_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cli.main(["plan", "--calibrate", "--json"]) == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    kept = json.loads((tmp_path / "qwench" / "calibration.json").read_text(encoding="utf-8"))
+    assert kept == told
+    assert cli.main(["plan", "0.8b", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    if plan["machine"]["kind"] == "cpu":
+        assert plan["shares"]["sources"] == [f"measured here on {told['date']}"]
+        assert plan["speed"]["each"]["low"] > 0
+    (tmp_path / "blocked").write_text("", encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
+    assert cli.main(["plan", "--calibrate"]) == 10
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_limit_measured_in_a_slow_moment_promises_nothing_beyond_it() -> None:
+    assert subject_of_test._share(2.0, 1.0) == 1.0
+    assert subject_of_test._share(1.0, -0.5) == 1.0
