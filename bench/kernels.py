@@ -17,26 +17,27 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from qwench.ops.arrays import BFLOAT16, FLOAT32, torch_dtype
 from qwench.ops.limits import Limits, measure_limits
 from qwench.ops.loading import Arena
 from qwench.ops.native import Element, LinearInput, Native, PackedMatrix, instruction_sets
-from qwench.ops.quantised import Codes
+from qwench.ops.quantised import Codes, scale_dtype
 from qwench.ops.weight_types import GGUF_TYPES, OWN_TYPES, SUPER_BLOCK, WeightType
 
 OUT, WIDTH = 7168, 1024  # the feed-forward of the 0.8B shape, gate and up together
 STREAM_BYTES = 256 << 20
-PLAIN = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PLAIN = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 KINDS: dict[str, Element] = {**OWN_TYPES, **GGUF_TYPES, **PLAIN}
 
 
 def random_matrix(native: Native, kind: Element, arena: Arena) -> PackedMatrix:
     """Any numbers: no kernel's speed depends on them."""
-    if isinstance(kind, torch.dtype):
-        return native.pack(torch.randn(OUT, WIDTH).to(kind), arena)
+    if not isinstance(kind, WeightType):
+        return native.pack(torch.randn(OUT, WIDTH).to(torch_dtype(kind)), arena)
     blocks, supers = (OUT, WIDTH // kind.block), (OUT, WIDTH // SUPER_BLOCK)
     codes = torch.randint(0, 2**kind.bits, (OUT, WIDTH), dtype=torch.uint8)
     if not kind.nested:
-        scales = torch.rand(blocks).to(kind.scale_dtype)
+        scales = torch.rand(blocks).to(scale_dtype(kind))
         return native.pack_codes(Codes(kind, WIDTH, codes, scales, scales if kind.has_min else None), arena)
     scales, mins = torch.randint(1, 64, blocks, dtype=torch.int8), torch.randint(0, 64, blocks, dtype=torch.uint8)
     floats = torch.rand(supers).half()

@@ -25,6 +25,7 @@ from qwench.config import VisionConfig
 from qwench.engine.eyes import finish
 from qwench.model.parameters import declare_vision
 from qwench.model.vision import Grid, VisionTower
+from qwench.ops.arrays import BFLOAT16
 from qwench.ops.kernels import Kernels, TorchKernels, make_kernels, native_usable
 from qwench.ops.store import Plan
 from qwench.plan.shapes import lookup
@@ -33,7 +34,7 @@ SHOWN: dict[str, Grid] = {"448 x 448": (1, 28, 28), "8 frames of 448 x 448": (4,
 
 
 def kernels_here(threads: int) -> Kernels:
-    usable, isa = native_usable("cpu", torch.bfloat16)
+    usable, isa = native_usable("cpu", BFLOAT16)
     return make_kernels(isa, threads) if usable else TorchKernels()
 
 
@@ -41,7 +42,7 @@ def tower(config: VisionConfig, kernels: Kernels) -> VisionTower:
     """Over weights that keep activations of order 1."""
     specs = declare_vision(config)
     shapes = {name: spec.shape for name, spec in specs.items() if spec.kind == "matrix"}
-    store = kernels.store(Plan(shapes, dict.fromkeys(shapes, torch.bfloat16), torch.bfloat16))
+    store = kernels.store(Plan(shapes, dict.fromkeys(shapes, BFLOAT16), BFLOAT16))
     generator, vectors = torch.Generator().manual_seed(0), {}
     for name, spec in specs.items():
         value = torch.randn(spec.shape, generator=generator) * spec.shape[-1] ** -0.5

@@ -15,6 +15,7 @@ from qwench.cli.quantize import TEXT, _ids
 from qwench.config import EngineConfig, ModelConfig
 from qwench.engine.receipt import Receipt, compare, keep, log_probabilities
 from qwench.files import open_files, read_config
+from qwench.ops.arrays import FLOAT32
 from qwench.ops.quantised import dequantise
 from qwench.ops.weight_types import OWN_TYPES
 from qwench.weights.quantise import quantise
@@ -78,7 +79,7 @@ class Receipts:
 
     def recipe_bytes(self, quantization: str) -> float:
         """What is not quantised takes fp32, as in the files it is compared with."""
-        return memory_bytes(self.config, kinds_for(self.config, quantization, torch.float32))
+        return memory_bytes(self.config, kinds_for(self.config, quantization, FLOAT32))
 
     def _receipt(self, chunks: Iterator[torch.Tensor]) -> Receipt:
         return compare(self._reference, chunks, TEXT)

@@ -46,7 +46,7 @@ def rounded(weight: torch.Tensor, name: str) -> torch.Tensor:
         )
         assert written == stored.size
     target = allocate(GGUF_TYPES[name], out, width)
-    gguf_blocks.decode(torch.from_numpy(stored), target)
+    gguf_blocks.decode(stored, target)
     return dequantise(target)
 
 

@@ -37,6 +37,7 @@ from qwench.media.fetch import Sources
 from qwench.media.pool import Decoders
 from qwench.media.reader import MediaReader
 from qwench.media.settings import VisionSettings
+from qwench.ops.arrays import FLOAT32
 from qwench.ops.kernels import native_usable
 from qwench.ops.loading import FILE
 from qwench.ops.native import load_library
@@ -141,9 +142,8 @@ def sentence(error: type[QwenchError], act: Callable[[], object]) -> str:
 
 
 def read(folder: Path) -> object:
-    import torch
 
-    return list(open_weights(folder, ModelConfig.from_folder(folder), torch.float32).parts())
+    return list(open_weights(folder, ModelConfig.from_folder(folder), FLOAT32).parts())
 
 
 @pytest.mark.parametrize(
@@ -232,15 +232,14 @@ def test_memory_that_is_not_there_for_a_step_costs_that_step_only(plan: Plan, ch
 
 
 def test_a_library_that_cannot_be_opened_leaves_torch(plan: Plan) -> None:
-    import torch
 
     if not FILE.exists():
         pytest.skip("no native library was built")
     load_library.cache_clear()
     plan.fail("library.open", OSError("wrong ELF class"))
-    assert native_usable("cpu", torch.float32) == (False, "no native library: wrong ELF class")
+    assert native_usable("cpu", FLOAT32) == (False, "no native library: wrong ELF class")
     plan.mend("library.open")
-    assert native_usable("cpu", torch.float32)[0]
+    assert native_usable("cpu", FLOAT32)[0]
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ INSTRUCTION_SETS = (
     "amx_bf16",
 )
 ARM_INSTRUCTION_SETS = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2")
+CPUINFO = Path("/proc/cpuinfo")
 UNKNOWN = "unknown"
 STREAM_BYTES = 1 << 30
 MATMUL_SIZE = 2048
@@ -122,6 +123,17 @@ def probe_torch() -> TorchInfo:
     found = (torch.cuda.get_device_properties(index) for index in range(count))
     gpus = tuple(Gpu(each.name, each.total_memory, (each.major, each.minor)) for each in found)
     return TorchInfo(str(torch.__version__), torch.version.cuda, torch.get_num_threads(), gpus)
+
+
+def usable_threads() -> int:
+    """Threads of one operation: one for each core this process may run on, or OMP_NUM_THREADS."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(asked) if asked.isdecimal() and int(asked) else min(probe().threads, _cores(_read(CPUINFO)))
+
+
+def has_bf16() -> bool:
+    """Whether this processor's vectors are wide enough to multiply BF16 at a gain."""
+    return not {"avx512bw", "bf16"}.isdisjoint(probe().instruction_sets)
 
 
 def resident_bytes(root: Path = Path("/")) -> int:
@@ -217,6 +229,12 @@ def _read(path: Path) -> str:
 def _cpu_name(cpuinfo: str) -> str:
     named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, flags=re.MULTILINE)
     return named.group(1).strip() if named else platform.processor() or UNKNOWN
+
+
+def _cores(cpuinfo: str) -> int:
+    """How many of the listed processors are cores of their own; all of them where the system does not tell."""
+    places = re.findall(r"^physical id\s*: (\d+)$.*?^core id\s*: (\d+)$", cpuinfo, flags=re.MULTILINE | re.DOTALL)
+    return len(set(places)) or _affinity()
 
 
 def _instruction_sets(cpuinfo: str) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from qwench.bench.cost import EVERY_EXPERT, Cost, cost_of
 from qwench.bench.rows import Row, make_rows, read_list
@@ -13,6 +12,7 @@ from qwench.config import ModelConfig
 from qwench.errors import UsageError
 from qwench.footprint import CacheShape
 from qwench.model.parameters import declare
+from qwench.ops.arrays import BFLOAT16
 from qwench.plan.shapes import active_parameters
 from qwench.plan.work import operations, weight_bytes
 
@@ -24,7 +24,7 @@ def bf16(model: ModelConfig) -> dict[str, float]:
 
 
 def test_a_decoded_token_reads_the_weights_the_cache_and_the_state_twice() -> None:
-    cost = cost_of(Row(decode=20, depth=100), DENSE, bf16(DENSE), CacheSpec.of(DENSE, torch.bfloat16))
+    cost = cost_of(Row(decode=20, depth=100), DENSE, bf16(DENSE), CacheSpec.of(DENSE, BFLOAT16))
     kept = CacheShape.of(DENSE, "bfloat16")
     expected = 2 * active_parameters(DENSE) + 110 * kept.token_bytes + 2 * kept.sequence_bytes
     assert cost.tokens == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
+import numpy as np
 
 from qwench.cache.pool import Pool
 from qwench.cache.prefix import PrefixPolicy
@@ -18,6 +18,8 @@ from qwench.engine.core import Engine
 from qwench.engine.runner import Runner
 from qwench.engine.scheduler import Scheduler
 from qwench.model.batch import Batch, CacheTensors
+from qwench.ops.arrays import Host
+from qwench.ops.choosing import TorchChooser
 
 VOCABULARY = 251
 MODULUS = 1_000_003  # every state is an integer below 2^24, exact in fp32
@@ -29,7 +31,7 @@ LEDGER_SPEC = CacheSpec(
     num_delta_layers=1,
     conv_shape=(1, 1),
     state_shape=(1, 1, 1),
-    dtype=torch.float64,
+    dtype=np.dtype("float64"),
 )
 
 
@@ -59,8 +61,9 @@ def mix(tokens: Sequence[int], positions: Sequence[int], state: int, last: int) 
     return digest % VOCABULARY
 
 
-def read(tokens: torch.Tensor, places: Sequence[int]) -> list[int]:
-    return tokens[places].flatten().int().tolist()
+def read(tokens: Host, places: Sequence[int]) -> list[int]:
+    found: list[int] = tokens[places].flatten().astype(int).tolist()
+    return found
 
 
 class LedgerModel:
@@ -69,7 +72,7 @@ class LedgerModel:
     Over a storage without states it is a model of attention alone.
     """
 
-    def forward(self, batch: Batch, cache: CacheTensors, seen: object = None) -> torch.Tensor:
+    def forward(self, batch: Batch, cache: CacheTensors, seen: object = None) -> Host:
         tokens, positions = batch.token_ids.tolist(), batch.positions[0].tolist()
         kv_slots, saves = batch.rows.kv_slots.tolist(), dict(batch.rows.saves)
         answers: list[int] = []
@@ -82,16 +85,16 @@ class LedgerModel:
                 cache.values[0][kv_slots[place]] = positions[place]
                 state, last = 0, tokens[place]
                 if cache.recurrent:
-                    cache.recurrent[0][slot] = advance(int(cache.recurrent[0][slot]), tokens[place])
+                    cache.recurrent[0][slot] = advance(int(cache.recurrent[0][slot].item()), tokens[place])
                     cache.conv[0][slot] = tokens[place]
-                    state, last = int(cache.recurrent[0][slot]), int(cache.conv[0][slot])
+                    state, last = int(cache.recurrent[0][slot].item()), int(cache.conv[0][slot].item())
                     if place in saves:
                         for states in (cache.recurrent[0], cache.conv[0]):
                             states[saves[place]] = states[slot]
-                seen = context[: first + offset + 1]
-                answers.append(mix(read(cache.keys[0], seen), read(cache.values[0], seen), state, last))
-        wanted = torch.tensor([answers[index] for index in batch.logit_tokens.tolist()], dtype=torch.int64)
-        return torch.nn.functional.one_hot(wanted, VOCABULARY).float()
+                visible = context[: first + offset + 1]
+                answers.append(mix(read(cache.keys[0], visible), read(cache.values[0], visible), state, last))
+        wanted = [answers[index] for index in batch.logit_tokens.tolist()]
+        return np.eye(VOCABULARY, dtype=np.float32)[wanted]
 
 
 def ledger_engine(
@@ -107,10 +110,11 @@ def ledger_engine(
     policy = PrefixPolicy(limit=snapshots, state_pages=state_pages, near=near)
     num_slots += snapshots if state_pages else 0
     spec = LEDGER_SPEC if state_pages else replace(LEDGER_SPEC, num_delta_layers=0)
-    storage = Storage(spec, num_pages=num_pages, page_size=page_size, num_slots=num_slots, device="cpu")
+    storage = Storage(spec, num_pages=num_pages, page_size=page_size, num_slots=num_slots)
     for tensor in (*storage.keys, *storage.values, *storage.conv, *storage.recurrent):
-        tensor.fill_(12345)  # what a former owner may have left behind must never be read
+        tensor.fill(12345)  # what a former owner may have left behind must never be read
     scheduler = Scheduler(
         Pool(num_pages), Pool(num_slots), page_size=page_size, max_step_tokens=max_step_tokens, policy=policy
     )
-    return Engine(scheduler, Runner(LedgerModel(), storage, page_size=page_size, usable_tokens=VOCABULARY))
+    runner = Runner(LedgerModel(), storage, page_size=page_size, usable_tokens=VOCABULARY, chooser=TorchChooser())
+    return Engine(scheduler, runner)

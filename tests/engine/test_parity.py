@@ -13,6 +13,7 @@ import torch
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
 from qwench.engine.request import Marks, SamplingParams, Vocabulary
+from qwench.ops.arrays import FLOAT32
 from tests.oracle import KINDS, VOCABULARY, make_checkpoint
 
 ALWAYS = ("wrapper_dense", "moe", "qwen3", "qwen3_moe_mixed")
@@ -152,7 +153,7 @@ def test_choices_of_one_prompt_equal_each_alone_and_read_it_once(client: EngineC
 def _bytes_for(client: EngineClient, *, pages: int, slots: int) -> int:
     from qwench.cache.storage import CacheSpec
 
-    spec = CacheSpec.of(client.model, torch.float32)
+    spec = CacheSpec.of(client.model, FLOAT32)
     return pages * client.config.page_size * spec.token_bytes + slots * spec.sequence_bytes
 
 

@@ -128,7 +128,8 @@ def test_min_tokens_bans_the_end_until_then() -> None:
 def test_logprobs_are_raw_ranked_and_always_hold_the_drawn_token() -> None:
     logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(4))
     expected = torch.log_softmax(logits.double(), -1)
-    for row, entry in enumerate(token_logprobs(logits, [3, 7], [2, 0])):
+    found = [token_logprobs(logits, [3, 7], [2, 0], chooser) for chooser in choosers()]
+    for row, entry in [pair for each in found for pair in enumerate(each)]:
         token = (3, 7)[row]
         order = expected[row].argsort(descending=True).tolist()
         assert entry.logprob == pytest.approx(expected[row, token].item(), abs=1e-5)

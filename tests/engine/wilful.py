@@ -19,6 +19,7 @@ from qwench.engine.runner import Runner
 from qwench.engine.scheduler import Scheduler
 from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.model.batch import Batch, CacheTensors
+from qwench.ops.choosing import TorchChooser
 from qwench.text.stream import AnswerStream, Piece
 from qwench.text.tokenizer import Tokenizer
 from tests.engine.ledger import LEDGER_SPEC
@@ -45,7 +46,7 @@ class WilfulModel:
             slot = int(batch.rows.state_slots[row])
             if positions[span.start] == 0:
                 cache.recurrent[0][slot] = tokens[span.start]
-            rows[span.start : span.stop] = [int(cache.recurrent[0][slot])] * (span.stop - span.start)
+            rows[span.start : span.stop] = [int(cache.recurrent[0][slot].item())] * (span.stop - span.start)
         places = batch.logit_tokens.tolist()
         return torch.stack([self.logits(rows[i], positions[i], tokens[i]) for i in places])
 
@@ -63,10 +64,10 @@ class WilfulModel:
 
 
 def wilful_engine(tokenizer: Tokenizer, end_ids: frozenset[int], *, num_pages: int, num_slots: int = 8) -> Engine:
-    storage = Storage(LEDGER_SPEC, num_pages=num_pages, page_size=8, num_slots=num_slots, device="cpu")
+    storage = Storage(LEDGER_SPEC, num_pages=num_pages, page_size=8, num_slots=num_slots)
     scheduler = Scheduler(Pool(num_pages), Pool(num_slots), page_size=8, max_step_tokens=24)
     model = WilfulModel(tokenizer, end_ids)
-    return Engine(scheduler, Runner(model, storage, page_size=8, usable_tokens=tokenizer.size))
+    return Engine(scheduler, Runner(model, storage, page_size=8, usable_tokens=tokenizer.size, chooser=TorchChooser()))
 
 
 class Reader:

@@ -14,6 +14,7 @@ from qwench.engine.start import _converted
 from qwench.errors import CheckpointError
 from qwench.files import read_config
 from qwench.gguf.file import open_gguf
+from qwench.ops.arrays import FLOAT32
 from qwench.ops.quantised import Codes, dequantise
 from qwench.weights.gguf import GgufSource
 from qwench.weights.gguf_match import BOOKS
@@ -64,7 +65,7 @@ def test_every_type_is_covered() -> None:
 
 def test_numbers_are_those_of_the_package_rounded_once_more(file: Path) -> None:
     opened = open_gguf(file)
-    source = GgufSource(opened, read_config(opened), torch.float32)
+    source = GgufSource(opened, read_config(opened), FLOAT32)
     pieces: dict[str, list[torch.Tensor]] = {}
     for part, value in source.parts():
         if isinstance(value, Codes):
@@ -83,7 +84,7 @@ def test_numbers_are_those_of_the_package_rounded_once_more(file: Path) -> None:
 
 def test_the_start_says_what_becomes_what(file: Path) -> None:
     opened = open_gguf(file)
-    lines = list(_converted(GgufSource(opened, read_config(opened), torch.float32)))
+    lines = list(_converted(GgufSource(opened, read_config(opened), FLOAT32)))
     assert {line.reason.split()[0] for line in lines} == BOOKS.keys()
     assert {line.value for line in lines} == {"1 tensors to q4", "1 tensors to q2"}
 
@@ -94,4 +95,4 @@ def test_without_the_package_the_tensor_and_the_way_out_are_named(file: Path, mo
     with pytest.raises(
         CheckpointError, match=r"attn_\w+\.weight has the type \w+, whose code book .* `pip install gguf`"
     ):
-        GgufSource(opened, read_config(opened), torch.float32)
+        GgufSource(opened, read_config(opened), FLOAT32)

@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from qwench.errors import CheckpointError, ConfigError, QwenchError
 from qwench.fault import planned
 from qwench.files import open_files, read_config
 from qwench.gguf.file import GgufFile, open_gguf
 from qwench.gguf.header import MAX_STRING, TENSOR_TYPES
+from qwench.ops.arrays import FLOAT32
 from qwench.text.gguf_text import gguf_template, gguf_tokenizer
 from qwench.weights.gguf import GgufSource
 from tests.gguf import bytes as raw
@@ -126,7 +126,7 @@ def examine(path: Path) -> None:
     config = read_config(files)
     tokenizer = gguf_tokenizer(files)
     gguf_template(files, tokenizer)
-    for _ in GgufSource(files, config, torch.float32).parts():
+    for _ in GgufSource(files, config, FLOAT32).parts():
         pass
 
 
@@ -258,7 +258,7 @@ def test_a_file_that_shrinks_while_it_is_read(honest: Path, header_bytes: int, t
     path = tmp_path / "shrinks.gguf"
     path.write_bytes(honest.read_bytes())
     file = open_gguf(path)
-    parts = GgufSource(file, read_config(file), torch.float32).parts()
+    parts = GgufSource(file, read_config(file), FLOAT32).parts()
     next(parts)
     os.truncate(path, header_bytes)
     with pytest.raises(CheckpointError, match=r"shrinks\.gguf ended inside tensor"):
@@ -318,7 +318,7 @@ def test_a_key_that_does_not_fit_the_model(name: str, honest: Path, tmp_path: Pa
     path.write_bytes(with_key(honest.read_bytes(), key, value))
     file = open_gguf(path)
     with pytest.raises((ConfigError, CheckpointError)) as caught:
-        GgufSource(file, read_config(file), torch.float32)
+        GgufSource(file, read_config(file), FLOAT32)
     assert sentence in caught.value.message
     assert "model.gguf" in caught.value.message
     assert "\n" not in caught.value.message
@@ -371,7 +371,7 @@ def _behind(whole: bytes, position: int) -> int:
 def unfit(file: GgufFile) -> str:
     """The sentence that refuses a file whose tensors are not those of its model."""
     with pytest.raises(CheckpointError) as caught:
-        GgufSource(file, read_config(file), torch.float32)
+        GgufSource(file, read_config(file), FLOAT32)
     assert "\n" not in caught.value.message
     assert str(file.path) in caught.value.message
     return caught.value.message

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qwench.ops.arrays import FLOAT32
 from qwench.ops.kernels import Kernels, make_kernels, native_usable
 from tests import llama
 from tests.accuracy import RECIPES, Receipts
@@ -25,7 +26,7 @@ def receipts(tmp_path_factory: pytest.TempPathFactory) -> Receipts:
 
 
 def kernels(name: str) -> Kernels:
-    usable, isa = native_usable("cpu", torch.float32)
+    usable, isa = native_usable("cpu", FLOAT32)
     if name == "native" and not usable:
         pytest.skip(isa)
     return make_kernels(isa if name == "native" else None, threads=1)

@@ -13,9 +13,10 @@ from qwench.config import ModelConfig
 from qwench.files import open_files, read_config
 from qwench.gguf.file import GgufFile, open_gguf
 from qwench.model.parameters import declare
+from qwench.ops.arrays import FLOAT32, to_torch
 from qwench.ops.kernels import make_kernels
-from qwench.ops.quantised import dequantise
-from qwench.ops.weight_types import GGUF_TYPES
+from qwench.ops.quantised import Codes, dequantise
+from qwench.ops.weight_types import GGUF_TYPES, WeightType
 from qwench.weights.gguf import GgufSource
 from tests.gguf.export import (
     all_f32,
@@ -105,8 +106,8 @@ def values_of(path: Path) -> dict[str, torch.Tensor]:
     """Every parameter as plain numbers, fp32."""
     file = open_gguf(path)
     pieces: dict[str, list[torch.Tensor]] = {}
-    for part, value in GgufSource(file, read_config(file), torch.float32).parts():
-        plain = value if isinstance(value, torch.Tensor) else dequantise(value)
+    for part, value in GgufSource(file, read_config(file), FLOAT32).parts():
+        plain = dequantise(value) if isinstance(value, Codes) else to_torch(value)
         pieces.setdefault(part.name, []).append(plain.clone())
     return {name: torch.cat(found) for name, found in pieces.items()}
 
@@ -117,8 +118,8 @@ def test_quantised_matrices_are_what_the_package_dequantises(stored: gguf.GGMLQu
     reference = build_model(*KINDS["moe"], seed=4)
     quantised = export(reference, tmp_path / "quantised.gguf", choose=matrices_as(stored))
     file = open_gguf(quantised)
-    kinds = GgufSource(file, read_config(file), torch.float32).kinds.values()
-    types = {kind for kind in kinds if not isinstance(kind, torch.dtype)}
+    kinds = GgufSource(file, read_config(file), FLOAT32).kinds.values()
+    types = {kind for kind in kinds if isinstance(kind, WeightType)}
     assert types == ({GGUF_TYPES[stored.name]} if stored.name in GGUF_TYPES else set())
     plain = tmp_path / "plain.gguf"
     rewrite(quantised, plain)
@@ -145,7 +146,7 @@ def test_gate_and_up_of_two_types_become_one_and_it_is_told(tmp_path: Path) -> N
 
     path = export(build_model(*KINDS["moe"], seed=5), tmp_path / "mixed.gguf", choose=choose)
     file = open_gguf(path)
-    source = GgufSource(file, read_config(file), torch.float32)
+    source = GgufSource(file, read_config(file), FLOAT32)
     assert source.kinds["layers.0.moe.gate_up"] == GGUF_TYPES["Q8_0"]
     (conversion,) = source.converted
     assert len(conversion.names) == 2 * 8

@@ -24,7 +24,7 @@ BASE = (
     "files",
     "footprint",
 )
-TENSORS = ("torch", "numpy")
+TENSORS = ("torch", "numpy", "ml_dtypes")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,15 @@ def test_nobody_imports_a_command_or_the_trainer(path: Path) -> None:
         return
     wrong = [name for name, _ in imports(path) if name.startswith(("qwench.cli", "qwench.train"))]
     assert not wrong, f"{path} imports {wrong}"
+
+
+@pytest.mark.parametrize("path", files(PACKAGE, "*.py"), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_torch_is_loaded_by_who_computes_with_it(path: Path) -> None:
+    """Not by reading a file of ours: the native kernels need none of it."""
+    module = module_name(path)
+    if module.startswith(("bench", "cli", "train")) or module in {"device", "ops.lazy", "ops.eager", "model.vision"}:
+        return
+    assert "torch" not in {name.partition(".")[0] for name, _ in imports(path)}, "take it from ops/lazy"
 
 
 def arithmetic() -> list[Path]:

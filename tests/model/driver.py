@@ -13,6 +13,7 @@ from qwench.engine.request import Request, SamplingParams
 from qwench.engine.scheduler import Step, StepRow
 from qwench.engine.start import build_model
 from qwench.files import open_files, read_config
+from qwench.ops.arrays import FLOAT32, DType, as_torch
 from qwench.ops.kernels import Kernels, TorchKernels
 from qwench.weights.open import open_weights
 
@@ -25,23 +26,22 @@ class Driver:
     def __init__(
         self,
         path: Path,
-        device: str = "cpu",
         kernels: Kernels | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: DType = FLOAT32,
         quantization: str | None = None,
         kv_cache_dtype: str = "auto",
     ) -> None:
-        self.device = device
         files = open_files(path)
         self.config = read_config(files)
         source = open_weights(files, self.config, dtype, quantization)
-        self.model = build_model(self.config, source, kernels or TorchKernels(), device=device)
+        kernels = kernels or TorchKernels()
+        self.model = build_model(self.config, source, kernels)
         self.storage = Storage(
             CacheSpec.of(self.config, dtype, kv_cache_dtype),
             num_pages=NUM_PAGES,
             page_size=PAGE_SIZE,
             num_slots=NUM_SLOTS,
-            device=device,
+            memory=kernels.zeros,
         )
 
     def logits(self, sequences: Sequence[Sequence[int]], chunk: int) -> list[torch.Tensor]:
@@ -66,7 +66,7 @@ class Driver:
             rows = [StepRow(r, r.computed, min(chunk, r.missing)) for r in requests if r.missing]
             rows.sort(key=lambda row: row.count > 1)
             step = Step(tuple(rows), ())
-            parts = self.model.forward(build_batch(step, PAGE_SIZE, self.device), self.storage)
+            parts = as_torch(self.model.forward(build_batch(step, PAGE_SIZE), self.storage))
             for row, part in zip(rows, torch.split(parts, [row.count for row in rows]), strict=True):
                 found[row.request.id].append(part)
                 row.request.computed += row.count

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qwench.ops.kernels import make_kernels, native_usable
+from qwench.ops.arrays import FLOAT32
+from qwench.ops.kernels import TorchKernels, make_kernels, native_usable
 from tests.model.driver import Driver
 from tests.tolerances import tolerance
 
@@ -31,7 +32,7 @@ def test_stored_logits_and_ids_still_come_out(name: str, chunk: int) -> None:
 
 @pytest.mark.parametrize("name", ["dense", "moe"])
 def test_native_kernels_give_the_stored_logits_and_ids(name: str) -> None:
-    usable, isa = native_usable("cpu", torch.float32)
+    usable, isa = native_usable("cpu", FLOAT32)
     if not usable:
         pytest.skip(isa)
     folder = GOLDEN / name
@@ -51,6 +52,6 @@ def test_cuda_gives_the_logits_of_the_cpu(name: str) -> None:
     prompt = json.loads((folder / "golden.json").read_text(encoding="utf-8"))["prompt"]
     stored = load_file(folder / "golden.safetensors")["logits"]
     for chunk in (1, 64, 1000):
-        (logits,) = Driver(folder, device="cuda").logits([prompt], chunk)
+        (logits,) = Driver(folder, kernels=TorchKernels("cuda")).logits([prompt], chunk)
         assert logits.dtype == torch.float32
         assert (logits.cpu() - stored).abs().max() < tolerance("model_logits", backend="cuda")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qwench.ops.arrays import BFLOAT16, FLOAT32, DType, as_torch
 from qwench.ops.kernels import NativeKernels, TorchKernels, native_usable
 from qwench.ops.native import Native
 from tests.model.driver import Driver
@@ -18,19 +19,19 @@ LENGTHS = (1, 70, 3, 1, 33, 17)
 
 @pytest.fixture(params=["dense", "moe"])
 def folder(request: pytest.FixtureRequest) -> Path:
-    usable, reason = native_usable("cpu", torch.bfloat16)
+    usable, reason = native_usable("cpu", BFLOAT16)
     if not usable:
         pytest.skip(reason)
     return GOLDEN / str(request.param)
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+@pytest.fixture(params=[FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> DType:
     return request.param  # type: ignore[no-any-return]
 
 
 def native(threads: int = 2) -> Native:
-    return Native(native_usable("cpu", torch.bfloat16)[1], threads)
+    return Native(native_usable("cpu", BFLOAT16)[1], threads)
 
 
 def prompts(vocabulary: int) -> list[list[int]]:
@@ -41,18 +42,18 @@ def prompts(vocabulary: int) -> list[list[int]]:
 @pytest.mark.parametrize("chunk", [1, 20, 1000])
 def test_a_program_gives_the_bits_of_its_operations_one_by_one(folder: Path, chunk: int) -> None:
     """In BF16: fp32 shows the last bit of e^x, which torch rounds its own way."""
-    recorded = Driver(folder, kernels=NativeKernels(native()), dtype=torch.bfloat16)
-    called = Driver(folder, kernels=OneByOne(native()), dtype=torch.bfloat16)
+    recorded = Driver(folder, kernels=NativeKernels(native()), dtype=BFLOAT16)
+    called = Driver(folder, kernels=OneByOne(native()), dtype=BFLOAT16)
     asked = prompts(recorded.config.vocab_size)
     for found, expected in zip(recorded.logits(asked, chunk), called.logits(asked, chunk), strict=True):
         assert torch.equal(found, expected)
     for name in ("keys", "values", "conv", "recurrent"):
         for one, other in zip(getattr(recorded.storage, name), getattr(called.storage, name), strict=True):
-            assert torch.equal(one, other)
+            assert torch.equal(as_torch(one), as_torch(other))
 
 
 @pytest.mark.parametrize("kept", ["auto", "int8"])
-def test_company_cuts_and_threads_do_not_change_a_bit(folder: Path, dtype: torch.dtype, kept: str) -> None:
+def test_company_cuts_and_threads_do_not_change_a_bit(folder: Path, dtype: DType, kept: str) -> None:
     driver = Driver(folder, kernels=NativeKernels(native()), dtype=dtype, kv_cache_dtype=kept)
     asked = prompts(driver.config.vocab_size)
     together = driver.logits(asked, 1000)

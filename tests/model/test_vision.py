@@ -13,6 +13,7 @@ from qwench.config import ModelConfig
 from qwench.engine.eyes import build_tower, finish
 from qwench.model import vision
 from qwench.model.vision import Grid, VisionTower
+from qwench.ops.arrays import FLOAT32, as_dtype
 from qwench.ops.kernels import Kernels, TorchKernels, make_kernels, native_usable
 from qwench.weights.vision import open_vision
 from tests.oracle import KINDS, VISION, build_model, make_checkpoint
@@ -24,7 +25,7 @@ GRIDS: tuple[Grid, ...] = ((1, 4, 6), (1, 2, 2), (1, 2, 60), (1, 50, 2), (1, 30,
 def tower(folder: Path, kernels: Kernels | None = None, dtype: torch.dtype = torch.float32) -> VisionTower:
     config = ModelConfig.from_folder(folder).vision
     assert config is not None
-    weights = open_vision(folder, config, dtype)
+    weights = open_vision(folder, config, as_dtype(dtype))
     assert weights is not None
     return build_tower(config, weights, kernels or TorchKernels())
 
@@ -88,7 +89,7 @@ def test_tiles_and_pauses_change_nothing(pair: tuple[Any, Path], grid: Grid, mon
 
 
 def test_native_kernels_see_the_same(pair: tuple[Any, Path]) -> None:
-    usable, isa = native_usable("cpu", torch.float32)
+    usable, isa = native_usable("cpu", FLOAT32)
     if not usable:
         pytest.skip(isa)
     patches, grid = drawn((1, 12, 20), seed=8), (1, 12, 20)
@@ -103,8 +104,8 @@ def test_native_kernels_see_the_same(pair: tuple[Any, Path]) -> None:
 def test_cuda_sees_the_same(pair: tuple[Any, Path]) -> None:
     config = ModelConfig.from_folder(pair[1]).vision
     assert config is not None
-    weights = open_vision(pair[1], config, torch.float32)
+    weights = open_vision(pair[1], config, FLOAT32)
     assert weights is not None
     patches = drawn((2, 6, 4), seed=9)
-    found = finish(build_tower(config, weights, TorchKernels(), "cuda").encode(patches, (2, 6, 4)))
+    found = finish(build_tower(config, weights, TorchKernels("cuda")).encode(patches, (2, 6, 4)))
     assert (found.cpu() - reference(pair[0], patches, (2, 6, 4))).abs().max() < tolerance("vision", backend="cuda")

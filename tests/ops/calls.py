@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 
 import torch
 
+from qwench.ops.arrays import Array, DType, Host, address_of, dtype_of, to_host, to_torch
 from qwench.ops.attention import kept_width
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.eager import Eager
@@ -86,7 +88,7 @@ class NativeCalls(NativeKernels):
             len(rows.lengths), len(states), parameters.num_key_heads, value_heads, key_dim, value_dim,
             parameters.conv.shape[1], parameters.tiled, len(rows.saves), type_of("delta_net", mixed=mixed),
             parameters.eps,
-            *(tensor.data_ptr() for tensor in pointers),
+            *map(address_of, pointers),
         )  # fmt: skip
         if self._library.qw_delta_net(self._context, arguments):
             raise IndexError(
@@ -113,7 +115,7 @@ class NativeCalls(NativeKernels):
         output = torch.empty(query.shape, dtype=query.dtype)
         arguments = AttentionArguments(
             len(rows.lengths), heads, keys.shape[1], width, rows.page_size, len(keys) // rows.page_size, code, coded,
-            width**-0.5, rows.starts.data_ptr(), rows.context_lengths.data_ptr(), table.data_ptr(), table.shape[1],
+            width**-0.5, address_of(rows.starts), address_of(rows.context_lengths), table.data_ptr(), table.shape[1],
             slots.data_ptr(), query.data_ptr(), query.stride(0), key.data_ptr(), key.stride(0), value.data_ptr(),
             value.stride(0), keys.data_ptr(), values.data_ptr(), output.data_ptr(), heads * width,
         )  # fmt: skip
@@ -164,8 +166,14 @@ class NativeCalls(NativeKernels):
 class OneByOne(NativeCalls):
     """A model's operations called as its description comes to them; what is no call here is torch's."""
 
-    def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
-        return describe(CalledEagerly(self, inputs), cache)
+    def place(self, array: Array) -> Array:
+        return to_torch(array)
+
+    def zeros(self, shape: Sequence[int], dtype: DType) -> Array:
+        return to_torch(super().zeros(shape, dtype))
+
+    def forward(self, describe: Description, inputs: Inputs, cache: object) -> Host:
+        return to_host(describe(CalledEagerly(self, inputs.map(to_torch)), cache))
 
 
 class CalledEagerly(Eager):
@@ -232,7 +240,9 @@ def check_attention(
     same = functools.partial(require_equal, "attention")
     parts = {"query": query, "key": key, "value": value, "keys": keys, "values": values}
     same("head_dim", query=query.shape[2], key=key.shape[2], value=value.shape[2])
-    same("width of a kept head", key=kept_width(key.shape[2], keys.dtype), keys=keys.shape[2], values=values.shape[2])
+    same(
+        "width of a kept head", key=kept_width(key.shape[2], dtype_of(keys)), keys=keys.shape[2], values=values.shape[2]
+    )
     same("kv_heads", **{name: part.shape[1] for name, part in parts.items() if name != "query"})
     same("cached tokens", keys=len(keys), values=len(values))
     lengths = {"lengths": sum(rows.lengths), "kv_slots": len(rows.kv_slots)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from qwench.config import CACHE_TILE
+from qwench.ops.arrays import as_dtype
 from qwench.ops.attention import SCALE_BYTES, kept_width
 
 COLUMNS, PANEL = 64, 16  # csrc/packed.h: columns of a group, of which the last has whole panels
@@ -13,7 +14,9 @@ COLUMNS, PANEL = 64, 16  # csrc/packed.h: columns of a group, of which the last 
 def empty(tokens: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
     """A cache in which whatever is read before it was written is NaN: in int8 the scales are."""
     return torch.full(
-        (tokens, kv_heads, kept_width(head_dim, dtype)), -1 if dtype == torch.int8 else torch.nan, dtype=dtype
+        (tokens, kv_heads, kept_width(head_dim, as_dtype(dtype))),
+        -1 if dtype == torch.int8 else torch.nan,
+        dtype=dtype,
     )
 
 

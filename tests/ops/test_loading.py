@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from qwench.ops import loading
+from qwench.ops.arrays import dtype_of
 from qwench.ops.loading import BITS, ELEMENTS, GGUF, Arena, Loading, MatrixInFile, RowsInFile, Unloadable, packed_bytes
 from qwench.ops.native import Native, instruction_sets
 from qwench.ops.quantised import ARRAYS, Codes, allocate
@@ -54,13 +55,13 @@ def packed_size(matrix: MatrixInFile) -> int:
 def packed(value: torch.Tensor | Codes) -> bytes:
     native = Native(instruction_sets()[-1], 1)
     kind, (out, width) = (
-        (value.type, (value.out, value.width)) if isinstance(value, Codes) else (value.dtype, value.shape)
+        (value.type, (value.out, value.width)) if isinstance(value, Codes) else (dtype_of(value), value.shape)
     )
     arena = Arena(native.packed_bytes(kind, out, width))
     matrix = native.reserve(kind, out, width, arena)
     native.pack_rows(value, matrix, 0)
     size = loading.load_library().qw_packed_bytes(
-        loading.numbers_of(kind if isinstance(kind, WeightType) else ELEMENTS[str(kind)[6:]]), out, width
+        loading.numbers_of(kind if isinstance(kind, WeightType) else ELEMENTS[str(kind)]), out, width
     )
     return ctypes.string_at(matrix.address, size)
 
@@ -81,7 +82,7 @@ def test_gguf_blocks(name: str, tmp_path: Path) -> None:
     for out, width in SHAPES if kind.nested else SHAPES + ODD:
         raw = torch.from_numpy(random_blocks(name, out, width, seed=out))
         codes = allocate(kind, out, width)
-        gguf_blocks.decode(raw, codes)
+        gguf_blocks.decode(raw.numpy(), codes)
         offsets = written(tmp_path / "w", raw)
         rows = RowsInFile(tmp_path / "w", GGUF + NUMBERS[name], out, raw.numel(), offsets)
         assert loaded(MatrixInFile("w", 0, kind, out, width, (rows,))) == packed(codes), (out, width)
@@ -153,7 +154,7 @@ def test_rows_of_several_places_make_one_matrix(threads: int, tmp_path: Path) ->
         RowsInFile(tmp_path / "w", GGUF + 12, 86, 86 * size, (second,)),
     )
     codes = allocate(kind, 150, 512)
-    gguf_blocks.decode(raw, codes)
+    gguf_blocks.decode(raw.numpy(), codes)
     assert loaded(MatrixInFile("w", 0, kind, 150, 512, rows), threads) == packed(codes)
 
 

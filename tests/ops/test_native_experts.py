@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from qwench.ops.arrays import FLOAT32
 from qwench.ops.linear import Dense, Packed, expert_mlp, linear, route
 from qwench.ops.loading import Arena
 from qwench.ops.native import Native
@@ -76,7 +77,7 @@ def test_quantised_experts_equal_one_linear_layer_after_the_other(isa: str, kind
 
     def pack(out: int, width: int, seed: int) -> Packed:
         codes = [random_codes(OWN_TYPES[kind], out, width, seed + expert) for expert in range(5)]
-        return Packed(native, tuple(native.pack_codes(each, arena) for each in codes), torch.float32)
+        return Packed(native, tuple(native.pack_codes(each, arena) for each in codes), FLOAT32)
 
     gate_up, down = pack(128, 256, 0), pack(256, 64, 9)
     x, logits = normal(9, 256), normal(9, 5, seed=1)

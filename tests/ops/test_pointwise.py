@@ -11,6 +11,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5TextRotaryEmbedd
 
 from qwench.config import RopeConfig, YarnConfig
 from qwench.ops import rotary
+from qwench.ops.arrays import to_torch
 from qwench.ops.linear import Dense, expert_mlp, route
 from qwench.ops.norm import gated_rms_norm, rms_norm
 from tests.tolerances import tolerance
@@ -54,7 +55,7 @@ def test_interleaved_mrope_equals_transformers(section: tuple[int, int, int]) ->
     reference = Qwen3_5TextRotaryEmbedding(config)
     wanted_cos, wanted_sin = reference(torch.zeros(1, 20, 8), positions[:, None])
     rope = RopeConfig(1e7, rotary_dim, section, None)
-    cos, sin = rotary.cos_sin(positions, rotary.frequencies(rope), rotary.axes(rope), 1.0)
+    cos, sin = map(to_torch, rotary.cos_sin(positions.numpy(), rotary.frequencies(rope), rotary.axes(rope), 1.0))
     assert (torch.cat((cos, cos), -1) - wanted_cos[0]).abs().max() < tolerance("rotary")
     assert (torch.cat((sin, sin), -1) - wanted_sin[0]).abs().max() < tolerance("rotary")
 
@@ -63,7 +64,7 @@ def test_yarn_keeps_fast_frequencies_and_divides_slow_ones() -> None:
     """The bounds and blend published for Qwen3.5 at factor 4: 1 up to 14, 1/4 from 22, linear between."""
     yarn = YarnConfig(4.0, 262144, 32.0, 1.0, 0.1 * math.log(4) + 1, True)
     plain = rotary.frequencies(RopeConfig(1e7, 64, (11, 11, 10), None))
-    ratio = rotary.frequencies(RopeConfig(1e7, 64, (11, 11, 10), yarn)) / plain
+    ratio = to_torch(rotary.frequencies(RopeConfig(1e7, 64, (11, 11, 10), yarn)) / plain)
     ramp = ((torch.arange(32) - 14) / 8).clamp(0, 1)
     assert torch.allclose(ratio, 1 - ramp * 0.75, atol=1e-6)
     assert ratio[15].item() == pytest.approx(0.90625)

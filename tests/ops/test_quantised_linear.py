@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from qwench.ops import native as binding
+from qwench.ops.arrays import BFLOAT16, FLOAT32, dtype_of, torch_dtype
 from qwench.ops.loading import Arena
 from qwench.ops.native import LinearArguments, LinearInput, Native, PackedMatrix
-from qwench.ops.quantised import Codes, dequantise, quantised_linear
+from qwench.ops.quantised import Codes, dequantise, quantised_linear, scale_dtype
 from qwench.ops.weight_types import CHECKPOINT_TYPES, FOUR_BIT_FLOATS, GGUF_TYPES, OWN_TYPES, SUPER_BLOCK, WeightType
 from tests.ops.test_native import bound, far, normal, sets
 
@@ -52,7 +54,7 @@ def random_codes(kind: WeightType, out: int, width: int, seed: int = 0) -> Codes
 
     def floats(shape: tuple[int, int], size: float) -> torch.Tensor:
         drawn: torch.Tensor = torch.rand(shape, generator=generator) * size / width**0.5
-        return drawn.to(kind.scale_dtype)
+        return drawn.to(scale_dtype(kind))
 
     values = max(map(abs, kind.table)) if kind.table else 2**kind.bits
     codes = torch.randint(0, 2**kind.bits, (out, depth), generator=generator, dtype=torch.uint8)
@@ -125,7 +127,7 @@ def test_rows_come_back_as_the_reference_says(kind: WeightType, natives: dict[st
         matrix = random_codes(kind, 70, width)
         packed = pack(natives["scalar"], matrix)
         assert torch.equal(natives["scalar"].unpack_rows(packed, rows), dequantise(matrix)[rows])
-        found = natives["scalar"].unpack_rows(packed, rows, torch.bfloat16)
+        found = natives["scalar"].unpack_rows(packed, rows, BFLOAT16)
         assert torch.equal(found, dequantise(matrix)[rows].bfloat16())
         with pytest.raises(IndexError, match="not among the 70"):
             natives["scalar"].unpack_rows(packed, torch.tensor([70]))
@@ -167,15 +169,15 @@ def test_many_layers_as_one_job_get_the_bits_they_get_alone(natives: dict[str, N
         OWN_TYPES["q4"],
         OWN_TYPES["q8"],
         GGUF_TYPES["Q6_K"],
-        torch.float32,
-        torch.bfloat16,
+        FLOAT32,
+        BFLOAT16,
     )
     for isa, dtype in itertools.product(natives, (torch.float32, torch.bfloat16)):
         for native in (natives[isa], Native(isa, 3)):
             matrices = [
                 pack(native, random_codes(kind, 40 + index, 288))
                 if isinstance(kind, WeightType)
-                else native.pack(normal(40 + index, 288, dtype=kind), Arena(1 << 20))
+                else native.pack(normal(40 + index, 288, dtype=torch_dtype(kind)), Arena(1 << 20))
                 for index, kind in enumerate(kinds)
             ]
             x, other = normal(5, 288, dtype=dtype), normal(18, 288, seed=1, dtype=dtype)
@@ -197,7 +199,7 @@ def test_rows_of_the_inputs_can_be_chosen_and_outputs_stay_within_their_bounds(i
     for matrix in (*dense, pack(native, random_codes(OWN_TYPES["q6"], 37, 64))):
         y = torch.full((7, 50), torch.nan, dtype=dtype)
         arguments = LinearArguments(
-            binding.address_of(matrix), 5, binding.TYPES[dtype], x.data_ptr(), rows.data_ptr(), 96, None, 0,
+            binding.weight_address(matrix), 5, binding.TYPES[dtype_of(x)], x.data_ptr(), rows.data_ptr(), 96, None, 0,
             y[1:].data_ptr(), 50,
         )  # fmt: skip
         assert native._library.qw_linear(native._context, arguments) == 0
@@ -212,7 +214,7 @@ def test_a_type_without_kernels_is_refused(natives: dict[str, Native]) -> None:
         with pytest.raises(ValueError, match=f"{wrong.name}.*cannot be packed"):
             natives["scalar"].packed_bytes(wrong, 16, 256)
     with pytest.raises(ValueError, match="float64 cannot be packed"):
-        natives["scalar"].packed_bytes(torch.float64, 16, 256)
+        natives["scalar"].packed_bytes(np.dtype("float64"), 16, 256)
     matrix = pack(natives["scalar"], random_codes(OWN_TYPES["q8"], 4, 32))
     with pytest.raises(ValueError, match="out is 3 in residual but 4 in weight"):
         natives["scalar"].linear_many([LinearInput(normal(2, 32), matrix, normal(2, 3))])

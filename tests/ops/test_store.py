@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from qwench.ops.arrays import BFLOAT16, FLOAT32, torch_dtype
 from qwench.ops.kernels import Kernels, make_kernels
 from qwench.ops.linear import Weight, embed, linear
 from qwench.ops.native import instruction_sets
@@ -13,7 +14,7 @@ from qwench.ops.store import Kind, Plan, Value
 from qwench.ops.weight_types import OWN_TYPES, WeightType
 from qwench.weights.quantise import quantise
 
-KINDS: list[Kind] = [*OWN_TYPES.values(), torch.float32, torch.bfloat16]
+KINDS: list[Kind] = [*OWN_TYPES.values(), FLOAT32, BFLOAT16]
 OUT, WIDTH = 200, 256
 
 
@@ -24,7 +25,7 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
 
 def drawn(kind: Kind, seed: int) -> Value:
     weight = torch.randn(OUT, WIDTH, generator=torch.Generator().manual_seed(seed)) / 16
-    return quantise(weight, kind) if isinstance(kind, WeightType) else weight.to(kind)
+    return quantise(weight, kind) if isinstance(kind, WeightType) else weight.to(torch_dtype(kind))
 
 
 def rows(value: Value, first: int, last: int) -> Value:
@@ -34,7 +35,7 @@ def rows(value: Value, first: int, last: int) -> Value:
 def stored(kernels: Kernels, values: list[Value], kind: Kind, cuts: tuple[int, ...]) -> Weight:
     """One weight: a matrix, or one per expert, put in pieces of these rows."""
     shape = (OUT, WIDTH) if len(values) == 1 else (len(values), OUT, WIDTH)
-    store = kernels.store(Plan({"x": shape}, {"x": kind}, torch.float32))
+    store = kernels.store(Plan({"x": shape}, {"x": kind}, FLOAT32))
     for expert, value in reversed(list(enumerate(values))):
         for first, last in zip((0, *cuts), (*cuts, OUT), strict=True):
             store.put("x", None if len(values) == 1 else expert, rows(value, first, last))
@@ -47,14 +48,14 @@ def test_pieces_give_the_bits_of_the_whole(kernels: Kernels, kind: Kind, cuts: t
     value = drawn(kind, seed=1)
     whole, pieces = stored(kernels, [value], kind, ()), stored(kernels, [value], kind, cuts)
     x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(2))
-    if kind == torch.bfloat16:
+    if kind == BFLOAT16:
         x = x.bfloat16()
     assert torch.equal(linear(x, pieces), linear(x, whole))
     ids = torch.tensor([0, 63, 64, 65, 127, 128, 199])
     assert torch.equal(embed(ids, pieces), embed(ids, whole))
 
 
-@pytest.mark.parametrize("kind", [OWN_TYPES["q4"], torch.float32], ids=["q4", "float32"])
+@pytest.mark.parametrize("kind", [OWN_TYPES["q4"], FLOAT32], ids=["q4", "float32"])
 def test_experts_come_one_by_one_in_any_order(kernels: Kernels, kind: Kind) -> None:
     values = [drawn(kind, seed) for seed in range(3)]
     together = stored(kernels, values, kind, (64,))
@@ -72,7 +73,7 @@ def test_the_references_and_the_kernels_agree_on_rounded_rows() -> None:
 
 
 def test_a_missing_piece_is_found(kernels: Kernels) -> None:
-    store = kernels.store(Plan({"x": (OUT, WIDTH)}, {"x": OWN_TYPES["q4"]}, torch.float32))
+    store = kernels.store(Plan({"x": (OUT, WIDTH)}, {"x": OWN_TYPES["q4"]}, FLOAT32))
     store.put("x", None, rows(drawn(OWN_TYPES["q4"], seed=0), 0, 128))
     with pytest.raises(AssertionError, match="x did not come in full"):
         store.finish()

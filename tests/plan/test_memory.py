@@ -9,7 +9,6 @@ import struct
 from pathlib import Path
 
 import pytest
-import torch
 
 from qwench.bench.random_gguf import write_random_gguf
 from qwench.cache.storage import CacheSpec
@@ -19,6 +18,7 @@ from qwench.engine.client import EngineClient
 from qwench.errors import CheckpointError, ModelNotFound, UsageError
 from qwench.footprint import CacheShape
 from qwench.gguf.file import open_gguf
+from qwench.ops.arrays import BFLOAT16
 from qwench.plan.memory import Load, footprint
 from qwench.plan.model import PRECISIONS, at, from_files, published
 from qwench.plan.shapes import SHAPES, Shape, text_parameters
@@ -43,7 +43,7 @@ def test_weights_in_bf16_are_the_published_bytes(name: str) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.short_name)
 def test_a_plan_counts_the_bytes_the_loader_counts(shape: Shape, precision: str) -> None:
-    kinds = kinds_for(shape.config, None if precision == "bf16" else precision, torch.bfloat16)
+    kinds = kinds_for(shape.config, None if precision == "bf16" else precision, BFLOAT16)
     planned = at(shape.short_name, shape.config, precision)
     assert planned.weight_bytes == pytest.approx(memory_bytes(shape.config, kinds), abs=1)
     assert sum(group.parameters for group in planned.groups.values()) == text_parameters(shape.config)
@@ -52,7 +52,7 @@ def test_a_plan_counts_the_bytes_the_loader_counts(shape: Shape, precision: str)
 @pytest.mark.parametrize("kept", ["auto", "int8"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.short_name)
 def test_a_plan_counts_the_cache_the_allocator_makes(shape: Shape, kept: str) -> None:
-    spec, planned = CacheSpec.of(shape.config, torch.bfloat16, kept), CacheShape.of(shape.config, "bfloat16", kept)
+    spec, planned = CacheSpec.of(shape.config, BFLOAT16, kept), CacheShape.of(shape.config, "bfloat16", kept)
     assert (planned.token_bytes, planned.sequence_bytes) == (spec.token_bytes, spec.sequence_bytes)
 
 
@@ -81,7 +81,7 @@ def test_a_gguf_file_is_counted_by_its_own_types(mix: str, tmp_path: Path) -> No
     path = tmp_path / "small.gguf"
     write_random_gguf(path, small("qwen3.5:35b-a3b"), mix)
     planned = from_files("small", path, None)
-    source = GgufSource(open_gguf(path), planned.config, torch.bfloat16)
+    source = GgufSource(open_gguf(path), planned.config, BFLOAT16)
     assert planned.precision == "as stored"
     assert planned.weight_bytes == pytest.approx(memory_bytes(planned.config, source.kinds), rel=0.02)
 

@@ -57,10 +57,10 @@ def write_text(folder: Path) -> Path:
 
 def write_checkpoint(folder: Path) -> Path:
     """The whole folder."""
-    import torch
     from safetensors.torch import save_file
 
     from qwench.config import ModelConfig
+    from qwench.ops.arrays import FLOAT32
     from qwench.weights.names import Place, stored_name
     from qwench.weights.random import RandomSource
     from qwench.weights.source import plain_kinds
@@ -68,7 +68,7 @@ def write_checkpoint(folder: Path) -> Path:
 
     write_text(folder)
     config = ModelConfig.from_folder(folder)
-    tensors = tensors_of(config, RandomSource(config, plain_kinds(config, torch.float32), seed=7))
+    tensors = tensors_of(config, RandomSource(config, plain_kinds(config, FLOAT32), seed=7))
     stored = {stored_name(Place(name), "model."): tensor for name, tensor in tensors.items()}
     convolutions = {name: tensor.unsqueeze(1) for name, tensor in stored.items() if name.endswith("conv1d.weight")}
     stored |= convolutions  # [C, 4] -> [C, 1, 4], as checkpoints keep them

@@ -9,6 +9,7 @@ import torch
 
 from qwench.config import ModelConfig
 from qwench.model.parameters import declare
+from qwench.ops.arrays import as_dtype, to_torch
 from qwench.ops.quantised import Codes, concatenate
 from qwench.ops.store import Value
 from qwench.weights.load import CheckpointSource
@@ -30,7 +31,7 @@ def parts_of(source: WeightSource, progress: Progress | None = None) -> dict[Par
     last = None
     for part, value in source.parts(progress):
         assert part == last or part not in found, f"{part} comes again"
-        found.setdefault(part, []).append(value)
+        found.setdefault(part, []).append(value if isinstance(value, Codes) else to_torch(value))
         last = part
     return {part: _joined(values) for part, values in found.items()}
 
@@ -58,6 +59,6 @@ def tensors_of(config: ModelConfig, source: WeightSource, progress: Progress | N
 
 def load(folder: Path, config: ModelConfig, *, dtype: torch.dtype, progress: Progress | None = None) -> Loaded:
     """A checkpoint in full."""
-    source = CheckpointSource(folder, config, dtype)
+    source = CheckpointSource(folder, config, as_dtype(dtype))
     tensors = tensors_of(config, source, progress)
     return Loaded(tensors, source.unused, sum(tensor.nbytes for tensor in tensors.values()))

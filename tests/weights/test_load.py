@@ -184,6 +184,7 @@ import resource, sys, torch
 from pathlib import Path
 from qwench.config import ModelConfig
 from qwench.engine.start import build_model
+from qwench.ops.arrays import BFLOAT16
 from qwench.ops.kernels import make_kernels
 from qwench.ops.native import instruction_sets
 from qwench.weights.open import open_weights
@@ -192,7 +193,7 @@ folder = Path(sys.argv[1])
 config = ModelConfig.from_folder(folder)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 torch.set_num_threads(1)
-source = open_weights(folder, config, torch.bfloat16, sys.argv[3] or None)
+source = open_weights(folder, config, BFLOAT16, sys.argv[3] or None)
 kernels = make_kernels(instruction_sets()[0] if sys.argv[2] == "native" else None, 1)
 before = peak()
 model = build_model(config, source, kernels)

@@ -9,6 +9,7 @@ import torch
 
 from qwench.errors import ConfigError
 from qwench.fields import Fields
+from qwench.ops.arrays import dtype_of
 from qwench.ops.weight_types import OWN_TYPES, WeightType
 from qwench.quantisation import Scheme, StoredQuantisation, read_quantisation
 from qwench.weights.formats import own
@@ -39,7 +40,7 @@ def test_every_array_comes_back(kind: WeightType, width: int) -> None:
     for tensor in own.layout(scheme, 7, width):
         ((types, shape),) = tensor.forms
         assert stored[tensor.suffix].shape == shape
-        assert TYPES[types[0]] == stored[tensor.suffix].dtype
+        assert TYPES[types[0]] == str(dtype_of(stored[tensor.suffix]))
     assert stored.keys() == {tensor.suffix for tensor in own.layout(scheme, 7, width)}
     found = own.decode(stored, scheme, 7, width)
     assert (found.type, found.width, found.factor) == (codes.type, codes.width, codes.factor)

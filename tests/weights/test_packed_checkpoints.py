@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from qwench.config import ModelConfig
+from qwench.ops.arrays import FLOAT32
 from qwench.ops.kernels import make_kernels
 from qwench.ops.native import instruction_sets
 from qwench.ops.quantised import Codes, dequantise
@@ -43,7 +44,7 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def assert_as_stored(folder: Path, model: Any, sort: Sort) -> int:
     """Every part against the model; returns how many came in codes."""
-    source = open_weights(folder, ModelConfig.from_folder(folder), torch.float32)
+    source = open_weights(folder, ModelConfig.from_folder(folder), FLOAT32)
     wanted = checkpoints.expected(model)
     count = 0
     for part, value in parts_of(source).items():

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError
 from qwench.model.parameters import declare
+from qwench.ops.arrays import FLOAT32
 from qwench.ops.quantised import Codes, dequantise
 from qwench.ops.weight_types import OWN_TYPES
 from qwench.weights.names import Place, stored_name
@@ -57,7 +58,7 @@ def changed(source: Path, target: Path, change: Callable[[Tensors], object], **c
 
 def message_of(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        list(open_weights(folder, ModelConfig.from_folder(folder), torch.float32, None).parts())
+        list(open_weights(folder, ModelConfig.from_folder(folder), FLOAT32, None).parts())
     assert caught.value.message.endswith((".", "?"))
     return caught.value.message
 
@@ -178,18 +179,18 @@ def test_modules_that_were_kept_although_config_does_not_say_so_are_read(
         tensors[f"{MODULE}.weight"] = torch.ones(24, 32)
 
     folder = changed(saved("qwen3", "gptq"), tmp_path / "x", unpack)
-    source = open_weights(folder, ModelConfig.from_folder(folder), torch.float32, None)
-    assert source.kinds["layers.0.mlp.up"] is torch.float32
-    assert source.kinds["layers.1.mlp.up"] is not torch.float32
+    source = open_weights(folder, ModelConfig.from_folder(folder), FLOAT32, None)
+    assert source.kinds["layers.0.mlp.up"] is FLOAT32
+    assert source.kinds["layers.1.mlp.up"] is not FLOAT32
     assert list(source.parts())
 
 
 def test_a_quantization_rounds_what_is_not_packed(saved: Callable[[str, str], Path]) -> None:
     folder = saved("qwen3", "gptq")
     config = ModelConfig.from_folder(folder)
-    plain, source = (open_weights(folder, config, torch.float32, how) for how in (None, "q8"))
+    plain, source = (open_weights(folder, config, FLOAT32, how) for how in (None, "q8"))
     assert (plain.kinds["embedding"], source.kinds["layers.0.mlp.up"]) == (
-        torch.float32,
+        FLOAT32,
         plain.kinds["layers.0.mlp.up"],
     )
     assert source.kinds["embedding"] == OWN_TYPES["q8"]
@@ -218,7 +219,7 @@ def test_fused_experts_in_blocks(tmp_path: Path) -> None:
         stored[f"{place}_blocks"] = torch.stack(blocks)
         stored[f"{place}_scales"] = torch.stack([packers.exponent_bytes(matrix) for matrix in matrices])
     save_file(stored, tmp_path / "model.safetensors")
-    parts = parts_of(open_weights(tmp_path, config, torch.float32, None))
+    parts = parts_of(open_weights(tmp_path, config, FLOAT32, None))
     for part, value in parts.items():
         if part.expert is not None:
             assert isinstance(value, Codes)

@@ -10,6 +10,7 @@ import torch
 
 from qwench.config import ModelConfig
 from qwench.model.parameters import declare
+from qwench.ops.arrays import as_dtype
 from qwench.plan.shapes import SHAPES, Shape
 from qwench.weights.random import POOL, RandomSource
 from qwench.weights.source import plain_kinds
@@ -24,7 +25,7 @@ def small(config: ModelConfig) -> ModelConfig:
 
 
 def drawn(config: ModelConfig, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
-    return tensors_of(config, RandomSource(config, plain_kinds(config, dtype), seed))
+    return tensors_of(config, RandomSource(config, plain_kinds(config, as_dtype(dtype)), seed))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.short_name)

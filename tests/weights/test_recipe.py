@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from qwench.config import ModelConfig
 from qwench.model.parameters import declare
+from qwench.ops.arrays import BFLOAT16
 from qwench.ops.store import Kind
 from qwench.ops.weight_types import WeightType
 from qwench.plan.shapes import SHAPES, Shape, lookup
@@ -44,8 +44,8 @@ def test_there_is_a_recipe_for_every_option() -> None:
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.short_name)
 def test_every_matrix_is_quantised_but_those_that_steer(shape: Shape, quantization: str) -> None:
-    kinds = kinds_for(shape.config, quantization, torch.bfloat16)
-    plain = plain_kinds(shape.config, torch.bfloat16)
+    kinds = kinds_for(shape.config, quantization, BFLOAT16)
+    plain = plain_kinds(shape.config, BFLOAT16)
     for name, spec in declare(shape.config).items():
         steers = name.endswith(LEFT) or spec.kind in ("vector", "float32")
         assert isinstance(kinds[name], WeightType) != steers, name
@@ -54,7 +54,7 @@ def test_every_matrix_is_quantised_but_those_that_steer(shape: Shape, quantizati
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_what_is_sensitive_is_finer(quantization: str) -> None:
-    kinds = kinds_for(config_of("qwen3.5:35b-a3b"), quantization, torch.bfloat16)
+    kinds = kinds_for(config_of("qwen3.5:35b-a3b"), quantization, BFLOAT16)
     order = ("delta.output", "attention.query", "delta.qkv", "moe.down", "moe.gate_up")
     found = [bits(next(kind for name, kind in kinds.items() if name.endswith(part))) for part in order]
     assert found == sorted(found, reverse=True)
@@ -63,13 +63,13 @@ def test_what_is_sensitive_is_finer(quantization: str) -> None:
 @pytest.mark.parametrize(("shape", "quantization"), LARGEST)
 def test_a_shape_takes_no_more_than_promised(shape: str, quantization: str) -> None:
     config = config_of(shape)
-    size = memory_bytes(config, kinds_for(config, quantization, torch.bfloat16)) / 1e9
+    size = memory_bytes(config, kinds_for(config, quantization, BFLOAT16)) / 1e9
     assert 0.95 * LARGEST[shape, quantization] < size <= LARGEST[shape, quantization]
 
 
 def test_fewer_bits_take_less_memory() -> None:
     config = config_of("qwen3.5:9b")
-    sizes = [memory_bytes(config, kinds_for(config, name, torch.bfloat16)) for name in QUANTIZATIONS[:-1]]
+    sizes = [memory_bytes(config, kinds_for(config, name, BFLOAT16)) for name in QUANTIZATIONS[:-1]]
     assert sizes == sorted(sizes, reverse=True)
 
 

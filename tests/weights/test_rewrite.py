@@ -14,6 +14,7 @@ import torch
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError, OutputError, UsageError
 from qwench.fault import Plan, planned
+from qwench.ops.arrays import BFLOAT16, FLOAT32
 from qwench.ops.quantised import Codes
 from qwench.quantisation import QUANTIZATIONS
 from qwench.weights.open import open_weights
@@ -50,8 +51,8 @@ def rewrite(source: Path, target: Path, quantization: str = "q4", *, delete_sour
 
 def assert_same_bits(source: Path, target: Path, quantization: str) -> None:
     config, written = ModelConfig.from_folder(source), ModelConfig.from_folder(target)
-    on_load = open_weights(source, config, torch.bfloat16, quantization)
-    stored = open_weights(target, written, torch.bfloat16)
+    on_load = open_weights(source, config, BFLOAT16, quantization)
+    stored = open_weights(target, written, BFLOAT16)
     assert stored.kinds == on_load.kinds
     wanted, found = parts_of(on_load), parts_of(stored)
     assert found.keys() == wanted.keys()
@@ -147,7 +148,7 @@ def test_what_cannot_be_written_is_refused_before_it_begins(sharded: Path, tmp_p
     with pytest.raises(CheckpointError, match=r"is quantised already \(qwench\)"):
         rewrite(target, tmp_path / "again")
     with pytest.raises(CheckpointError, match="is quantised already"):
-        open_weights(target, ModelConfig.from_folder(target), torch.bfloat16, "q4")
+        open_weights(target, ModelConfig.from_folder(target), BFLOAT16, "q4")
     next(source.glob("*.safetensors")).unlink()
     with pytest.raises(CheckpointError, match="is missing"):
         rewrite(source, tmp_path / "other")
@@ -165,4 +166,4 @@ def test_a_part_that_is_missing_is_named(sharded: Path, tmp_path: Path, cut: str
     del tensors[name]
     save_file(tensors, file)
     with pytest.raises(CheckpointError, match=r"model\.layers\.0\.mlp\.up_proj\.weight"):
-        open_weights(tmp_path / "new", ModelConfig.from_folder(tmp_path / "new"), torch.float32)
+        open_weights(tmp_path / "new", ModelConfig.from_folder(tmp_path / "new"), FLOAT32)

@@ -15,6 +15,7 @@ from qwench.config import ModelConfig, VisionConfig
 from qwench.engine.eyes import build_tower, finish
 from qwench.errors import CheckpointError, ConfigError
 from qwench.files import open_files, read_config
+from qwench.ops.arrays import FLOAT32, as_dtype
 from qwench.ops.kernels import TorchKernels, make_kernels, native_usable
 from qwench.weights.names import stored_vision_name, vision_name
 from qwench.weights.vision import VisionWeights, open_vision
@@ -35,7 +36,7 @@ def opened(path: Path, dtype: torch.dtype = torch.float32) -> tuple[VisionConfig
     files = open_files(path)
     config = read_config(files).vision
     assert config is not None
-    return config, open_vision(files, config, dtype)
+    return config, open_vision(files, config, as_dtype(dtype))
 
 
 def changed(checkpoint: tuple[Any, Path], folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
@@ -71,7 +72,7 @@ def test_a_projector_beside_a_gguf_file_sees_what_the_checkpoint_sees(
     expected = model.model.visual(patches, torch.tensor([GRID])).pooler_output
     config, weights = opened(path)
     assert weights is not None
-    usable, isa = native_usable("cpu", torch.float32)
+    usable, isa = native_usable("cpu", FLOAT32)
     for kernels in (TorchKernels(), *((make_kernels(isa, 1),) if usable else ())):
         found = finish(build_tower(config, weights, kernels).encode(patches, GRID))
         assert (found - expected).abs().max() < bound * expected.abs().max()

@@ -52,12 +52,11 @@ def main() -> int:
 
 def _limits(choice: Choice) -> dict[str, Any]:
     """The machine's limits with every thread this process may use."""
-    import torch
-
+    from qwench.device import usable_threads
     from qwench.engine.resolve import resolve_device
     from qwench.ops.limits import measure_limits
 
-    return dataclasses.asdict(measure_limits(resolve_device(plain_config(choice)).value, torch.get_num_threads()))
+    return dataclasses.asdict(measure_limits(resolve_device(plain_config(choice)).value, usable_threads()))
 
 
 def _answer(document: dict[str, Any]) -> None:

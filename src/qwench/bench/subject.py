@@ -213,7 +213,7 @@ def plain_config(choice: Choice) -> EngineConfig:
 def _engine_config(choice: Choice, model: ModelConfig, rows: Sequence[Row]) -> EngineConfig:
     """The operator's choices with a cache for the row that needs most. Raises UsageError where no window is so long."""
     from qwench.cache.storage import CacheSpec
-    from qwench.engine.resolve import DTYPES
+    from qwench.ops.arrays import FLOAT32
 
     config = plain_config(choice)
     longest = max(Row(decode=1).longest, *(row.longest for row in rows))
@@ -222,7 +222,7 @@ def _engine_config(choice: Choice, model: ModelConfig, rows: Sequence[Row]) -> E
             f"a row needs {longest} tokens, but the model's window is {model.max_positions}; leave it out."
         )
     sequences = max([row.batch for row in rows], default=1)
-    spec = CacheSpec.of(model, DTYPES["float32"])  # an upper bound: the type is not resolved yet
+    spec = CacheSpec.of(model, FLOAT32)  # an upper bound: the type is not resolved yet
     tokens = max([row.batch * (row.longest + config.page_size) for row in rows], default=config.page_size)
     memory = (tokens + config.page_size) * spec.token_bytes + sequences * spec.sequence_bytes
     return dataclasses.replace(config, max_model_len=longest, max_num_seqs=sequences, memory=memory)
@@ -230,15 +230,17 @@ def _engine_config(choice: Choice, model: ModelConfig, rows: Sequence[Row]) -> E
 
 def _fill(storage: Storage) -> None:
     """Random keys, values and states: memory nobody wrote to is one page of zeros, read from the processor's cache."""
-    import torch
+    import numpy as np
 
-    generator = torch.Generator().manual_seed(0)
-    for tensors, spread in ((storage.keys, 1.0), (storage.values, 1.0), (storage.recurrent, 0.1)):
-        for tensor in tensors:
-            noise = (spread * torch.randn(65_521, generator=generator)).to(tensor.dtype).to(tensor.device)
-            if tensor.dtype == torch.int8:  # the scales lie among the codes: any four of these bytes are 0.01 to 0.05
-                noise = torch.randint(0x3C, 0x3E, noise.shape, dtype=torch.int8, generator=generator).to(tensor.device)
-            flat = tensor.view(-1)
+    from qwench.ops.arrays import INT8, dtype_of, like
+
+    generator = np.random.default_rng(0)
+    for arrays, spread in ((storage.keys, 1.0), (storage.values, 1.0), (storage.recurrent, 0.1)):
+        for array in arrays:
+            drawn = (spread * generator.standard_normal(65_521)).astype(dtype_of(array))
+            if drawn.dtype == INT8:  # the scales lie among the codes: any four of these bytes are 0.01 to 0.05
+                drawn = generator.integers(0x3C, 0x3E, len(drawn), np.int8)
+            flat, noise = array.reshape(-1), like(array, drawn)
             for start in range(0, len(flat), len(noise)):
                 flat[start : start + len(noise)] = noise[: len(flat) - start]
 
@@ -255,13 +257,12 @@ def _bits(kinds: Mapping[str, Kind]) -> Bits:
 
 def _arithmetic(kinds: Mapping[str, Kind]) -> str:
     """The type most products are made in, as ops/limits names it."""
-    import torch
-
+    from qwench.ops.arrays import FLOAT32
     from qwench.ops.weight_types import WeightType
 
     if any(isinstance(kind, WeightType) for kind in kinds.values()):
         return "int8"
-    return "fp32" if kinds["final_norm"] == torch.float32 else "bf16"
+    return "fp32" if kinds["final_norm"] == FLOAT32 else "bf16"
 
 
 def first_token(choice: Choice) -> float:
@@ -287,9 +288,8 @@ def peak_memory_bytes() -> int:
     import resource
     import sys
 
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+    torch = sys.modules.get("torch")  # without it there is no GPU in use
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
     status = Path("/proc/self/status")
     told = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text() if status.is_file() else "", flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The tensors behind pages and slots; their sizes are counted in footprint.py, for any plan too.
+"""The arrays behind pages and slots; their sizes are counted in footprint.py, for any plan too.
 
 It does not decide who owns what (pool) nor when (the scheduler).
 """
@@ -6,18 +6,15 @@ It does not decide who owns what (pool) nor when (the scheduler).
 from __future__ import annotations
 
 import math
-import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
+import numpy as np
 
 from qwench.config import ModelConfig
 from qwench.footprint import bytes_per_sequence, bytes_per_token
+from qwench.ops.arrays import FLOAT32, INT8, Array, DType, dtype_of, like, to_host, zeros
 from qwench.ops.attention import kept_width
-
-HUGE_BYTES = 32 << 20  # from here on a tensor takes whole huge pages
 
 
 @dataclass(frozen=True)
@@ -30,16 +27,16 @@ class CacheSpec:
     num_delta_layers: int
     conv_shape: tuple[int, int]  # [K-1, C]
     state_shape: tuple[int, int, int]  # [Hv, dk, dv]
-    dtype: torch.dtype
+    dtype: DType
     coded: bool = False  # keys and values in 8 bits
 
     @classmethod
-    def of(cls, config: ModelConfig, dtype: torch.dtype, kv_cache_dtype: str = "auto") -> CacheSpec:
+    def of(cls, config: ModelConfig, dtype: DType, kv_cache_dtype: str = "auto") -> CacheSpec:
         delta, coded = config.delta, kv_cache_dtype == "int8"
         return cls(
             num_attention_layers=config.layer_types.count("full_attention"),
             num_kv_heads=config.num_kv_heads,
-            head_dim=kept_width(config.head_dim, torch.int8 if coded else dtype),
+            head_dim=kept_width(config.head_dim, INT8 if coded else dtype),
             coded=coded,
             num_delta_layers=config.layer_types.count("linear_attention"),
             conv_shape=(delta.conv_kernel - 1, delta.conv_dim) if delta else (0, 0),
@@ -53,8 +50,8 @@ class CacheSpec:
         return bytes_per_token(self.num_attention_layers, self.num_kv_heads, self.head_dim, item)
 
     @property
-    def kv_dtype(self) -> torch.dtype:
-        return torch.int8 if self.coded else self.dtype
+    def kv_dtype(self) -> DType:
+        return INT8 if self.coded else self.dtype
 
     @property
     def sequence_bytes(self) -> int:
@@ -63,11 +60,19 @@ class CacheSpec:
 
 class Storage:
     """keys[l], values[l] [pages * page_size, K, kept D], a page's inside as the kernels lay it out;
-    conv[l] [slots, K-1, C]; recurrent[l] [slots, Hv, dk, dv] fp32."""
+    conv[l] [slots, K-1, C]; recurrent[l] [slots, Hv, dk, dv] fp32. ``memory`` gives them, zeroed."""
 
-    def __init__(self, spec: CacheSpec, *, num_pages: int, page_size: int, num_slots: int, device: str) -> None:
-        def empty(count: int, shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
-            return [_zeros(shape, dtype, device) for _ in range(count)]
+    def __init__(
+        self,
+        spec: CacheSpec,
+        *,
+        num_pages: int,
+        page_size: int,
+        num_slots: int,
+        memory: Callable[[Sequence[int], DType], Array] = zeros,
+    ) -> None:
+        def empty(count: int, shape: tuple[int, ...], dtype: DType) -> list[Array]:
+            return [memory(shape, dtype) for _ in range(count)]
 
         self.page_size = page_size
         self.page_bytes = page_size * spec.token_bytes
@@ -75,7 +80,7 @@ class Storage:
         self.keys = empty(spec.num_attention_layers, tokens, spec.kv_dtype)
         self.values = empty(spec.num_attention_layers, tokens, spec.kv_dtype)
         self.conv = empty(spec.num_delta_layers, (num_slots, *spec.conv_shape), spec.dtype)
-        self.recurrent = empty(spec.num_delta_layers, (num_slots, *spec.state_shape), torch.float32)
+        self.recurrent = empty(spec.num_delta_layers, (num_slots, *spec.state_shape), FLOAT32)
         self.spec = spec
 
     def reset(self, slots: Sequence[int]) -> None:
@@ -87,11 +92,11 @@ class Storage:
     def read_pages(self, pages: Sequence[int]) -> memoryview:
         """The bytes of ``pages``, layer by layer."""
         chosen = list(pages)
-        return _bytes([tokens.unflatten(0, (-1, self.page_size))[chosen] for tokens in (*self.keys, *self.values)])
+        return _bytes([kept[chosen] for kept in self._pages()])
 
     def write_pages(self, pages: Sequence[int], data: memoryview, skip: int = 0) -> None:
         """The bytes that ``read_pages`` gave, but for its first ``skip`` pages. Raises ValueError on another size."""
-        _fill([tokens.unflatten(0, (-1, self.page_size)) for tokens in (*self.keys, *self.values)], pages, data, skip)
+        _fill(self._pages(), pages, data, skip)
 
     def read_state(self, slot: int) -> memoryview:
         """The bytes of the states in ``slot``, layer by layer."""
@@ -105,43 +110,33 @@ class Storage:
         """Copy states from slot to slot, pair by pair in this order."""
         for states in (*self.conv, *self.recurrent):
             for source, target in copies:
-                states[target].copy_(states[source])
+                states[target] = states[source]
 
     def copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy keys and values from page to page, pair by pair in this order."""
-        for tokens in (*self.keys, *self.values):
-            pages = tokens.unflatten(0, (-1, self.page_size))
+        for kept in self._pages():
             for source, target in copies:
-                pages[target].copy_(pages[source])
+                kept[target] = kept[source]
+
+    def _pages(self) -> list[Array]:
+        """Keys and values, page by page."""
+        arrays = (*self.keys, *self.values)
+        return [each.reshape(len(each) // self.page_size, self.page_size, *each.shape[1:]) for each in arrays]
 
 
-def _zeros(shape: Sequence[int], dtype: torch.dtype, device: str) -> torch.Tensor:
-    """Zeros; what is large lies on huge pages where the system grants them: a long context is read faster there."""
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if device != "cpu" or num_bytes < HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.zeros(*shape, dtype=dtype, device=device)
-    try:
-        memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(f"{num_bytes / 2**30:.2f} GiB for the cache are not there") from error
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(*shape)
+def _bytes(arrays: Sequence[Array]) -> memoryview:
+    """One copy of all arrays' bytes in main memory."""
+    parts = [np.ascontiguousarray(to_host(array)).reshape(-1).view(np.uint8) for array in arrays]
+    return np.concatenate([np.empty(0, np.uint8), *parts]).data
 
 
-def _bytes(tensors: Sequence[torch.Tensor]) -> memoryview:
-    """One copy of all tensors' bytes in host memory."""
-    whole = torch.cat([torch.empty(0, dtype=torch.uint8), *(t.reshape(-1).view(torch.uint8).cpu() for t in tensors)])
-    data: Any = whole.numpy()
-    return memoryview(data)
-
-
-def _fill(tensors: Sequence[torch.Tensor], places: Sequence[int], data: memoryview, skip: int = 0) -> None:
-    """Write ``data`` to ``places`` of each tensor in turn; it begins with ``skip`` items that are left out."""
+def _fill(arrays: Sequence[Array], places: Sequence[int], data: memoryview, skip: int = 0) -> None:
+    """Write ``data`` to ``places`` of each array in turn; it begins with ``skip`` items that are left out."""
     count = skip + len(places)
-    sizes = [count * t[0].numel() * t.element_size() for t in tensors]
+    sizes = [count * math.prod(array.shape[1:]) * dtype_of(array).itemsize for array in arrays]
     if sum(sizes) != len(data):
         raise ValueError(f"it holds {len(data)} bytes where {sum(sizes)} are needed")
-    for tensor, size in zip(tensors, sizes, strict=True):
+    for array, size in zip(arrays, sizes, strict=True):
         part, data = data[:size], data[size:]
-        values = torch.frombuffer(bytearray(part), dtype=tensor.dtype) if size else tensor.new_empty(0)
-        tensor[list(places)] = values.view(count, *tensor.shape[1:])[skip:].to(tensor.device)
+        values = np.frombuffer(part, dtype_of(array)).reshape(count, *array.shape[1:])[skip:]
+        array[list(places)] = like(array, values)

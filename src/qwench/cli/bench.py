@@ -165,9 +165,9 @@ def read_paths(values: Sequence[str]) -> dict[str, Path]:
 
 
 def _threads() -> int:
-    import torch
+    from qwench.device import usable_threads
 
-    return torch.get_num_threads()
+    return usable_threads()
 
 
 def _tell(line: str) -> None:

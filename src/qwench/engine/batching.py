@@ -1,8 +1,8 @@
-"""A Step of plain integers becomes a Batch of tensors. Knows shapes, not policy."""
+"""A Step of plain integers becomes a Batch of arrays. Knows shapes, not policy."""
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 
 from qwench.engine.scheduler import Step
 from qwench.model.batch import Batch, Picture
@@ -10,7 +10,7 @@ from qwench.model.positions import Axes
 from qwench.ops.rows import Rows
 
 
-def build_batch(step: Step, page_size: int, device: str) -> Batch:
+def build_batch(step: Step, page_size: int) -> Batch:
     """The model's input for ``step``. A row with prompt log-probabilities asks for logits of all its tokens."""
     token_ids: list[int] = []
     positions: Axes = ([], [], [])
@@ -36,23 +36,19 @@ def build_batch(step: Step, page_size: int, device: str) -> Batch:
             logit_tokens.append(first + row.count - 1)
     width = max(len(row.request.pages) for row in step.rows)
     table = [row.request.pages + [0] * (width - len(row.request.pages)) for row in step.rows]
-
-    def tensor(values: object) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=device)
-
     rows = Rows(
         lengths=tuple(row.count for row in step.rows),
         contexts=tuple(row.start + row.count for row in step.rows),
-        page_table=tensor(table),
+        page_table=np.array(table, np.int64).reshape(len(table), width),
         page_size=page_size,
-        kv_slots=tensor(kv_slots),
-        state_slots=tensor([row.request.state_slot for row in step.rows]),
+        kv_slots=np.array(kv_slots, np.int64),
+        state_slots=np.array([row.request.state_slot for row in step.rows], np.int64),
         saves=tuple(saves),
     )
     return Batch(
-        token_ids=tensor(token_ids),
-        positions=tensor(positions),
+        token_ids=np.array(token_ids, np.int64),
+        positions=np.array(positions, np.int64),
         rows=rows,
-        logit_tokens=tensor(logit_tokens),
+        logit_tokens=np.array(logit_tokens, np.int64),
         pictures=tuple(pictures),
     )

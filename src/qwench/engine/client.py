@@ -1,12 +1,11 @@
 """The engine's face for every thread and event loop: start, submit, abort, iterate. The only place threads meet.
 
-Importing this file loads no torch; ``start`` does, on the engine's own thread. Token ids only.
+Importing this file loads nothing heavy; ``start`` does, on the engine's own thread. Token ids only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import random
 import threading
@@ -26,7 +25,6 @@ from qwench.engine.sight import NOTHING, Sight
 from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
 from qwench.files import open_files, read_config
-from qwench.weights.ahead import begin
 from qwench.weights.locate import locate
 
 if TYPE_CHECKING:
@@ -175,7 +173,9 @@ class EngineClient:
         self._begun: Loading | None = None
 
     def prepare(self) -> None:
-        """Begin to load what needs no torch yet: worth calling as soon as it is clear that ``start`` will follow."""
+        """Begin to load what can be begun: worth calling as soon as it is clear that ``start`` will follow."""
+        from qwench.engine.ahead import begin
+
         if self._begun is None:
             self._begun = begin(self.config, self.model, self.files)
 
@@ -496,11 +496,8 @@ class EngineClient:
         return False
 
     def _load(self) -> None:
-        gc.disable()  # importing torch makes a million objects and no garbage: looking for some takes a tenth of it
-        try:
-            from qwench.engine.start import load_engine
-        finally:
-            gc.enable()
+        from qwench.engine.start import load_engine
+
         try:
             self._engine, self._resolved = load_engine(
                 self.config, self.model, self.files, self.vocabulary, self._told, self._begun

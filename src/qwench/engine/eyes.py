@@ -8,33 +8,38 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping
-
-import torch
+from typing import TYPE_CHECKING
 
 from qwench.config import VisionConfig
 from qwench.engine.request import Request
 from qwench.engine.sight import Media
-from qwench.model.vision import VisionTower
+from qwench.ops.arrays import as_torch, to_host
 from qwench.ops.kernels import Kernels
+from qwench.ops.lazy import torch
 from qwench.ops.store import Plan
+from qwench.ops.weight_types import WeightType
 from qwench.weights.vision import VisionWeights
+
+if TYPE_CHECKING:
+    from qwench.model.vision import VisionTower
 
 KEPT_BYTES = 256 * 2**20
 
 
-def build_tower(config: VisionConfig, weights: VisionWeights, kernels: Kernels, device: str = "cpu") -> VisionTower:
+def build_tower(config: VisionConfig, weights: VisionWeights, kernels: Kernels) -> VisionTower:
     """The tower over ``weights``, laid out for ``kernels``."""
+    from qwench.model.vision import VisionTower  # and with it torch
+
     shapes = {name: spec.shape for name, spec in weights.specs.items() if spec.kind == "matrix"}
     dtype = weights.kinds["merger.norm"]
-    assert isinstance(dtype, torch.dtype)
-    store = kernels.store(Plan(shapes, {name: weights.kinds[name] for name in shapes}, dtype, device))
+    assert not isinstance(dtype, WeightType)
+    store = kernels.store(Plan(shapes, {name: weights.kinds[name] for name in shapes}, dtype))
     vectors: dict[str, torch.Tensor] = {}
     for name, value in weights.parts():
         if name in shapes:
             store.put(name, None, value)
         else:
-            assert isinstance(value, torch.Tensor)
-            vectors[name] = value.to(device)
+            vectors[name] = as_torch(kernels.place(to_host(value)))
     return VisionTower(config, store.finish(), vectors, kernels)
 
 
@@ -51,7 +56,6 @@ class Eyes:
         self._begun: tuple[bytes, Generator[None, None, torch.Tensor]] | None = None
         self._held: dict[int, frozenset[bytes]] = {}  # by the number of who shows them
 
-    @torch.inference_mode()
     def look(self, request: Request, going_on: Callable[[], bool]) -> bool:
         """Look at what ``request`` shows behind what is known of it, while ``going_on``; True once all is seen.
 
@@ -67,7 +71,6 @@ class Eyes:
         self._held[request.id] = frozenset(wanted)
         return True
 
-    @torch.inference_mode()
     def see(self, wanted: Mapping[bytes, Media]) -> Mapping[bytes, torch.Tensor]:
         """The rows [n, H] of every picture and video in ``wanted``, whether it was looked at or not."""
         found: dict[bytes, torch.Tensor] = {}
@@ -98,7 +101,8 @@ class Eyes:
         assert self._begun is not None
         (digest, work), self._begun = self._begun, None  # what fails is not begun any more
         try:
-            next(work)
+            with torch.inference_mode():
+                next(work)
         except StopIteration as end:
             self._rows[digest] = end.value
         else:

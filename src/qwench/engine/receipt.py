@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from qwench.config import EngineConfig, ModelConfig
 from qwench.engine.batching import build_batch
 from qwench.engine.request import Request, SamplingParams, Vocabulary
@@ -18,6 +16,8 @@ from qwench.engine.runner import Runner
 from qwench.engine.scheduler import Step, StepRow
 from qwench.engine.start import load_engine
 from qwench.files import open_files
+from qwench.ops.arrays import as_torch
+from qwench.ops.lazy import torch
 from qwench.weights.source import Progress
 
 CHUNK = 64  # tokens whose probabilities are in memory at a time
@@ -55,9 +55,8 @@ def log_probabilities(
     runner.storage.reset([0])
     while request.missing:
         row = StepRow(request, request.computed, min(CHUNK, request.missing))
-        batch = build_batch(Step((row,), ()), config.page_size, runner.device)
-        with torch.inference_mode():
-            yield torch.log_softmax(runner.model.forward(batch, runner.storage).cpu(), dim=-1)
+        batch = build_batch(Step((row,), ()), config.page_size)
+        yield torch.log_softmax(as_torch(runner.model.forward(batch, runner.storage)).cpu(), dim=-1)
         request.computed += row.count
 
 

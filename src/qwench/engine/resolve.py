@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from qwench.cache.storage import CacheSpec
 from qwench.config import EngineConfig, ModelConfig
-from qwench.device import available_memory
+from qwench.device import available_memory, has_bf16, probe, usable_threads
 from qwench.errors import UsageError
 from qwench.model.parameters import declare
+from qwench.ops.arrays import DTYPES, DType
 from qwench.ops.kernels import native_usable
+from qwench.ops.lazy import torch
 from qwench.ops.loading import ISA_VARIABLE
 from qwench.ops.native import instruction_sets
 from qwench.ops.store import Kind
@@ -28,7 +28,6 @@ DEFAULT_SEQUENCES = 16
 MAX_SNAPSHOTS = 512  # each one that goes is chosen among all
 # Below this many parameters a step is bound by overhead, not by bandwidth, and fp32 is as fast as BF16 and exact.
 SMALL_MODEL = 100_000_000
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Resolved:
     """The engine's settings without any "auto"."""
 
     device: str
-    dtype: torch.dtype
+    dtype: DType
     threads: int
     max_model_len: int
     max_num_seqs: int
@@ -61,7 +60,7 @@ class Resolved:
 def resolve_device(config: EngineConfig) -> Choice:
     """``device`` of the operator, or CUDA where there is one. Raises UsageError where it is not there."""
     if config.device == "auto":
-        if torch.cuda.is_available():
+        if probe().nvidia_driver and torch.cuda.is_available():
             return Choice("device", "cuda", torch.cuda.get_device_name(0))
         return Choice("device", "cpu", "no CUDA device")
     kind, _, number = config.device.partition(":")
@@ -82,7 +81,7 @@ def resolve_dtype(config: EngineConfig, model: ModelConfig) -> Choice:
         return Choice("dtype", config.dtype, "as asked")
     if num_parameters(model) < SMALL_MODEL:
         return Choice("dtype", "float32", "a small model is exact at no cost in speed")
-    if resolve_device(config).value == "cpu" and not _has_bf16():
+    if resolve_device(config).value == "cpu" and not has_bf16():
         return Choice("dtype", "float32", "this CPU has no BF16 arithmetic")
     stored = model.dtype if model.dtype in DTYPES else "bfloat16"
     return Choice("dtype", stored, "as in the checkpoint")
@@ -92,10 +91,10 @@ def resolve_threads(model: ModelConfig) -> Choice:
     """Threads of one operation. Waiting for a second one costs a small model far more than it brings on a busy CPU."""
     if num_parameters(model) < SMALL_MODEL:
         return Choice("threads", "1", "a small model")
-    return Choice("threads", str(torch.get_num_threads()), "one per core, or OMP_NUM_THREADS")
+    return Choice("threads", str(usable_threads()), "one per core, or OMP_NUM_THREADS")
 
 
-def resolve_kernels(device: str, dtype: torch.dtype) -> tuple[str | None, Choice]:
+def resolve_kernels(device: str, dtype: DType) -> tuple[str | None, Choice]:
     """The native kernels' instruction set, or None. Raises UsageError where this processor lacks what is asked."""
     usable, told = native_usable(device, dtype)
     asked = os.environ.get(ISA_VARIABLE)
@@ -117,9 +116,9 @@ def resolve(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind],
     device = resolve_device(config)
     dtype = resolve_dtype(config, model)
     threads = resolve_threads(model)
-    torch_dtype = DTYPES[dtype.value]
-    isa, kernels = resolve_kernels(device.value, torch_dtype)
-    spec = CacheSpec.of(model, torch_dtype, config.kv_cache_dtype)
+    activations = DTYPES[dtype.value]
+    isa, kernels = resolve_kernels(device.value, activations)
+    spec = CacheSpec.of(model, activations, config.kv_cache_dtype)
     sequences = config.max_num_seqs or DEFAULT_SEQUENCES
     memory = _cache_memory(config, device.value, model, kinds, loaded)
     wanted = config.max_model_len or model.max_positions
@@ -155,11 +154,11 @@ def resolve(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kind],
         Choice("max_model_len", f"{fits:,}", window),
         Choice("max_num_seqs", str(sequences), "as asked" if config.max_num_seqs else "default"),
         Choice("cache", _size(used), f"{held}; {kept}"),
-        Choice("kv_cache_dtype", str(spec.kv_dtype).removeprefix("torch."), "as asked" if spec.coded else "as dtype"),
+        Choice("kv_cache_dtype", str(spec.kv_dtype), "as asked" if spec.coded else "as dtype"),
         kernels,
     )
     return Resolved(
-        device.value, torch_dtype, int(threads.value), fits, sequences, num_pages, num_snapshots, isa, choices
+        device.value, activations, int(threads.value), fits, sequences, num_pages, num_snapshots, isa, choices
     )
 
 
@@ -173,7 +172,7 @@ def resolve_weights(config: EngineConfig, model: ModelConfig, kinds: Mapping[str
     counts = Counter[str]()
     for name, spec in specs.items():
         kind = kinds[name]
-        counts[kind.name if isinstance(kind, WeightType) else str(kind).removeprefix("torch.")] += math.prod(spec.shape)
+        counts[kind.name if isinstance(kind, WeightType) else str(kind)] += math.prod(spec.shape)
     total, size = counts.total(), memory_bytes(model, kinds)
     shares = ", ".join(f"{name} {count / total:.0%}" for name, count in counts.most_common() if count / total >= 0.005)
     value = f"{_size(size)}, {8 * size / total:.2f} bits each: {shares}"
@@ -208,20 +207,13 @@ def _what_fits(config: EngineConfig, model: ModelConfig, kinds: Mapping[str, Kin
     """The advice to who has only ``free`` bytes: the finest quantization that leaves some room, if there is one."""
     stored_so = config.quantization is None and any(isinstance(kind, WeightType) for kind in kinds.values())
     dtype = kinds["final_norm"]
-    assert isinstance(dtype, torch.dtype)
+    assert not isinstance(dtype, WeightType)
     sizes = {name: memory_bytes(model, kinds_for(model, name, dtype)) for name in QUANTIZATIONS}
     fitting = [name for name in sizes if sizes[name] <= 0.9 * free]
     if stored_so or not fitting:
         return "take a smaller model"
     best = max(fitting, key=lambda name: sizes[name])
     return f"quantization {best} needs {_size(sizes[best])}"
-
-
-def _has_bf16() -> bool:
-    """Whether this CPU multiplies BF16, as far as torch can tell."""
-    return torch.backends.mkldnn.is_available() and bool(
-        torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - torch has no public name for it
-    )
 
 
 def _num_snapshots(config: EngineConfig, spec: CacheSpec, memory: int, sequences: int) -> int:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import torch
-
 from qwench.cache.prefix import Snapshot
 from qwench.cache.storage import Storage
 from qwench.engine.batching import build_batch
@@ -18,13 +16,14 @@ from qwench.engine.sight import Media
 from qwench.engine.thinking import TOP_RANK
 from qwench.fault import fault
 from qwench.model.batch import Batch, CacheTensors
-from qwench.ops.choosing import Chooser, TorchChooser
+from qwench.ops.arrays import Array
+from qwench.ops.choosing import Chooser
 
 NOT_FINITE = "the model gave logits that are no finite numbers: damaged weights, or an overflow of float16"
 
 
 class LanguageModel(Protocol):
-    def forward(self, batch: Batch, cache: CacheTensors, seen: Mapping[bytes, torch.Tensor] = ...) -> torch.Tensor:
+    def forward(self, batch: Batch, cache: CacheTensors, seen: Mapping[bytes, Array] = ...) -> Array:
         """Logits [L, V] in fp32 for batch.logit_tokens; ``seen``: the rows of each of its pictures."""
 
 
@@ -38,24 +37,22 @@ class Runner:
         *,
         page_size: int,
         usable_tokens: int,
-        chooser: Chooser | None = None,
+        chooser: Chooser,
         eyes: Eyes | None = None,
     ) -> None:
         self.model = model
         self.storage = storage
         self.page_size = page_size
         self.usable_tokens = usable_tokens
-        self.chooser = chooser or TorchChooser()
+        self.chooser = chooser
         self.eyes = eyes
-        self.device = str((storage.keys or storage.recurrent)[0].device)
 
-    @torch.inference_mode()
     def run(self, step: Step) -> list[RowResult]:
         """Compute every row of the step; rows that sample get a token, or an error if their logits are no numbers."""
         fault("memory.step")
         self.copy(step.copies)
         self.storage.reset(step.fresh_slots)
-        batch = build_batch(step, self.page_size, self.device)
+        batch = build_batch(step, self.page_size)
         seen = self._seen(step) if batch.pictures else {}
         logits = self.model.forward(batch, self.storage, seen)
         logits = logits[:, : self.usable_tokens]
@@ -66,7 +63,7 @@ class Runner:
         for index, row in enumerate(step.rows):
             count = row.count if row.prompt_targets else int(row.samples)
             if row.prompt_targets:
-                results[index] = RowResult(prompt_logprobs=_prompt_logprobs(logits[start : start + count], row))
+                results[index] = RowResult(prompt_logprobs=self._prompt_logprobs(logits[start : start + count], row))
             start += count
             if row.samples:
                 last_logits.append(start - 1)
@@ -77,7 +74,7 @@ class Runner:
             self._sample(logits, step, sampling_rows, results)
         return results
 
-    def _seen(self, step: Step) -> Mapping[bytes, torch.Tensor]:
+    def _seen(self, step: Step) -> Mapping[bytes, Array]:
         """The rows of every picture that the step shows, looked at now where that was not done yet."""
         assert self.eyes is not None, "a picture was let in, but there is no vision tower"
         wanted: dict[bytes, Media] = {}
@@ -109,7 +106,7 @@ class Runner:
         if snapshot.slot is not None:
             self.storage.write_state(snapshot.slot, state)
 
-    def _sample(self, logits: torch.Tensor, step: Step, indices: list[int], results: list[RowResult]) -> None:
+    def _sample(self, logits: Array, step: Step, indices: list[int], results: list[RowResult]) -> None:
         """Draw a token for each of the rows ``indices`` from logits [len(indices), V] and write it to ``results``."""
         greedy = self.chooser.largest(logits)
         for index in (index for index, token in zip(indices, greedy, strict=True) if token < 0):
@@ -123,20 +120,18 @@ class Runner:
         found: dict[int, TokenLogprob] = {}
         if asked:
             tops = [requests[place].sampling.logprobs or 0 for place in asked]
-            found = dict(
-                zip(asked, token_logprobs(logits[asked], [tokens[place] for place in asked], tops), strict=True)
-            )
+            told = token_logprobs(logits[asked], [tokens[place] for place in asked], tops, self.chooser)
+            found = dict(zip(asked, told, strict=True))
         for place, index in enumerate(indices):
             thought, rank = requests[place].thought, None
             if thought is not None and thought.wants_rank and thought.rules.close_id is not None:
                 rank = rank_among(logits[place], thought.rules.close_id, TOP_RANK, self.chooser)
             results[index] = RowResult(tokens[place], found.get(place), results[index].prompt_logprobs, rank=rank)
 
-
-def _prompt_logprobs(logits: torch.Tensor, row: StepRow) -> tuple[TokenLogprob, ...]:
-    """Log-probabilities of the row's prompt targets from the logits [count, V] of all its tokens."""
-    targets = row.prompt_targets
-    places = [target - 1 - row.start for target in targets]
-    token_ids = [row.request.token_ids[target] for target in targets]
-    top = row.request.sampling.prompt_logprobs or 0
-    return tuple(token_logprobs(logits[places], token_ids, [top] * len(token_ids)))
+    def _prompt_logprobs(self, logits: Array, row: StepRow) -> tuple[TokenLogprob, ...]:
+        """Log-probabilities of the row's prompt targets from the logits [count, V] of all its tokens."""
+        targets = row.prompt_targets
+        places = [target - 1 - row.start for target in targets]
+        token_ids = [row.request.token_ids[target] for target in targets]
+        top = row.request.sampling.prompt_logprobs or 0
+        return tuple(token_logprobs(logits[places], token_ids, [top] * len(token_ids), self.chooser))

@@ -4,18 +4,21 @@ neighbours in a batch change nothing but the last bits of the logits.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
 from qwench.engine.request import Request, SamplingParams, TokenLogprob
-from qwench.ops.choosing import Chooser
+from qwench.ops.arrays import Array, Host
+from qwench.ops.choosing import Chooser, masked, replaced, take
 
 FIRST_CANDIDATES = 256  # that are looked at for top-p alone: a trained model's nucleus is nearly always among them
 
 
 def sample(
-    logits: torch.Tensor,
+    logits: Array,
     requests: Sequence[Request],
     greedy: Sequence[int],
     chooser: Chooser,
@@ -30,23 +33,24 @@ def sample(
     ]
 
 
-def token_logprobs(logits: torch.Tensor, token_ids: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
+def token_logprobs(
+    logits: Array, token_ids: Sequence[int], tops: Sequence[int], chooser: Chooser
+) -> list[TokenLogprob]:
     """Raw log-probabilities of token_ids[i] in row i of logits [L, V], with the tops[i] most likely beside it."""
-    logprobs = torch.log_softmax(logits, dim=-1)
-    chosen = logprobs.gather(-1, torch.tensor(token_ids, device=logits.device)[:, None])
-    ranks = (logprobs > chosen).sum(-1) + 1
-    values, ids = torch.topk(logprobs, max(*tops, 1), dim=-1)
-    return [
-        TokenLogprob(token, logprob, rank, tuple(zip(row_ids[:top], row_values[:top], strict=True)))
-        for token, logprob, rank, row_ids, row_values, top in zip(
-            token_ids, chosen[:, 0].tolist(), ranks.tolist(), ids.tolist(), values.tolist(), tops, strict=True
-        )
-    ]
+    return [_token_logprob(row, token, top, chooser) for row, token, top in zip(logits, token_ids, tops, strict=True)]
 
 
-def rank_among(logits: torch.Tensor, token: int, count: int, chooser: Chooser) -> int | None:
+def _token_logprob(logits: Array, token: int, top: int, chooser: Chooser) -> TokenLogprob:
+    values, ids = chooser.top(logits, max(top, 1))
+    norm = float(values[0]) + math.log(chooser.mass(logits, 1.0))
+    chosen = float(take(logits, [token])[0])
+    beside = tuple((place, float(value) - norm) for place, value in zip(ids[:top].tolist(), values[:top], strict=True))
+    return TokenLogprob(token, chosen - norm, int((logits > chosen).sum()) + 1, beside)
+
+
+def rank_among(logits: Array, token: int, count: int, chooser: Chooser) -> int | None:
     """The rank of ``token`` in a row [V], 1 being the likeliest; None where it is not among the ``count`` likeliest."""
-    likeliest = chooser.top(logits, min(count, len(logits)))[1].tolist()
+    likeliest: list[int] = chooser.top(logits, min(count, len(logits)))[1].tolist()
     return likeliest.index(token) + 1 if token in likeliest else None
 
 
@@ -69,34 +73,35 @@ def _is_adjusted(request: Request) -> bool:
     )
 
 
-def _adjust(logits: torch.Tensor, request: Request) -> torch.Tensor:
+def _adjust(logits: Array, request: Request) -> Array:
     """Penalties, bias and the bans on ending too early: one row [V] as it is, or a copy where there are any.
 
-    Presence and frequency count generated tokens only; repetition counts the prompt too.
+    Presence and frequency count generated tokens only; repetition counts the prompt too. Few tokens are touched: they
+    are taken out, changed and put back.
     """
     if not _is_adjusted(request):
         return logits
     params = request.sampling
-    logits = logits.clone()
-    if params.repetition_penalty != 1:
-        seen = torch.tensor(sorted(set(request.token_ids)), device=logits.device)
-        values = logits[seen]
-        logits[seen] = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
-    generated = request.token_ids[request.prompt_len :]
-    if generated and (params.presence_penalty or params.frequency_penalty):
-        ids, counts = torch.unique(torch.tensor(generated, device=logits.device), return_counts=True)
-        logits[ids] -= params.presence_penalty + params.frequency_penalty * counts
-    for token, bias in (params.logit_bias or {}).items():
-        logits[token] += bias
-    if (mask := _mask(request)) is not None:  # it says itself where the answer may end
-        bits = torch.frombuffer(bytearray(mask), dtype=torch.uint8).to(logits.device)
-        allowed = (bits[:, None] >> torch.arange(8, device=logits.device)) & 1
-        return logits.masked_fill_(allowed.flatten()[: len(logits)] == 0, -torch.inf)
-    banned = _banned(request)
-    if request.num_generated < params.min_tokens:
+    generated = Counter(request.token_ids[request.prompt_len :])
+    seen = set(request.token_ids) if params.repetition_penalty != 1 else set[int]()
+    bias = params.logit_bias or {}
+    mask = _mask(request)  # it says itself where the answer may end
+    banned = _banned(request) if mask is None else frozenset()
+    if mask is None and request.num_generated < params.min_tokens:
         banned |= request.stop_token_ids
-    logits[[token for token in banned if token < len(logits)]] = -torch.inf
-    return logits
+    places = sorted(token for token in {*seen, *generated, *bias, *banned} if token < len(logits))
+    values = take(logits, places)
+    if seen:
+        repeated = np.array([token in seen for token in places])
+        softer = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        values = np.where(repeated, softer, values)
+    counts = np.array([generated[token] for token in places], np.float32)
+    penalties = params.presence_penalty + params.frequency_penalty * counts
+    values = np.where(counts > 0, values - penalties, values)
+    values = values + np.array([bias.get(token, 0.0) for token in places], np.float32)
+    values[np.array([token in banned for token in places], bool)] = -np.inf
+    changed = replaced(logits, places, values)
+    return changed if mask is None else masked(changed, mask)
 
 
 def _mask(request: Request) -> bytes | None:
@@ -107,30 +112,28 @@ def _banned(request: Request) -> frozenset[int]:
     return request.thought.banned if request.thought is not None else frozenset()
 
 
-def _draw(logits: torch.Tensor, request: Request, chooser: Chooser) -> int:
+def _draw(logits: Array, request: Request, chooser: Chooser) -> int:
     """A token from one adjusted row [V]: temperature, then top-k, top-p and min-p, then one uniform number."""
     params = request.sampling
     if params.is_greedy:
-        return int(chooser.top(logits, 1)[1])
+        return int(chooser.top(logits, 1)[1][0])
     point = uniform(request.seed, request.num_generated)
     if params.top_k <= 0 and params.top_p == 1:
         return chooser.draw(logits, params.temperature, floor=params.min_p, point=point)
     values, ids, total = _candidates(logits, params, chooser)
     weights = _weights(values, params)
     if params.top_p < 1:  # the smallest set of the largest that reaches this part of the total
-        before = weights.cumsum(-1) - weights
-        weights = torch.where(before < params.top_p * total, weights, 0.0)
-    weights = torch.where(weights >= params.min_p, weights, 0.0)  # the largest weighs 1
-    cumulative = weights.cumsum(-1)
+        before = weights.cumsum() - weights
+        weights = np.where(before < params.top_p * total, weights, 0.0)
+    weights = np.where(weights >= params.min_p, weights, 0.0)  # the largest weighs 1
+    cumulative = weights.cumsum()
     # Rounding can carry the point past the last kept token; the last token that has any weight is meant then.
-    last = int(torch.nonzero(weights)[-1])
-    place = min(int(torch.searchsorted(cumulative, point * cumulative[-1], right=True)), last)
+    last = int(np.flatnonzero(weights)[-1])
+    place = min(int(np.searchsorted(cumulative, point * cumulative[-1], side="right")), last)
     return int(ids[place])
 
 
-def _candidates(
-    logits: torch.Tensor, params: SamplingParams, chooser: Chooser
-) -> tuple[torch.Tensor, torch.Tensor, float]:
+def _candidates(logits: Array, params: SamplingParams, chooser: Chooser) -> tuple[Host, Host, float]:
     """The logits of a row [V] that count, descending, their ids, and the total that top-p refers to.
 
     These are the top k and their own total; without a k at least those that top-p keeps, and the total of all.
@@ -147,9 +150,11 @@ def _candidates(
         count = min(8 * count, len(logits))
 
 
-def _weights(values: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+def _weights(values: Host, params: SamplingParams) -> Host:
     """What descending logits weigh beside one another, in doubles; the first weighs 1."""
-    return torch.exp((values.double() - values[0].double()) / params.temperature)
+    wide = values.astype(np.float64)
+    weights: Host = np.exp((wide - wide[0]) / params.temperature)
+    return weights
 
 
 def uniform(seed: int, index: int) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from qwench.cache.disk import DiskTier
 from qwench.cache.identity import identity
@@ -19,7 +19,7 @@ from qwench.device import memory_for, resident_bytes
 from qwench.engine.core import Engine
 from qwench.engine.eyes import Eyes, build_tower
 from qwench.engine.request import Vocabulary
-from qwench.engine.resolve import DTYPES, Choice, Resolved, resolve, resolve_dtype
+from qwench.engine.resolve import Choice, Resolved, resolve, resolve_dtype
 from qwench.engine.runner import Runner
 from qwench.engine.scheduler import Scheduler
 from qwench.engine.shelf import Shelf
@@ -27,9 +27,11 @@ from qwench.errors import CheckpointError
 from qwench.files import ModelFiles
 from qwench.model.parameters import declare
 from qwench.model.qwen import Qwen
+from qwench.ops.arrays import DTYPES, Array
 from qwench.ops.kernels import Kernels, make_kernels
 from qwench.ops.loading import Loading, Unloadable
 from qwench.ops.store import Kind, Plan, WeightStore
+from qwench.ops.weight_types import WeightType
 from qwench.weights.gguf import GgufSource
 from qwench.weights.open import open_weights
 from qwench.weights.random import RandomSource
@@ -135,7 +137,7 @@ def _eyes(config: VisionConfig, vision: VisionWeights, runner: Runner) -> Eyes:
     """What sees with the kernels of the language model: the two never compute at the same time."""
     assert isinstance(runner.model, Qwen)
     kernels = runner.model.kernels
-    return Eyes(lambda: build_tower(config, vision, kernels, runner.device))
+    return Eyes(lambda: build_tower(config, vision, kernels))
 
 
 def _converted(source: WeightSource) -> Iterator[Choice]:
@@ -154,11 +156,8 @@ def assemble(
     progress: Progress | None = None,
     begun: Loading | None = None,
 ) -> Engine:
-    """An engine over the weights of ``source``.
-
-    Call it on the thread that will step the engine: torch keeps the number of threads per calling thread.
-    """
-    torch.set_num_threads(resolved.threads)
+    """An engine over the weights of ``source``. Call it on the thread that will step the engine."""
+    kernels = make_kernels(resolved.isa, resolved.threads, resolved.device)
     spec = CacheSpec.of(model, resolved.dtype, config.kv_cache_dtype)
     page_bytes = max(1, spec.token_bytes * config.page_size)
     policy = PrefixPolicy(resolved.num_snapshots, state_pages=spec.sequence_bytes / page_bytes)
@@ -169,7 +168,7 @@ def assemble(
             num_pages=resolved.num_pages,
             page_size=config.page_size,
             num_slots=num_slots,
-            device=resolved.device,
+            memory=kernels.zeros,
         )
     scheduler = Scheduler(
         Pool(resolved.num_pages),
@@ -179,9 +178,8 @@ def assemble(
         policy=policy,
         finish_abandoned=config.on_disconnect == "finish",
     )
-    kernels = make_kernels(resolved.isa, resolved.threads)
     with memory_for("weights", "take a smaller model, a smaller dtype or a quantization"):
-        language_model = build_model(model, source, kernels, device=resolved.device, progress=progress, begun=begun)
+        language_model = build_model(model, source, kernels, progress=progress, begun=begun)
     runner = Runner(
         language_model,
         storage,
@@ -197,7 +195,6 @@ def build_model(
     source: WeightSource,
     kernels: Kernels,
     *,
-    device: str = "cpu",
     progress: Progress | None = None,
     begun: Loading | None = None,
 ) -> Qwen:
@@ -207,16 +204,16 @@ def build_model(
     """
     shapes = {name: spec.shape for name, spec in declare(config).items() if spec.kind in MATRICES}
     dtype = source.kinds["final_norm"]
-    assert isinstance(dtype, torch.dtype)
-    store = kernels.store(Plan(shapes, {name: source.kinds[name] for name in shapes}, dtype, device))
+    assert not isinstance(dtype, WeightType)
+    store = kernels.store(Plan(shapes, {name: source.kinds[name] for name in shapes}, dtype))
     loaded = _loaded(store, source, begun, progress)
-    vectors: dict[str, torch.Tensor] = {}
+    vectors: dict[str, Array] = {}
     for part, value in source.parts(None if loaded else progress, loaded):
         if part.name in shapes:
             store.put(part.name, part.expert, value)
         else:
-            assert isinstance(value, torch.Tensor)
-            vectors[part.name] = value.to(device)
+            assert isinstance(value, np.ndarray)
+            vectors[part.name] = kernels.place(value)
         del value  # a name would keep it while the next piece is read
     return Qwen(config, store.finish(), vectors, kernels)
 

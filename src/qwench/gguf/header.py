@@ -155,19 +155,20 @@ class _Cursor:
             raise self.error(field, "is not UTF-8") from None
 
     def skip_strings(self, count: int, field: str) -> None:
-        """Go over ``count`` strings: the inner loop of reading a vocabulary."""
+        """Go over ``count`` strings: the inner loop of reading a vocabulary, which asks for no more than it must."""
         read = struct.Struct("<Q").unpack_from
-        data, position = self.data, self.position
-        for index in range(count):
-            if position + 8 > len(data):
+        data, position, index = self.data, self.position, 0
+        while index < count:
+            try:
+                for index in range(index, count):  # noqa: B020 - it goes on where it was interrupted
+                    (length,) = read(data, position)
+                    if length > MAX_STRING:
+                        raise self.error(f"{field}[{index}]", f"would have {length} bytes, more than a real file has")
+                    position += 8 + length
+                break
+            except struct.error:  # it lies behind what has been read of the file
                 self._read_to(position + 8, f"{field}[{index}]")
-            (length,) = read(data, position)
-            if length > MAX_STRING:
-                raise self.error(f"{field}[{index}]", f"would have {length} bytes, more than a real file has")
-            position += 8 + length
-            if position > len(data):
-                self._read_to(position, f"{field}[{index}]")
-        self.position = position
+        self.take(position - self.position, f"{field}[{count - 1}]")
 
     def _read_to(self, end: int, field: str) -> None:
         if end > self.size:

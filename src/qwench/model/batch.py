@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
+from qwench.ops.arrays import Array, Host
 from qwench.ops.rows import Rows
 
 
@@ -28,23 +27,23 @@ class Picture:
 
 @dataclass(frozen=True)
 class Batch:
-    """token_ids [T]; positions [3, T] (time, height, width; equal for text).
+    """token_ids [T]; positions [3, T] (time, height, width; equal for text): arrays in main memory.
 
     logit_tokens [L] are the places among the T tokens whose successor is asked for. ``pictures`` say which of the
     tokens stand for something else than their ids.
     """
 
-    token_ids: torch.Tensor
-    positions: torch.Tensor
+    token_ids: Host
+    positions: Host
     rows: Rows
-    logit_tokens: torch.Tensor
+    logit_tokens: Host
     pictures: tuple[Picture, ...] = ()
 
 
 class CacheTensors(Protocol):
-    """What the model reads and advances, one tensor per layer of the kind; shapes are given in cache/storage."""
+    """What the model reads and advances, one array per layer of the kind; shapes are given in cache/storage."""
 
-    keys: list[torch.Tensor]
-    values: list[torch.Tensor]
-    conv: list[torch.Tensor]
-    recurrent: list[torch.Tensor]
+    keys: list[Array]
+    values: list[Array]
+    conv: list[Array]
+    recurrent: list[Array]

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import torch
-
 from qwench.config import ModelConfig
 from qwench.model.batch import Batch, CacheTensors
 from qwench.model.parameters import declare
 from qwench.ops import rotary
+from qwench.ops.arrays import Array, as_torch
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.kernels import Kernels
 from qwench.ops.linear import Weight, embed
@@ -25,20 +24,18 @@ from qwench.ops.operations import Inputs, Operations, Value
 class Qwen:
     """The model of ``config`` over ``weights`` (multiplied with) and ``vectors``, named as in model/parameters.
 
-    ``weights`` come out of the store of ``kernels``; all tensors share one device.
+    ``weights`` come out of the store of ``kernels``, which placed the ``vectors``.
     """
 
     def __init__(
-        self, config: ModelConfig, weights: dict[str, Weight], vectors: dict[str, torch.Tensor], kernels: Kernels
+        self, config: ModelConfig, weights: dict[str, Weight], vectors: dict[str, Array], kernels: Kernels
     ) -> None:
         self.config, self.weights, self.vectors, self.kernels = config, weights, vectors, kernels
         differ = (weights.keys() | vectors.keys()) ^ declare(config).keys()
         assert not differ, f"parameters differ: {sorted(differ)[:5]}"
-        device = vectors["final_norm"].device
         names = [f"layers.{index}.delta" for index, kind in enumerate(config.layer_types) if kind == "linear_attention"]
         self.delta = {name: self._delta_parameters(name) for name in names}
-        self.frequencies = rotary.frequencies(config.rope).to(device)
-        self.axes = rotary.axes(config.rope).to(device)
+        self.frequencies, self.axes = rotary.frequencies(config.rope), rotary.axes(config.rope)
 
     def _delta_parameters(self, name: str) -> DeltaParameters:
         delta = self.config.delta
@@ -48,10 +45,7 @@ class Qwen:
         heads = (delta.num_key_heads, delta.key_head_dim, delta.value_heads_tiled)
         return DeltaParameters(conv, a_log, dt_bias, norm, eps, *heads)
 
-    @torch.inference_mode()
-    def forward(
-        self, batch: Batch, cache: CacheTensors, seen: Mapping[bytes, torch.Tensor] = MappingProxyType({})
-    ) -> torch.Tensor:
+    def forward(self, batch: Batch, cache: CacheTensors, seen: Mapping[bytes, Array] = MappingProxyType({})) -> Array:
         """Logits [L, V] in fp32 for ``batch.logit_tokens``; the cache is advanced by the whole batch.
 
         ``seen``: the vision tower's rows for each of the batch's pictures.
@@ -63,9 +57,9 @@ class Qwen:
         inputs = Inputs(batch.token_ids, batch.rows, batch.logit_tokens, cos, sin, embedded)
         return self.kernels.forward(self._logits, inputs, cache)
 
-    def _embedded(self, batch: Batch, seen: Mapping[bytes, torch.Tensor]) -> torch.Tensor:
+    def _embedded(self, batch: Batch, seen: Mapping[bytes, Array]) -> Array:
         """What the tokens begin as [T, H]: rows of the embedding, and of what was seen."""
-        x = embed(batch.token_ids, self.weights["embedding"])
+        x = embed(as_torch(self.kernels.place(batch.token_ids)), self.weights["embedding"])
         for each in batch.pictures:
             x[each.first : each.first + each.count] = seen[each.digest][each.row : each.row + each.count].to(x)
         return x
@@ -90,9 +84,7 @@ class Qwen:
         x = self._norm(ops, ops.logit_rows(x), "final_norm")
         return ops.logits(x, self.weights["embedding" if self.config.tie_embeddings else "head"])
 
-    def _attention(
-        self, ops: Operations[Value], x: Value, name: str, cached: tuple[torch.Tensor, torch.Tensor]
-    ) -> Value:
+    def _attention(self, ops: Operations[Value], x: Value, name: str, cached: tuple[Array, Array]) -> Value:
         """Attention with normed queries and keys; in Qwen3.5 each head's output passes a sigmoid gate."""
         head_dim, gate = self.config.head_dim, None
         query, key, value = (ops.linear(x, self.weights[f"{name}.{part}"]) for part in ("query", "key", "value"))
@@ -105,9 +97,7 @@ class Qwen:
             mixed = ops.sigmoid_multiply(mixed, gate)
         return ops.linear(mixed, self.weights[f"{name}.output"])
 
-    def _delta_net(
-        self, ops: Operations[Value], x: Value, name: str, states: tuple[torch.Tensor, torch.Tensor]
-    ) -> Value:
+    def _delta_net(self, ops: Operations[Value], x: Value, name: str, states: tuple[Array, Array]) -> Value:
         inputs = [ops.linear(x, self.weights[f"{name}.{part}"]) for part in ("qkv", "gate", "beta", "decay")]
         output = ops.delta_net(DeltaInputs(*inputs), self.delta[name], *states)
         return ops.linear(output, self.weights[f"{name}.output"])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from qwench.ops.lazy import F, torch
 
 
 def silu_multiply(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

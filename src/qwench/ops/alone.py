@@ -8,9 +8,6 @@ from __future__ import annotations
 import ctypes
 from typing import Protocol
 
-import torch
-import torch.nn.functional as F
-
 from qwench.ops import rotary
 from qwench.ops.instructions import (
     InstructionStructure,
@@ -20,6 +17,7 @@ from qwench.ops.instructions import (
     ProgramStructure,
     RotationArguments,
 )
+from qwench.ops.lazy import F, torch
 from qwench.ops.loading import ALIGNMENT
 from qwench.ops.native import Native, type_of
 

@@ -6,10 +6,9 @@ native kernels keep a page in an order of their own (csrc/packed.h), so only who
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-
 from qwench import footprint
+from qwench.ops.arrays import INT8, DType
+from qwench.ops.lazy import F, torch
 from qwench.ops.rows import Rows
 
 SCALE_BYTES = footprint.SCALE_BYTES
@@ -38,9 +37,9 @@ def paged_attention(
     return output
 
 
-def kept_width(head_dim: int, dtype: torch.dtype) -> int:
+def kept_width(head_dim: int, dtype: DType) -> int:
     """Elements that are kept of a head: its width in whole tiles of the kernels, and in int8 its scale's bytes."""
-    return footprint.kept_width(head_dim, coded=dtype == torch.int8)
+    return footprint.kept_width(head_dim, coded=dtype == INT8)
 
 
 def _store(heads: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> None:

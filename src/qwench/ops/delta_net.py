@@ -10,10 +10,11 @@ import functools
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 
+from qwench.ops.arrays import Array, Host, to_host
 from qwench.ops.delta_rule import causal_conv, gated_delta_rule
+from qwench.ops.lazy import F, torch
 from qwench.ops.norm import gated_rms_norm
 from qwench.ops.rows import Rows
 
@@ -24,29 +25,29 @@ Value = TypeVar("Value")
 class DeltaParameters:
     """conv [C, K]; a_log, dt_bias [Hv] fp32; norm [dv]. C = 2 Hk dk + Hv dv channels: queries, keys, values."""
 
-    conv: torch.Tensor
-    a_log: torch.Tensor
-    dt_bias: torch.Tensor
-    norm: torch.Tensor
+    conv: Array
+    a_log: Array
+    dt_bias: Array
+    norm: Array
     eps: float
     num_key_heads: int
     key_dim: int
     tiled: bool = False  # value head j reads key head j % Hk
 
     @functools.cached_property
-    def taps(self) -> torch.Tensor:
+    def taps(self) -> Host:
         """[K, C] fp32: the convolution as a kernel reads it."""
-        return self.conv.T.float().contiguous()
+        return np.ascontiguousarray(to_host(self.conv).T.astype(np.float32))
 
     @functools.cached_property
-    def decay_rate(self) -> torch.Tensor:
+    def decay_rate(self) -> Host:
         """[Hv] fp32, positive."""
-        return self.a_log.float().exp()
+        return np.exp(to_host(self.a_log).astype(np.float64)).astype(np.float32)
 
     @functools.cached_property
-    def scale(self) -> torch.Tensor:
+    def scale(self) -> Host:
         """[dv] fp32, of the gated norm."""
-        return self.norm.float()
+        return to_host(self.norm).astype(np.float32)
 
 
 @dataclass(frozen=True)

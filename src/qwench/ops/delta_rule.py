@@ -6,9 +6,7 @@ The recurrent form is the definition; the chunked form is the same sum in matrix
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-
+from qwench.ops.lazy import F, torch
 from qwench.ops.rows import Rows
 
 CHUNK = 64

@@ -6,13 +6,13 @@ here without knowing which it got.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-import torch
-
 from qwench.ops.alone import Alone, NativeAlone, TorchAlone
+from qwench.ops.arrays import Array, DType, Host, to_torch, torch_dtype, zeros
 from qwench.ops.choosing import Chooser, NativeChooser, TorchChooser
-from qwench.ops.eager import Eager
+from qwench.ops.lazy import torch
 from qwench.ops.native import TYPES, Native, instruction_sets
 from qwench.ops.operations import Description, Inputs
 from qwench.ops.program import Program, Recorder
@@ -20,7 +20,7 @@ from qwench.ops.store import NativeStore, Plan, TorchStore, WeightStore
 
 
 class Kernels(Protocol):
-    """What computes a model: where its weights lie, its forward pass, and the passes over its logits."""
+    """What computes a model: where its weights and cache lie, its forward pass, and the passes over its logits."""
 
     @property
     def chooser(self) -> Chooser:
@@ -33,21 +33,40 @@ class Kernels(Protocol):
     def store(self, plan: Plan) -> WeightStore:
         """Where the weights of ``plan`` are put, in the form these kernels compute with."""
 
-    def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
-        """The logits [L, V] of a step, fp32; ``cache`` is advanced. One model for all calls."""
+    def place(self, array: Host) -> Array:
+        """``array`` as these kernels read it."""
+
+    def zeros(self, shape: Sequence[int], dtype: DType) -> Array:
+        """Memory of a cache."""
+
+    def forward(self, describe: Description, inputs: Inputs, cache: object) -> Array:
+        """The logits [L, V] of a step over arrays in main memory, fp32; ``cache`` is advanced. One model for all."""
 
 
 class TorchKernels:
-    """The references."""
+    """The references, on any device."""
 
-    chooser = TorchChooser()
-    alone = TorchAlone()
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        self.chooser = TorchChooser()
+        self.alone = TorchAlone()
 
     def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
-        return describe(Eager(inputs), cache)
+        from qwench.ops.eager import Eager
+
+        with torch.inference_mode():
+            return describe(Eager(inputs.map(self.place)), cache)
 
     def store(self, plan: Plan) -> WeightStore:
-        return TorchStore(plan)
+        return TorchStore(plan, self.device)
+
+    def place(self, array: Array) -> torch.Tensor:
+        return to_torch(array, self.device)
+
+    def zeros(self, shape: Sequence[int], dtype: DType) -> torch.Tensor:
+        if self.device == "cpu":
+            return to_torch(zeros(shape, dtype))
+        return torch.zeros(*shape, dtype=torch_dtype(dtype), device=self.device)
 
 
 class NativeKernels:
@@ -60,7 +79,7 @@ class NativeKernels:
         self._recorded: object = None
         self._programs: dict[bool, Program] = {}  # for steps that bring what their tokens begin as, and for others
 
-    def forward(self, describe: Description, inputs: Inputs, cache: object) -> torch.Tensor:
+    def forward(self, describe: Description, inputs: Inputs, cache: object) -> Host:
         """By a program, which is recorded for a cache when it first comes: it holds the cache's addresses."""
         if self._recorded is not cache:
             self._recorded, self._programs = cache, {}
@@ -74,19 +93,31 @@ class NativeKernels:
     def store(self, plan: Plan) -> WeightStore:
         return NativeStore(self.native, plan)
 
+    def place(self, array: Host) -> Host:
+        return array
 
-def native_usable(device: str, dtype: torch.dtype) -> tuple[bool, str]:
+    def zeros(self, shape: Sequence[int], dtype: DType) -> Host:
+        return zeros(shape, dtype)
+
+
+def native_usable(device: str, dtype: DType) -> tuple[bool, str]:
     """Whether the native kernels can run here, and the best instruction set for them, or why they cannot."""
     if device != "cpu":
         return False, "the native kernels are for the CPU"
     if dtype not in TYPES:
-        return False, f"no native kernels for {str(dtype).removeprefix('torch.')}"
+        return False, f"no native kernels for {dtype}"
     try:
         return True, instruction_sets()[0]
     except OSError as error:
         return False, f"no native library: {error}"
 
 
-def make_kernels(isa: str | None, threads: int) -> Kernels:
-    """Native kernels on the instruction set ``isa`` with a pool of their own, or torch's where it is None."""
-    return TorchKernels() if isa is None else NativeKernels(Native(isa, threads))
+def make_kernels(isa: str | None, threads: int, device: str = "cpu") -> Kernels:
+    """Native kernels on the instruction set ``isa`` with a pool of their own, or torch's where it is None.
+
+    Call it on the thread that will compute: torch keeps the number of threads per calling thread.
+    """
+    if isa is not None:
+        return NativeKernels(Native(isa, threads))
+    torch.set_num_threads(threads)
+    return TorchKernels(device)

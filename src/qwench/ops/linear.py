@@ -8,10 +8,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
 from qwench.ops.activation import silu_multiply
+from qwench.ops.arrays import DType, torch_dtype
+from qwench.ops.lazy import F, torch
 from qwench.ops.native import LinearInput, Native, PackedExperts, PackedMatrix
 from qwench.ops.quantised import Codes, dequantise, quantised_linear
 
@@ -32,7 +31,7 @@ class Quantised:
     """A quantised weight for the references: one matrix, or one for each expert; ``dtype`` of activations."""
 
     matrices: tuple[Codes, ...]
-    dtype: torch.dtype
+    dtype: DType
 
     def expert(self, index: int) -> Quantised:
         """[out, in] of one expert."""
@@ -45,7 +44,7 @@ class Packed:
 
     native: Native
     matrices: tuple[PackedMatrix, ...]
-    dtype: torch.dtype
+    dtype: DType
 
     def expert(self, index: int) -> Packed:
         """[out, in] of one expert."""
@@ -76,7 +75,7 @@ def embed(token_ids: torch.Tensor, table: Weight) -> torch.Tensor:
     if isinstance(table, Packed):
         return table.native.unpack_rows(table.matrices[0], token_ids, table.dtype)
     if isinstance(table, Quantised):
-        return dequantise(table.matrices[0].rows(token_ids)).to(table.dtype)
+        return dequantise(table.matrices[0].rows(token_ids)).to(torch_dtype(table.dtype))
     return F.embedding(token_ids, table.data)
 
 

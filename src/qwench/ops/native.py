@@ -1,4 +1,4 @@
-"""The native kernels' C interface (csrc/include/qwench.h) as Python calls on CPU tensors.
+"""The native kernels' C interface (csrc/include/qwench.h) as Python calls on arrays in main memory.
 
 Named dimensions are checked here, before memory is touched: a mismatch says which dimension and both sizes. It knows
 neither which operations a model needs nor when a kernel is worth choosing (ops/kernels does).
@@ -13,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-import torch
-
+from qwench.ops.arrays import BFLOAT16, FLOAT32, Array, DType, Typed, address_of, dense, dtype_of, torch_dtype
+from qwench.ops.lazy import torch
 from qwench.ops.loading import ALIGNMENT, FILE, Arena, WeightTypeNumbers, numbers_of, open_library
 from qwench.ops.loading import DECLARATIONS as LOADING
 from qwench.ops.quantised import Codes
 from qwench.ops.weight_types import WeightType
 
-TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}  # QW_F32, QW_BF16
+TYPES: Mapping[DType, int] = {FLOAT32: 0, BFLOAT16: 1}  # QW_F32, QW_BF16
 DELTA_WIDTH = 256  # QW_DELTA_WIDTH
 ATTENTION_WIDTH = 256  # QW_ATTENTION_WIDTH
 PACKED_ROWS = 64  # rows of a matrix that are packed side by side: where it may be cut
@@ -230,23 +229,16 @@ def require_equal(operation: str, dimension: str, **sizes: int) -> None:
         raise ValueError(f"{operation}: {dimension} is {told}")
 
 
-class Typed(Protocol):
-    """A tensor, or what stands for one."""
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-
-def type_of(operation: str, **tensors: Typed) -> int:
-    """The element type that all ``tensors`` share, as the library's number. Raises ValueError naming what differs."""
-    kinds = {tensor.dtype for tensor in tensors.values()}
+def type_of(operation: str, **arrays: Typed) -> int:
+    """The element type that all ``arrays`` share, as the library's number. Raises ValueError naming what differs."""
+    kinds = {dtype_of(array) for array in arrays.values()}
     if len(kinds) > 1 or not kinds <= TYPES.keys():
-        told = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
+        told = ", ".join(f"{name} {dtype_of(array)}" for name, array in arrays.items())
         raise ValueError(f"{operation}: types are {told}; they must be equal and float32 or bfloat16")
     return TYPES[kinds.pop()]
 
 
-Element = WeightType | torch.dtype  # what a packed matrix is made of: codes, or elements as they are
+Element = WeightType | DType  # what a packed matrix is made of: codes, or elements as they are
 
 
 @dataclass(frozen=True)
@@ -274,7 +266,7 @@ class LinearInput:
     residual: torch.Tensor | None = None
 
 
-def address_of(matrix: PackedMatrix) -> int:
+def weight_address(matrix: PackedMatrix) -> int:
     """Of what the library is told of the matrix: good as long as the matrix lives."""
     return ctypes.addressof(matrix.weight)
 
@@ -332,7 +324,7 @@ class Native:
     def pack(self, weight: torch.Tensor, arena: Arena) -> PackedMatrix:
         """A copy of weight [out, in] in the kernels' layout."""
         out, width = weight.shape
-        matrix = self.reserve(weight.dtype, out, width, arena)
+        matrix = self.reserve(dtype_of(weight), out, width, arena)
         self.pack_rows(weight, matrix, 0)
         return matrix
 
@@ -342,7 +334,7 @@ class Native:
         self.pack_rows(codes, matrix, 0)
         return matrix
 
-    def pack_rows(self, rows: torch.Tensor | Codes, matrix: PackedMatrix, first: int) -> None:
+    def pack_rows(self, rows: Array | Codes, matrix: PackedMatrix, first: int) -> None:
         """Copy ``rows`` to where row ``first`` (a multiple of PACKED_ROWS) of ``matrix`` and the next ones lie."""
         count, width = (rows.out, rows.width) if isinstance(rows, Codes) else rows.shape
         require_equal("pack", "in", rows=width, matrix=matrix.width)
@@ -353,35 +345,36 @@ class Native:
             assert rows.type == matrix.type
             self._pack_codes(rows, address, lead=LEAD_BYTES if first else 0)
             return
-        assert rows.dtype == matrix.type
-        rows = _dense_rows(rows)
-        code = type_of("pack", weight=rows)
-        self._library.qw_pack(self._context, code, count, width, rows.data_ptr(), rows.stride(0), address)
+        assert dtype_of(rows) == matrix.type
+        rows = dense(rows)
+        self._library.qw_pack(
+            self._context, type_of("pack", weight=rows), count, width, address_of(rows), width, address
+        )
 
     def _pack_codes(self, rows: Codes, address: int, lead: int) -> None:
         """Pack at ``address``. The factor in front of a matrix is written in front of later rows too, onto the last
         ``lead`` bytes of the rows before them, which are put back."""
         parts = (rows.codes, rows.scales, rows.mins, rows.super_scales, rows.super_mins)
-        whole = [None if part is None else part.contiguous() for part in parts]
+        whole = [None if part is None else dense(part) for part in parts]
         arguments = CodesArguments(
             ctypes.addressof(weight_type_numbers(rows.type)), rows.out, rows.width,
-            *(None if part is None else part.data_ptr() for part in whole), rows.factor,
+            *(None if part is None else address_of(part) for part in whole), rows.factor,
         )  # fmt: skip
         kept = ctypes.string_at(address - lead, lead)
         self._library.qw_pack_codes(self._context, arguments, address - lead)
         ctypes.memmove(address - lead, kept, lead)
 
-    def unpack_rows(self, matrix: PackedMatrix, rows: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def unpack_rows(self, matrix: PackedMatrix, rows: torch.Tensor, dtype: DType | None = None) -> torch.Tensor:
         """Rows [n] of the matrix: [n, in] in ``dtype``, without one in the matrix's own (fp32 of codes).
 
         Raises IndexError where a row does not exist.
         """
         if dtype is None:
-            dtype = matrix.type if isinstance(matrix.type, torch.dtype) else torch.float32
+            dtype = FLOAT32 if isinstance(matrix.type, WeightType) else matrix.type
         rows = rows.to(torch.int64).contiguous()
-        target = torch.empty(len(rows), matrix.width, dtype=dtype)
+        target = torch.empty(len(rows), matrix.width, dtype=torch_dtype(dtype))
         arguments = UnpackArguments(
-            address_of(matrix), len(rows), rows.data_ptr(), type_of("unpack_rows", target=target),
+            weight_address(matrix), len(rows), rows.data_ptr(), type_of("unpack_rows", target=target),
             target.data_ptr(), matrix.width,
         )  # fmt: skip
         if self._library.qw_unpack_rows(self._context, arguments):
@@ -416,7 +409,7 @@ def _linear_arguments(layer: LinearInput, output: torch.Tensor) -> LinearArgumen
     x, matrix, residual = layer.x, layer.matrix, layer.residual
     require_equal("linear", "in", x=x.shape[1], weight=matrix.width)
     arguments = LinearArguments(
-        address_of(matrix), len(x), type_of("linear", x=x), x.data_ptr(), None, x.stride(0), None, 0,
+        weight_address(matrix), len(x), type_of("linear", x=x), x.data_ptr(), None, x.stride(0), None, 0,
         output.data_ptr(), matrix.out,
     )  # fmt: skip
     if residual is not None:

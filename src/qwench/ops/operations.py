@@ -6,11 +6,11 @@ native instructions down, to be run for every step. Nothing here knows a model, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import torch
-
+from qwench.ops.arrays import Array
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.linear import Weight
 from qwench.ops.rows import Rows
@@ -25,18 +25,24 @@ class Inputs:
     ``embedded`` [T, H], in the activations' type, is what the tokens begin as where some of them are no ids.
     """
 
-    token_ids: torch.Tensor
+    token_ids: Array
     rows: Rows
-    logit_tokens: torch.Tensor
-    cos: torch.Tensor
-    sin: torch.Tensor
-    embedded: torch.Tensor | None = None
+    logit_tokens: Array
+    cos: Array
+    sin: Array
+    embedded: Array = None
+
+    def map(self, change: Callable[[Array], Array]) -> Inputs:
+        """The same step over other arrays."""
+        token_ids, logit_tokens, cos, sin = map(change, (self.token_ids, self.logit_tokens, self.cos, self.sin))
+        embedded = None if self.embedded is None else change(self.embedded)
+        return Inputs(token_ids, self.rows.map(change), logit_tokens, cos, sin, embedded)
 
 
 class Operations(Protocol[Value]):
     """A value is [n, width] of the activations' type, heads side by side; n is T, or L after ``logit_rows``.
 
-    Weights, vectors and the cache's tensors are always real. The contract of each operation is its reference's.
+    Weights, vectors and the cache's arrays are always real. The contract of each operation is its reference's.
     """
 
     def embed(self, table: Weight) -> Value:
@@ -45,7 +51,7 @@ class Operations(Protocol[Value]):
     def linear(self, x: Value, weight: Weight) -> Value:
         """See ops/linear."""
 
-    def rms_norm(self, x: Value, weight: torch.Tensor, eps: float, *, zero_centred: bool) -> Value:
+    def rms_norm(self, x: Value, weight: Array, eps: float, *, zero_centred: bool) -> Value:
         """Every len(weight) numbers normed by themselves: the whole width or each head; see ops/norm."""
 
     def halve_heads(self, x: Value, width: int) -> tuple[Value, Value]:
@@ -54,15 +60,15 @@ class Operations(Protocol[Value]):
     def rotate(self, x: Value, head_dim: int) -> Value:
         """Each head turned by its token's angles; see ops/rotary."""
 
-    def attention(self, query: Value, key: Value, value: Value, keys: torch.Tensor, values: torch.Tensor) -> Value:
+    def attention(self, query: Value, key: Value, value: Value, keys: Array, values: Array) -> Value:
         """[T, Hq * D]; the cache is advanced; see ops/attention."""
 
     def delta_net(
         self,
         inputs: DeltaInputs[Value],
         parameters: DeltaParameters,
-        conv_states: torch.Tensor,
-        states: torch.Tensor,
+        conv_states: Array,
+        states: Array,
     ) -> Value:
         """[T, Hv * dv]; the states are advanced; see ops/delta_net."""
 
@@ -88,6 +94,6 @@ class Operations(Protocol[Value]):
 
 
 class Description(Protocol):
-    """A model's forward pass, from the embedding to the logits, over the tensors of its cache."""
+    """A model's forward pass, from the embedding to the logits, over the arrays of its cache."""
 
     def __call__(self, ops: Operations[Value], cache: Any) -> Value: ...

@@ -13,9 +13,10 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
+import numpy as np
 
 from qwench.config import CACHE_TILE
+from qwench.ops.arrays import FLOAT32, INT8, INT64, Array, DType, Host, address_of, dtype_of, is_dense
 from qwench.ops.attention import kept_width
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.instructions import (
@@ -36,9 +37,9 @@ from qwench.ops.native import (
     Native,
     PackedExperts,
     PackedMatrix,
-    address_of,
     require_equal,
     type_of,
+    weight_address,
 )
 from qwench.ops.operations import Inputs, Operations
 
@@ -98,7 +99,7 @@ class Symbol:
     """[n, width] in a buffer: runs of ``run`` elements, ``stride`` elements from each to the next, from ``offset``."""
 
     buffer: Buffer
-    dtype: torch.dtype
+    dtype: DType
     width: int
     run: int
     stride: int
@@ -114,7 +115,7 @@ class Symbol:
         return run if self.is_dense else self.stride
 
 
-Argument = int | float | torch.Tensor | PackedMatrix | PackedExperts | Number | Count | Symbol
+Argument = int | float | Array | PackedMatrix | PackedExperts | Number | Count | Symbol
 Arguments = dict[str, Argument]
 
 
@@ -171,11 +172,11 @@ class Recorder(Operations[Symbol]):
             "y": y, "y_stride": y.stride,
         })  # fmt: skip
 
-    def rms_norm(self, x: Symbol, weight: torch.Tensor, eps: float, *, zero_centred: bool) -> Symbol:
+    def rms_norm(self, x: Symbol, weight: Array, eps: float, *, zero_centred: bool) -> Symbol:
         run = len(weight)
         require_equal("rms_norm", "width beyond whole heads", x=x.width % run, needed=0)
-        assert weight.dtype == x.dtype
-        assert weight.is_contiguous()
+        assert dtype_of(weight) == x.dtype
+        assert is_dense(weight)
         y = _fresh(x.buffer.rows, x.width, x.dtype)
         self._note(Operation.RMS_NORM, {
             "rows": Count(x.buffer.rows, x.width // run), "width": run, "type": TYPES[x.dtype], "epsilon": eps,
@@ -199,17 +200,17 @@ class Recorder(Operations[Symbol]):
         })  # fmt: skip
         return y
 
-    def attention(self, query: Symbol, key: Symbol, value: Symbol, keys: torch.Tensor, values: torch.Tensor) -> Symbol:
+    def attention(self, query: Symbol, key: Symbol, value: Symbol, keys: Array, values: Array) -> Symbol:
         slots, kv_heads, width = keys.shape
-        head_dim, coded = key.width // kv_heads, keys.dtype == torch.int8
+        head_dim, coded = key.width // kv_heads, dtype_of(keys) == INT8
         require_equal("attention", "kv_heads * head_dim", key=key.width, value=value.width, keys=kv_heads * head_dim)
-        require_equal("attention", "width of a kept head", key=kept_width(head_dim, keys.dtype), keys=width)
+        require_equal("attention", "width of a kept head", key=kept_width(head_dim, dtype_of(keys)), keys=width)
         require_equal("attention", "width beyond whole groups", query=query.width % key.width, needed=0)
         code = type_of("attention", query=query, key=key, value=value, **({} if coded else {"keys": keys}))
         assert (keys.shape, keys.dtype) == (values.shape, values.dtype)
         assert self.page_size % CACHE_TILE == 0
-        assert keys.is_contiguous()
-        assert values.is_contiguous()
+        assert is_dense(keys)
+        assert is_dense(values)
         assert all(each.is_dense for each in (query, key, value))
         assert head_dim <= ATTENTION_WIDTH, f"attention: heads are at most {ATTENTION_WIDTH} wide"
         y = _fresh(query.buffer.rows, query.width, query.dtype)
@@ -227,8 +228,8 @@ class Recorder(Operations[Symbol]):
         self,
         inputs: DeltaInputs[Symbol],
         parameters: DeltaParameters,
-        conv_states: torch.Tensor,
-        states: torch.Tensor,
+        conv_states: Array,
+        states: Array,
     ) -> Symbol:
         slots, value_heads, key_dim, value_dim = states.shape
         mixed, gate, beta, decay = inputs.mixed, inputs.gate, inputs.beta, inputs.decay
@@ -308,8 +309,8 @@ class Recorder(Operations[Symbol]):
     def logits(self, x: Symbol, head: Weight) -> Symbol:
         """Written where the result is wanted; BF16 into the second halves of its rows, to be widened there."""
         (matrix,) = _matrices(head)
-        result = Buffer(Number.LOGITS, matrix.out * torch.float32.itemsize, Number.RESULT)
-        y = Symbol(result, torch.float32, matrix.out, matrix.out, matrix.out)
+        result = Buffer(Number.LOGITS, matrix.out * FLOAT32.itemsize, Number.RESULT)
+        y = Symbol(result, FLOAT32, matrix.out, matrix.out, matrix.out)
         if x.dtype == y.dtype:
             self._multiply(x, matrix, y)
         else:
@@ -328,13 +329,11 @@ def _matrices(weight: Weight) -> tuple[PackedMatrix, ...]:
     return weight.matrices
 
 
-def _fresh(rows: Number, width: int, dtype: torch.dtype, outside: Number | None = None) -> Symbol:
+def _fresh(rows: Number, width: int, dtype: DType, outside: Number | None = None) -> Symbol:
     return Symbol(Buffer(rows, width * dtype.itemsize, outside), dtype, width, width, width)
 
 
-def check_delta(
-    widths: DeltaInputs[int], parameters: DeltaParameters, conv_states: torch.Tensor, states: torch.Tensor
-) -> None:
+def check_delta(widths: DeltaInputs[int], parameters: DeltaParameters, conv_states: Array, states: Array) -> None:
     """Every dimension that two arguments of delta_net share. Raises ValueError naming the one that differs."""
     same = functools.partial(require_equal, "delta_net")
     slots, value_heads, key_dim, value_dim = states.shape
@@ -351,9 +350,9 @@ def check_delta(
     same("slots", states=slots, conv_states=len(conv_states))
     same("value heads beyond whole groups", value_heads=value_heads % parameters.num_key_heads, needed=0)
     assert max(key_dim, value_dim) <= DELTA_WIDTH, f"delta_net: heads are at most {DELTA_WIDTH} wide"
-    assert conv_states.is_contiguous()
-    assert states.is_contiguous()
-    assert states.dtype == parameters.dt_bias.dtype == torch.float32
+    assert is_dense(conv_states)
+    assert is_dense(states)
+    assert dtype_of(states) == dtype_of(parameters.dt_bias) == FLOAT32
 
 
 def plan(instructions: Iterable[Instruction]) -> tuple[dict[Buffer, int], dict[Number, int]]:
@@ -408,18 +407,18 @@ class Program:
         )  # fmt: skip
         self._step = (ctypes.c_int64 * len(Number))()
 
-    def run(self, inputs: Inputs) -> torch.Tensor:
-        """Logits [L, V] of a step, fp32. Raises ValueError naming a dimension in which the step's tensors differ."""
+    def run(self, inputs: Inputs) -> Host:
+        """Logits [L, V] of a step, fp32. Raises ValueError naming a dimension in which the step's arrays differ."""
         _check(inputs)
         rows = inputs.rows
-        logits = torch.empty(len(inputs.logit_tokens), self._vocabulary)
+        logits = np.empty((len(inputs.logit_tokens), self._vocabulary), FLOAT32)
         self._step[Number.TOKENS], self._step[Number.LOGITS] = len(inputs.token_ids), len(logits)
         self._step[Number.ROWS :] = [
-            len(rows.lengths), inputs.token_ids.data_ptr(), rows.starts.data_ptr(), rows.context_lengths.data_ptr(),
-            rows.page_table.data_ptr(), rows.page_table.shape[1], rows.kv_slots.data_ptr(), rows.state_slots.data_ptr(),
-            len(rows.saves), rows.save_tokens.data_ptr(), rows.save_slots.data_ptr(),
-            inputs.logit_tokens.data_ptr(), inputs.cos.data_ptr(), inputs.sin.data_ptr(), logits.data_ptr(),
-            0 if inputs.embedded is None else inputs.embedded.data_ptr(),
+            len(rows.lengths), *map(address_of, (inputs.token_ids, rows.starts, rows.context_lengths, rows.page_table)),
+            rows.page_table.shape[1], *map(address_of, (rows.kv_slots, rows.state_slots)),
+            len(rows.saves), *map(address_of, (rows.save_tokens, rows.save_slots, inputs.logit_tokens)),
+            *map(address_of, (inputs.cos, inputs.sin, logits)),
+            0 if inputs.embedded is None else address_of(inputs.embedded),
         ]  # fmt: skip
         status, failed = self._native.run(ctypes.addressof(self._structure), ctypes.addressof(self._step))
         if status == NO_MEMORY:
@@ -440,12 +439,12 @@ def _check(inputs: Inputs) -> None:
     require_equal("step", "tokens", **tokens, **angles)
     slots = {"page_table": len(rows.page_table), "state_slots": len(rows.state_slots)}
     require_equal("step", "rows", lengths=len(rows.lengths), contexts=len(rows.contexts), **slots)
-    for tensor in (inputs.token_ids, inputs.logit_tokens, rows.page_table, rows.kv_slots, rows.state_slots):
-        assert tensor.dtype == torch.int64
-        assert tensor.is_contiguous()
-    for tensor in (inputs.cos, inputs.sin):
-        assert tensor.dtype == torch.float32
-        assert tensor.is_contiguous()
+    for array in (inputs.token_ids, inputs.logit_tokens, rows.page_table, rows.kv_slots, rows.state_slots):
+        assert dtype_of(array) == INT64
+        assert is_dense(array)
+    for array in (inputs.cos, inputs.sin):
+        assert dtype_of(array) == FLOAT32
+        assert is_dense(array)
 
 
 def _lay_down(
@@ -460,14 +459,14 @@ def _lay_down(
                 place = getattr(kind, name)
                 assert place.size == ctypes.sizeof(ctypes.c_int64), f"{name} is too small for a number of a step"
                 blanks.append(_blank(ctypes.addressof(structure) + place.offset, argument, places))
-            elif isinstance(argument, torch.Tensor):
-                setattr(structure, name, argument.data_ptr())
+            elif isinstance(argument, int | float):
+                setattr(structure, name, argument)
             elif isinstance(argument, PackedMatrix):
-                setattr(structure, name, address_of(argument))
+                setattr(structure, name, weight_address(argument))
             elif isinstance(argument, PackedExperts):
                 setattr(structure, name, ctypes.addressof(argument.weights))
             else:
-                setattr(structure, name, argument)
+                setattr(structure, name, address_of(argument))
     return structures
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 
+from qwench.ops.arrays import Array, as_torch, dtype_of, to_torch
+from qwench.ops.lazy import F, torch
 from qwench.ops.weight_types import INPUT_BLOCK, SUPER_BLOCK, WeightType
 
 
@@ -19,18 +20,18 @@ from qwench.ops.weight_types import INPUT_BLOCK, SUPER_BLOCK, WeightType
 class Codes:
     """A quantised [out, width] matrix, one byte a code, before any kernel packs it. D is width padded.
 
-    codes [out, D] uint8; scales [out, D / block] (scale_dtype, or int8 where nested); mins likewise (uint8 where
+    codes [out, D] uint8; scales [out, D / block] (of scale_format, or int8 where nested); mins likewise (uint8 where
     nested), None without; super_scales and super_mins [out, D / 256] float16 where nested. Everything that is
     multiplied with a scale is multiplied with ``factor`` too. Padding holds any codes: inputs there are zero.
     """
 
     type: WeightType
     width: int
-    codes: torch.Tensor
-    scales: torch.Tensor
-    mins: torch.Tensor | None = None
-    super_scales: torch.Tensor | None = None
-    super_mins: torch.Tensor | None = None
+    codes: Array
+    scales: Array
+    mins: Array = None
+    super_scales: Array = None
+    super_mins: Array = None
     factor: float = 1.0
 
     def __post_init__(self) -> None:
@@ -40,12 +41,12 @@ class Codes:
         assert depth == -(-self.width // kind.depth_multiple) * kind.depth_multiple, (
             "the depth is padded to whole blocks"
         )
-        assert self.codes.dtype == torch.uint8
+        assert str(dtype_of(self.codes)) == "uint8"
         assert self.scales.shape == blocks
-        assert self.scales.dtype == (torch.int8 if kind.nested else kind.scale_dtype)
+        assert str(dtype_of(self.scales)) == ("int8" if kind.nested else kind.scale_format)
         assert (self.mins is not None) == kind.has_min
         assert self.mins is None or self.mins.shape == blocks
-        assert self.mins is None or self.mins.dtype == (torch.uint8 if kind.nested else kind.scale_dtype)
+        assert self.mins is None or str(dtype_of(self.mins)) == ("uint8" if kind.nested else kind.scale_format)
         assert (self.super_scales is not None) == kind.nested
         assert self.super_scales is None or self.super_scales.shape == supers
         assert (self.super_mins is not None) == (kind.nested and kind.has_min)
@@ -56,7 +57,7 @@ class Codes:
         return len(self.codes)
 
     @property
-    def arrays(self) -> dict[str, torch.Tensor]:
+    def arrays(self) -> dict[str, Array]:
         """What is stored for it, by the names of the fields."""
         named = {name: getattr(self, name) for name in ARRAYS}
         return {name: array for name, array in named.items() if array is not None}
@@ -65,16 +66,20 @@ class Codes:
     def is_finite(self) -> bool:
         """Whether all scales are numbers; those of damaged weights are not."""
         floats = (self.scales if self.super_scales is None else self.super_scales), self.super_mins
-        return all(each is None or bool(each.isfinite().all()) for each in floats)
+        return all(each is None or bool(as_torch(each).isfinite().all()) for each in floats)
 
     def rows(self, indices: torch.Tensor) -> Codes:
         """The matrix of these rows alone."""
         return self.of({name: array[indices] for name, array in self.arrays.items()})
 
-    def to(self, device: str) -> Codes:
-        return self.of({name: array.to(device) for name, array in self.arrays.items()})
+    def to_torch(self) -> Codes:
+        """The same matrix over tensors, where it is."""
+        return self.of({name: as_torch(array) for name, array in self.arrays.items()})
 
-    def of(self, arrays: Mapping[str, torch.Tensor]) -> Codes:
+    def to(self, device: str) -> Codes:
+        return self.of({name: to_torch(array, device) for name, array in self.arrays.items()})
+
+    def of(self, arrays: Mapping[str, Array]) -> Codes:
         """A matrix like this one over other arrays."""
         return codes_of(self.type, self.width, arrays, self.factor)
 
@@ -82,39 +87,46 @@ class Codes:
 ARRAYS = ("codes", "scales", "mins", "super_scales", "super_mins")
 
 
-def codes_of(kind: WeightType, width: int, arrays: Mapping[str, torch.Tensor], factor: float = 1.0) -> Codes:
+def scale_dtype(kind: WeightType) -> torch.dtype:
+    """Of scales that are floats."""
+    found = getattr(torch, kind.scale_format)
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+def codes_of(kind: WeightType, width: int, arrays: Mapping[str, Array], factor: float = 1.0) -> Codes:
     """Codes over arrays by the names of its fields."""
     mins, super_scales, super_mins = (arrays.get(name) for name in ARRAYS[2:])
     return Codes(kind, width, arrays["codes"], arrays["scales"], mins, super_scales, super_mins, factor)
 
 
 def allocate(kind: WeightType, out: int, width: int) -> Codes:
-    """A matrix [out, width] of ``kind`` to be filled."""
+    """A matrix [out, width] of ``kind`` to be filled, of numpy's arrays."""
     depth = -(-width // kind.depth_multiple) * kind.depth_multiple
     blocks, supers = (out, depth // kind.block), (out, depth // SUPER_BLOCK)
-    return Codes(
-        kind,
-        width,
-        torch.empty(out, depth, dtype=torch.uint8),
-        torch.empty(blocks, dtype=torch.int8 if kind.nested else kind.scale_dtype),
-        torch.empty(blocks, dtype=torch.uint8 if kind.nested else kind.scale_dtype) if kind.has_min else None,
-        torch.empty(supers, dtype=torch.float16) if kind.nested else None,
-        torch.empty(supers, dtype=torch.float16) if kind.nested and kind.has_min else None,
-    )
+    scales, mins = ("int8", "uint8") if kind.nested else (kind.scale_format, kind.scale_format)
+    arrays = {"codes": np.empty((out, depth), np.uint8), "scales": np.empty(blocks, scales)}
+    if kind.has_min:
+        arrays["mins"] = np.empty(blocks, mins)
+    if kind.nested:
+        arrays["super_scales"] = np.empty(supers, np.float16)
+        if kind.has_min:
+            arrays["super_mins"] = np.empty(supers, np.float16)
+    return codes_of(kind, width, arrays)
 
 
 def concatenate(pieces: Sequence[Codes]) -> Codes:
     """One matrix of the rows of all ``pieces``, which are of one type, width and factor."""
     first = pieces[0]
     if len(pieces) == 1:
-        return first
+        return first.to_torch()
     assert all((each.type, each.width, each.factor) == (first.type, first.width, first.factor) for each in pieces)
-    return first.of({name: torch.cat([each.arrays[name] for each in pieces]) for name in first.arrays})
+    return first.of({name: torch.cat([as_torch(each.arrays[name]) for each in pieces]) for name in first.arrays})
 
 
 def dequantise(matrix: Codes) -> torch.Tensor:
     """[out, width] fp32, every product rounded once: scale * value - min."""
-    kind = matrix.type
+    matrix, kind = matrix.to_torch(), matrix.type
     out, depth = matrix.codes.shape
     if kind.table is not None:
         values = torch.tensor(kind.table, dtype=torch.float32, device=matrix.codes.device)[matrix.codes.long()]

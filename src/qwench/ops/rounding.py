@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
-import torch
-
+from qwench.ops.arrays import address_of
+from qwench.ops.lazy import torch
 from qwench.ops.loading import ELEMENTS, RoundArguments, load_library, numbers_of
 from qwench.ops.native import Native
 from qwench.ops.quantised import Codes, allocate
@@ -20,8 +20,8 @@ def round_natively(native: Native, weight: torch.Tensor, kind: WeightType) -> Co
     element = ELEMENTS[str(weight.dtype).removeprefix("torch.")]
     arguments = RoundArguments(
         ctypes.addressof(numbers_of(kind)), len(weight), weight.shape[1], element, weight.data_ptr(), weight.shape[1],
-        *(None if array is None else array.data_ptr() for array in arrays),
+        *(None if array is None else address_of(array) for array in arrays),
     )  # fmt: skip
     status = load_library().qw_round(native.context, arguments)
     assert status == 0, f"{kind.name} is not one of our own types"
-    return codes
+    return codes.to_torch()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
+import numpy as np
+
+from qwench.ops.arrays import Array, Host, like
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,16 @@ class Rows:
 
     lengths: tuple[int, ...]
     contexts: tuple[int, ...]
-    page_table: torch.Tensor
+    page_table: Array
     page_size: int
-    kv_slots: torch.Tensor
-    state_slots: torch.Tensor
+    kv_slots: Array
+    state_slots: Array
     saves: tuple[tuple[int, int], ...] = ()
+
+    def map(self, change: Callable[[Array], Array]) -> Rows:
+        """The same rows over other arrays."""
+        table, kv_slots, state_slots = map(change, (self.page_table, self.kv_slots, self.state_slots))
+        return replace(self, page_table=table, kv_slots=kv_slots, state_slots=state_slots)
 
     @cached_property
     def num_single(self) -> int:
@@ -40,24 +47,24 @@ class Rows:
         return next((index for index, length in enumerate(self.lengths) if length > 1), len(self.lengths))
 
     @cached_property
-    def starts(self) -> torch.Tensor:
+    def starts(self) -> Host:
         """[R + 1] where each row's tokens begin, and their end."""
-        return torch.tensor([0, *itertools.accumulate(self.lengths)], dtype=torch.int64)
+        return np.array([0, *itertools.accumulate(self.lengths)], np.int64)
 
     @cached_property
-    def context_lengths(self) -> torch.Tensor:
+    def context_lengths(self) -> Host:
         """[R] ``contexts``."""
-        return torch.tensor(self.contexts, dtype=torch.int64)
+        return np.array(self.contexts, np.int64)
 
     @cached_property
-    def save_tokens(self) -> torch.Tensor:
+    def save_tokens(self) -> Host:
         """[S] the tokens of ``saves``."""
-        return torch.tensor([token for token, _ in self.saves], dtype=torch.int64)
+        return np.array([token for token, _ in self.saves], np.int64)
 
     @cached_property
-    def save_slots(self) -> torch.Tensor:
+    def save_slots(self) -> Host:
         """[S] the slots of ``saves``."""
-        return torch.tensor([slot for _, slot in self.saves], dtype=torch.int64)
+        return np.array([slot for _, slot in self.saves], np.int64)
 
     def spans(self, first: int = 0) -> Iterator[tuple[int, slice]]:
         """(row, its slice of the T tokens) from row ``first`` on."""
@@ -76,9 +83,9 @@ class Rows:
         if start < span.stop:
             yield slice(start, span.stop), None
 
-    def context_slots(self, row: int) -> torch.Tensor:
+    def context_slots(self, row: int) -> Array:
         """[context] the cache slots of everything the row's last token may see, oldest first."""
         context = self.contexts[row]
         pages = self.page_table[row, : -(-context // self.page_size)]
-        offsets = torch.arange(self.page_size, device=pages.device)
-        return (pages[:, None] * self.page_size + offsets).flatten()[:context]
+        offsets = like(pages, np.arange(self.page_size))
+        return (pages[:, None] * self.page_size + offsets).reshape(-1)[:context]

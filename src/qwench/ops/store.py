@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
+from qwench.ops.arrays import Array, DType, dtype_of, to_torch
+from qwench.ops.lazy import torch
 from qwench.ops.linear import Dense, Packed, Quantised, Weight
 from qwench.ops.loading import Arena, Loading, MatrixInFile
 from qwench.ops.native import PACKED_ROWS, Native, PackedMatrix
 from qwench.ops.quantised import Codes, concatenate
 from qwench.ops.weight_types import WeightType
 
-Value = torch.Tensor | Codes
-Kind = WeightType | torch.dtype
+Value = Array | Codes
+Kind = WeightType | DType
 PIECE_ROWS = PACKED_ROWS  # pieces of a matrix are whole multiples of this, but for the last
 
 
@@ -30,8 +30,7 @@ class Plan:
 
     shapes: Mapping[str, tuple[int, ...]]
     kinds: Mapping[str, Kind]
-    dtype: torch.dtype
-    device: str = "cpu"
+    dtype: DType
 
 
 class WeightStore(Protocol):
@@ -82,7 +81,7 @@ class NativeStore:
         return loading.names
 
     def put(self, name: str, expert: int | None, value: Value) -> None:
-        if isinstance(value, torch.Tensor) and value.dim() == 3:
+        if not isinstance(value, Codes) and value.ndim == 3:
             for index, matrix in enumerate(value):
                 self.put(name, index, matrix)
             return
@@ -111,8 +110,8 @@ class NativeStore:
 class TorchStore:
     """Keeps what the references compute with: plain tensors on the device, and codes as they are."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, device: str = "cpu") -> None:
+        self._plan, self._device = plan, device
         self._tensors: dict[str, torch.Tensor] = {}
         self._codes: dict[tuple[str, int], list[Codes]] = {}
         self._filled: dict[tuple[str, int], int] = {}
@@ -130,13 +129,14 @@ class TorchStore:
         plan, key = self._plan, (name, expert or 0)
         assert kind_of(value) == plan.kinds[name], f"{name}: {kind_of(value)} is not what was planned"
         if isinstance(value, Codes):
-            self._codes.setdefault(key, []).append(value.to(plan.device))
+            self._codes.setdefault(key, []).append(value.to(self._device))
             return
+        value = to_torch(value, self._device)
         if value.shape == plan.shapes[name]:
-            self._tensors[name] = value.to(plan.device)
+            self._tensors[name] = value
             return
         if name not in self._tensors:
-            self._tensors[name] = torch.empty(plan.shapes[name], dtype=value.dtype, device=plan.device)
+            self._tensors[name] = torch.empty(plan.shapes[name], dtype=value.dtype, device=self._device)
         target = self._tensors[name] if expert is None else self._tensors[name][expert]
         begin = self._filled.get(key, 0)
         self._filled[key] = begin + len(value)
@@ -160,4 +160,4 @@ class TorchStore:
 
 def kind_of(value: Value) -> Kind:
     """The type of a weight or of a piece of one."""
-    return value.dtype if isinstance(value, torch.Tensor) else value.type
+    return value.type if isinstance(value, Codes) else dtype_of(value)

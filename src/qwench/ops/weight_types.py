@@ -8,10 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    import torch
+from typing import Literal
 
 SUPER_BLOCK = 256
 INPUT_BLOCK = 32  # inputs that share a scale when they are rounded to 8 bits
@@ -37,15 +34,6 @@ class WeightType:
     nested: bool = False
     has_min: bool = False
     scale_format: ScaleFormat = "float16"
-
-    @property
-    def scale_dtype(self) -> torch.dtype:
-        """``scale_format`` as torch names it."""
-        import torch
-
-        found = getattr(torch, self.scale_format)
-        assert isinstance(found, torch.dtype)
-        return found
 
     @property
     def depth_multiple(self) -> int:

@@ -61,7 +61,7 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([token for token in added if token.special])
     backend.add_tokens([token for token in added if not token.special])
-    return Tokenizer(backend)
+    return Tokenizer(backend, size=1 + max(vocabulary.values(), default=-1))
 
 
 def _vocabulary(data: Metadata) -> tuple[dict[str, int], list[AddedToken]]:

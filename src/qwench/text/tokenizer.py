@@ -38,7 +38,8 @@ class Tokenizer:
     ``added`` are the tags that are one token each, by id; ``special_ids`` those of them that are never shown.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, size: int | None = None) -> None:
+        """``size`` where it is known: to ask for it makes a copy of the vocabulary."""
         # A tokenizer saved by a trainer may carry its truncation and padding; here they would eat prompts silently.
         backend.no_truncation()
         backend.no_padding()
@@ -48,7 +49,9 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self.added: dict[int, str] = {number: token.content for number, token in added.items()}
         self.special_ids: frozenset[int] = frozenset(number for number, token in added.items() if token.special)
-        self.size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        if size is None:
+            size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        self.size = size
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:

@@ -16,7 +16,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Self
 
-import torch
+import numpy as np
 
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError
@@ -24,8 +24,10 @@ from qwench.fault import fault
 from qwench.gguf.file import GgufFile
 from qwench.gguf.header import REPAIR, StoredTensor
 from qwench.model.parameters import ParameterSpec
+from qwench.ops.arrays import FLOAT32, DType, Host, to_host
+from qwench.ops.lazy import torch
 from qwench.ops.loading import MatrixInFile
-from qwench.ops.quantised import allocate, dequantise
+from qwench.ops.quantised import Codes, allocate, dequantise
 from qwench.ops.store import Kind, Value
 from qwench.ops.weight_types import GGUF_TYPES, WeightType
 from qwench.weights.formats import gguf_blocks
@@ -49,7 +51,7 @@ class Conversion:
 class GgufSource:
     """A WeightSource. ``dtype`` is the type of unquantised weights; ``converted`` says what changes its type."""
 
-    def __init__(self, file: GgufFile, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(self, file: GgufFile, config: ModelConfig, dtype: DType) -> None:
         self._config, self._dtype = config, dtype
         self._tensors = GgufTensors(file, config)
         self._specs, self._stored = self._tensors.specs, self._tensors.stored
@@ -70,7 +72,7 @@ class GgufSource:
         return [Conversion(tuple(names), kept, reason) for (kept, reason), names in found.items()]
 
     def stored(self) -> Sequence[MatrixInFile]:
-        return stored_matrices(self._tensors, str(self._dtype).removeprefix("torch."))
+        return stored_matrices(self._tensors, str(self._dtype))
 
     def parts(self, progress: Progress | None = None, without: Container[str] = ()) -> Iterator[tuple[Part, Value]]:
         chosen = {name: stored for name, stored in self._stored.items() if name not in without}
@@ -89,7 +91,7 @@ class GgufSource:
         """The type a parameter has in memory."""
         spec, stored = self._specs[name], self._stored[name]
         if spec.kind == "float32":
-            return torch.float32
+            return FLOAT32
         if spec.kind == "vector" or all(tensor.type.name in gguf_blocks.FLOATS for tensor in stored):
             return self._dtype
         types = {tensor.type.name for tensor in stored}
@@ -98,10 +100,10 @@ class GgufSource:
         (stored_type,) = types
         return BOOKS.get(stored_type) or GGUF_TYPES[stored_type]
 
-    def _vector(self, name: str, spec: ParameterSpec, stored: StoredTensor, reader: _Reader) -> torch.Tensor:
+    def _vector(self, name: str, spec: ParameterSpec, stored: StoredTensor, reader: _Reader) -> Host:
         """A small parameter, with what the converter did to it undone in fp32."""
-        values = _floats(reader.rows(stored, 0, stored.num_bytes // _row_bytes(stored)), stored)
-        values = values.view(spec.shape)
+        raw = reader.rows(stored, 0, stored.num_bytes // _row_bytes(stored))
+        values = _floats(raw, stored).reshape(spec.shape)
         inner = name.rpartition(".")[2]
         if inner in NORMS and self._config.zero_centred_norms:
             values = values - 1
@@ -110,10 +112,10 @@ class GgufSource:
                 raise CheckpointError(
                     f"{stored.file}: tensor {stored.name} holds decay rates that are not negative; {REPAIR}"
                 )
-            values = (-values).log()
+            values = np.log(-values.astype(np.float64))
         kind = self.kinds[name]
-        assert isinstance(kind, torch.dtype)
-        return values.to(kind)
+        assert not isinstance(kind, WeightType)
+        return values.astype(kind)
 
     def _matrix(
         self, name: str, spec: ParameterSpec, stored: StoredTensor, reader: _Reader
@@ -145,21 +147,22 @@ def _row_bytes(tensor: StoredTensor) -> int:
 def _target(kind: Kind, out: int, width: int) -> Value:
     if isinstance(kind, WeightType):
         return allocate(kind, out, width)
-    return torch.empty(out, width, dtype=kind)
+    return np.empty((out, width), kind)
 
 
-def _floats(raw: torch.Tensor, stored: StoredTensor) -> torch.Tensor:
+def _floats(raw: Host, stored: StoredTensor) -> Host:
     """Rows of bytes as fp32 [rows, width]."""
     name = stored.type.name
     if name in gguf_blocks.FLOATS:
-        return raw.view(gguf_blocks.FLOATS[name]).to(torch.float32, copy=True)
+        return raw.view(gguf_blocks.FLOATS[name]).astype(np.float32)
     if name in BOOKS:
         import gguf
 
-        return torch.from_numpy(gguf.quants.dequantize(raw.numpy(), gguf.GGMLQuantizationType[name]))
+        numbers: Host = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[name])
+        return numbers
     codes = allocate(GGUF_TYPES[name], len(raw), stored.shape[-1])
     gguf_blocks.decode(raw, codes)
-    return dequantise(codes)
+    return to_host(dequantise(codes))
 
 
 class _Reader:
@@ -181,18 +184,18 @@ class _Reader:
     def fill(self, target: Value, at: int, stored: StoredTensor, begin: int, end: int) -> None:
         """Rows [begin, end) of ``stored`` into ``target`` from row ``at`` on."""
         raw, last = self.rows(stored, begin, end), at + end - begin
-        if isinstance(target, torch.Tensor):
-            target[at:last].copy_(_floats(raw, stored))
+        if not isinstance(target, Codes):
+            target[at:last] = _floats(raw, stored).astype(target.dtype)
         elif target.type.name == stored.type.name:
             gguf_blocks.decode(raw, gguf_blocks.rows(target, at, last))
         elif target.type == MIXED:
             gguf_blocks.round_to_q8(_floats(raw, stored), gguf_blocks.rows(target, at, last))
         else:
-            rounded = quantise(_floats(raw, stored), target.type).arrays
+            rounded = quantise(torch.from_numpy(_floats(raw, stored)), target.type).arrays
             for name, array in gguf_blocks.rows(target, at, last).arrays.items():
-                array.copy_(rounded[name])
+                array[:] = to_host(rounded[name])
 
-    def rows(self, stored: StoredTensor, begin: int, end: int) -> torch.Tensor:
+    def rows(self, stored: StoredTensor, begin: int, end: int) -> Host:
         """Rows [begin, end) as they are stored, uint8 [rows, bytes of a row], until the next call."""
         size = _row_bytes(stored)
         count = (end - begin) * size
@@ -205,7 +208,7 @@ class _Reader:
         self._done += count
         if self._progress is not None:
             self._progress(self._done, self._total)
-        return torch.frombuffer(self._buffer, dtype=torch.uint8, count=count).view(end - begin, size)
+        return np.frombuffer(self._buffer, np.uint8, count).reshape(end - begin, size)
 
     def _read(self, stored: StoredTensor, offset: int, buffer: memoryview) -> None:
         if self._path != stored.file or self._stream is None:

@@ -11,11 +11,13 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError, listed
 from qwench.model.parameters import ParameterSpec, declare
+from qwench.ops.arrays import BFLOAT16, FLOAT16, FLOAT32, DType, Host, torch_dtype
+from qwench.ops.lazy import torch
 from qwench.ops.loading import BITS, ELEMENTS, MatrixInFile, RowsInFile
 from qwench.ops.quantised import ARRAYS, Codes
 from qwench.ops.store import Kind, Value
@@ -26,7 +28,8 @@ from qwench.weights.names import SCALE, Place, place_of, prefix_of, stored_name,
 from qwench.weights.packed import StoredMatrix, gather, join
 from qwench.weights.source import Part, Progress, UnusedTensor, piece_rows, plain_kinds
 
-FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+FLOATS = {"BF16": BFLOAT16, "F16": FLOAT16, "F32": FLOAT32}
+VECTORS = ("vector", "float32")  # small: read whole
 CHUNK = 8 * 2**20
 LARGE = ("embedding", "head")
 MLX = "this is an MLX conversion, whose convolutions and norms are changed; take the original repository instead."
@@ -61,7 +64,7 @@ class _Piece:
 class CheckpointSource:
     """The WeightSource of a folder; parameters come as ``dtype``, those of kind float32 stay float32."""
 
-    def __init__(self, folder: Path, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, config: ModelConfig, dtype: DType) -> None:
         """Raises CheckpointError naming tensor, file and shapes."""
         self.kinds: dict[str, Kind] = plain_kinds(config, dtype)
         self._config = config
@@ -83,9 +86,9 @@ class CheckpointSource:
     def _stored_matrix(self, part: Part, rows: Sequence[RowsInFile | None]) -> MatrixInFile | None:
         spec, kind = self._specs[part.name], self.kinds[part.name]
         whole = tuple(each for each in rows if each is not None)
-        if spec.kind in ("vector", "float32") or len(whole) < len(rows):
+        if spec.kind in VECTORS or len(whole) < len(rows):
             return None
-        element = kind if isinstance(kind, WeightType) else ELEMENTS[str(kind).removeprefix("torch.")]
+        element = kind if isinstance(kind, WeightType) else ELEMENTS[str(kind)]
         return MatrixInFile(part.name, part.expert or 0, element, spec.shape[-2], spec.shape[-1], whole)
 
     def parts(self, progress: Progress | None = None, without: Container[str] = ()) -> Iterator[tuple[Part, Value]]:
@@ -94,10 +97,12 @@ class CheckpointSource:
         reader = Reader(sum(job.num_bytes for job in jobs), progress)
         for piece in _pieces(jobs, self._specs):
             kind = self.kinds[piece.part.name]
-            if isinstance(kind, torch.dtype):
-                yield piece.part, self._read(piece, torch.empty(piece.shape, dtype=kind), reader)
-            else:
+            if isinstance(kind, WeightType):
                 yield piece.part, _read_codes(piece, reader)
+            elif self._specs[piece.part.name].kind in VECTORS:
+                yield piece.part, reader.numbers(piece.jobs[0].stored).astype(kind).reshape(piece.shape)
+            else:
+                yield piece.part, self._read(piece, torch.empty(piece.shape, dtype=torch_dtype(kind)), reader)
         reader.finish()
 
     def _read(self, piece: _Piece, value: torch.Tensor, reader: Reader) -> torch.Tensor:
@@ -111,7 +116,7 @@ class CheckpointSource:
                 assert isinstance(numbers, torch.Tensor)
                 target.copy_(numbers)
             elif job.scale is None:
-                reader.read(job.stored, FLOATS[job.stored.dtype], target)
+                reader.read(job.stored, torch_dtype(FLOATS[job.stored.dtype]), target)
             else:
                 assert self._config.fp8_block is not None
                 reader.read_fp8(job.stored, job.scale, self._config.fp8_block, target)
@@ -122,7 +127,7 @@ def _stored_rows(job: _Job, rows: int) -> RowsInFile | None:
     """Where the rows of ``job`` lie, if they are stored in a way that the native library reads."""
     stored = job.stored
     if job.packed is None and job.scale is None and stored.dtype in FLOATS:
-        number = ELEMENTS[str(FLOATS[stored.dtype]).removeprefix("torch.")]
+        number = ELEMENTS[str(FLOATS[stored.dtype])]
         return RowsInFile(stored.file, number, rows, stored.num_bytes, (stored.begin,))
     if job.packed is None or job.packed.scheme.format != "own":
         return None
@@ -161,7 +166,7 @@ def _pieces(jobs: Sequence[_Job], specs: Mapping[str, ParameterSpec]) -> Iterato
         elif spec.kind == "experts":
             for expert in range(spec.shape[0]):
                 yield _Piece(Part(part.name, expert), spec.shape[1:], (_expert(found[0], expert),))
-        elif spec.kind in ("vector", "float32") or not _may_be_cut(found[0]):
+        elif spec.kind in VECTORS or not _may_be_cut(found[0]):
             yield _Piece(part, spec.shape, tuple(found))
         else:
             out, width = spec.shape
@@ -350,14 +355,14 @@ def _expected_shape(place: Place, spec: ParameterSpec) -> tuple[int, ...]:
 def _check_shape(job: _Job, spec: ParameterSpec, config: ModelConfig) -> None:
     expected = _expected_shape(job.place, spec)
     if job.packed is not None:
-        job.packed.check(expected)
+        job.packed.check(() if spec.kind in VECTORS else expected)
         return
     if job.stored.shape != expected:
         raise CheckpointError(_shape_sentence(job.stored, expected))
     if job.scale is None:
         return
     assert config.fp8_block is not None
-    if len(expected) < 2:
+    if spec.kind in VECTORS:
         raise CheckpointError(f"Tensor {job.stored.name} in {job.stored.file} is FP8, but it is not a matrix.")
     blocks = (*expected[:-2], *fp8.scale_shape((expected[-2], expected[-1]), config.fp8_block))
     if job.scale.shape != blocks:
@@ -391,6 +396,13 @@ class Reader:
             position += len(piece)
             self.advance(num_bytes)
 
+    def numbers(self, stored: StoredTensor) -> Host:
+        """All of a small plain tensor."""
+        scratch = memoryview(self._buffer)
+        raw = b"".join(bytes(scratch[:num_bytes]) for num_bytes in read_chunks(stored, scratch))
+        self.advance(stored.num_bytes)
+        return np.frombuffer(raw, FLOATS[stored.dtype])
+
     def load(self, stored: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
         """All of ``stored``, whose elements are ``dtype``."""
         found = torch.empty(stored.shape, dtype=dtype)
@@ -400,7 +412,7 @@ class Reader:
     def read_fp8(self, stored: StoredTensor, scale: StoredTensor, block: tuple[int, int], target: torch.Tensor) -> None:
         """Fill the matrix ``target`` [R, C] with dequantised values; its FP8 codes are held beside it."""
         scales = torch.empty(scale.shape[-2:], dtype=torch.float32)
-        Reader(0, None).read(scale, FLOATS[scale.dtype], scales)
+        Reader(0, None).read(scale, torch_dtype(FLOATS[scale.dtype]), scales)
         weight = torch.empty(target.shape, dtype=torch.float8_e4m3fn)
         self.read(stored, torch.float8_e4m3fn, weight)
         fp8.dequantise(weight, scales, block, target)

@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
-
 from qwench.errors import CheckpointError
+from qwench.ops.lazy import torch
 from qwench.ops.quantised import Codes, codes_of, concatenate
 from qwench.ops.weight_types import WeightType
 from qwench.quantisation import Format, Scheme, StoredQuantisation
@@ -19,18 +18,18 @@ from qwench.weights.formats import awq, compressed, fp8, gptq, mxfp4, nvfp4, own
 from qwench.weights.formats.layout import Tensor, Unreadable
 from qwench.weights.formats.safetensors import StoredTensor
 
-TYPES: Mapping[str, torch.dtype] = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E8M0": torch.uint8,  # exponents, which readers take as bytes
+TYPES: Mapping[str, str] = {  # torch's names
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F32": "float32",
+    "I8": "int8",
+    "U8": "uint8",
+    "I32": "int32",
+    "I64": "int64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E8M0": "uint8",  # exponents, which readers take as bytes
 }
-Load = Callable[[StoredTensor, torch.dtype], torch.Tensor]
+Load = Callable[[StoredTensor, "torch.dtype"], "torch.Tensor"]
 
 
 class _Layout(Protocol):
@@ -118,7 +117,7 @@ class StoredMatrix:
 
     def read(self, load: Load, shape: Sequence[int]) -> Codes | torch.Tensor:
         """The matrix of ``shape`` [out, width]; ``load`` brings stored bytes. Raises CheckpointError."""
-        tensors = {suffix: load(part, TYPES[part.dtype]) for suffix, part in self.parts.items()}
+        tensors = {suffix: load(part, getattr(torch, TYPES[part.dtype])) for suffix, part in self.parts.items()}
         try:
             return READERS[self.scheme.format].decode(tensors, self.scheme, *shape)
         except Unreadable as error:

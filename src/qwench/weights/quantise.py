@@ -11,13 +11,15 @@ import functools
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 
+from qwench.device import usable_threads
 from qwench.errors import CheckpointError
+from qwench.ops.arrays import Array, DType, as_torch, torch_dtype
+from qwench.ops.lazy import F, torch
 from qwench.ops.loading import ELEMENTS, MatrixInFile
 from qwench.ops.native import Native, instruction_sets
-from qwench.ops.quantised import Codes, codes_of
+from qwench.ops.quantised import Codes, codes_of, scale_dtype
 from qwench.ops.rounding import round_natively
 from qwench.ops.store import Kind, Value
 from qwench.ops.weight_types import FOUR_BIT_FLOATS, SUPER_BLOCK, WeightType
@@ -31,7 +33,7 @@ EXPONENTS = (-1, 0, 1)  # around the one under which the largest weight of a blo
 LARGEST_HALF = 65504.0
 LEAST_INVERTED = 2.0**-126
 
-Arrays = dict[str, torch.Tensor]
+Arrays = dict[str, "torch.Tensor"]
 
 
 class QuantisingSource:
@@ -52,30 +54,35 @@ class QuantisingSource:
 
     def _stored_kind(self, matrix: MatrixInFile) -> WeightType | int:
         kind = self.kinds[matrix.name]
-        return kind if isinstance(kind, WeightType) else ELEMENTS[str(kind).removeprefix("torch.")]
+        return kind if isinstance(kind, WeightType) else ELEMENTS[str(kind)]
 
     def parts(self, progress: Progress | None = None, without: Container[str] = ()) -> Iterator[tuple[Part, Value]]:
         """See WeightSource. Raises CheckpointError naming a parameter that holds no finite numbers."""
-        to_codes = rounder()
+        to_codes: Callable[[torch.Tensor, WeightType], Codes] | None = None
         for part, value in self._source.parts(progress, without):
             kind = self.kinds[part.name]
             if isinstance(value, Codes):
                 yield part, value
                 continue
             if not isinstance(kind, WeightType):
-                yield part, value.to(kind)
+                yield part, _cast(value, kind)
                 continue
-            codes = to_codes(value, kind)
+            to_codes = to_codes or rounder()
+            codes = to_codes(as_torch(value), kind)
             if not codes.is_finite:
                 raise CheckpointError(f"{part.name} holds weights that are no finite numbers; it cannot be quantised.")
             del value
             yield part, codes
 
 
+def _cast(value: Array, dtype: DType) -> Array:
+    return value.astype(dtype) if isinstance(value, np.ndarray) else value.to(torch_dtype(dtype))
+
+
 def rounder() -> Callable[[torch.Tensor, WeightType], Codes]:
     """``quantise``, by the native library where there is one: the same bits, much sooner."""
     try:
-        native = Native(instruction_sets()[0], torch.get_num_threads())
+        native = Native(instruction_sets()[0], usable_threads())
     except OSError:
         return quantise
     return functools.partial(round_natively, native)
@@ -162,7 +169,7 @@ def _table(weight: torch.Tensor, kind: WeightType, *, search: bool) -> Arrays:
         scales, best_error = torch.where(wins, scale, scales), torch.where(wins, error, best_error)
     codes = torch.bucketize(values, torch.tensor(FOUR_BIT_FLOATS[:8], dtype=torch.float32), out_int32=True)
     codes = torch.where(blocks < 0, codes + 8, codes).to(torch.uint8)
-    return {"codes": codes.view_as(weight), "scales": scales.to(kind.scale_dtype)}
+    return {"codes": codes.view_as(weight), "scales": scales.to(scale_dtype(kind))}
 
 
 def _four_bit(sizes: torch.Tensor) -> torch.Tensor:
@@ -232,7 +239,7 @@ def _affine_codes(blocks: torch.Tensor, arrays: Arrays, top: int) -> torch.Tenso
 def _scales(scale: torch.Tensor, kind: WeightType) -> Arrays:
     """Scales [out, blocks] as they are stored."""
     if not kind.nested:
-        return {"scales": _as_half(scale, kind.scale_dtype)}
+        return {"scales": _as_half(scale, scale_dtype(kind))}
     parts, supers = _nested(scale, kind, 127)
     return {"scales": parts.to(torch.int8), "super_scales": supers}
 

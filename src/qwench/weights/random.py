@@ -10,10 +10,11 @@ import math
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 
-import torch
+import numpy as np
 
 from qwench.config import ModelConfig
 from qwench.model.parameters import ParameterSpec, declare
+from qwench.ops.arrays import DType, Host
 from qwench.ops.loading import MatrixInFile
 from qwench.ops.quantised import Codes, codes_of
 from qwench.ops.store import Kind, Value
@@ -74,21 +75,19 @@ class _Pool:
     """Normal numbers and random bytes, read on and on."""
 
     def __init__(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self._numbers = torch.randn(POOL, generator=generator)
-        self._bytes = torch.randint(0, 256, (POOL,), generator=generator, dtype=torch.uint8)
-        self._scaled: dict[tuple[float, torch.dtype], torch.Tensor] = {}  # a model has only a handful of spreads
-        self._masked: dict[int, torch.Tensor] = {}
+        generator = np.random.default_rng(seed)
+        self._numbers = generator.standard_normal(POOL, np.float32)
+        self._bytes = generator.integers(0, 256, POOL, np.uint8)
+        self._scaled: dict[tuple[float, DType], Host] = {}  # a model has only a handful of spreads
+        self._masked: dict[int, Host] = {}
         self._offset = 0
 
-    def numbers(self, shape: tuple[int, ...], dtype: torch.dtype, mean: float, deviation: float) -> torch.Tensor:
+    def numbers(self, shape: tuple[int, ...], dtype: DType, mean: float, deviation: float) -> Host:
         if (deviation, dtype) not in self._scaled:
-            self._scaled[deviation, dtype] = (self._numbers * deviation).to(dtype)
-        tensor = torch.empty(shape, dtype=dtype)
-        self._fill(tensor.view(-1), self._scaled[deviation, dtype])
-        if mean:
-            tensor += mean
-        return tensor
+            self._scaled[deviation, dtype] = (self._numbers * np.float32(deviation)).astype(dtype)
+        array = np.empty(shape, dtype)
+        self._fill(array.reshape(-1), self._scaled[deviation, dtype])
+        return (array.astype(np.float32) + np.float32(mean)).astype(dtype) if mean else array
 
     def codes(self, shape: tuple[int, ...], kind: WeightType, deviation: float) -> Codes:
         """Uniform codes, with the one scale (and the min) that gives mean zero and this deviation."""
@@ -96,37 +95,38 @@ class _Pool:
             self._masked[kind.bits] = self._bytes & (2**kind.bits - 1)
         out, width = shape
         depth = -(-width // kind.depth_multiple) * kind.depth_multiple
-        codes = torch.empty(out, depth, dtype=torch.uint8)
-        self._fill(codes.view(-1), self._masked[kind.bits])
+        codes = np.empty((out, depth), np.uint8)
+        self._fill(codes.reshape(-1), self._masked[kind.bits])
         return codes_of(kind, width, {"codes": codes} | _even_scales(kind, out, depth, deviation))
 
-    def _fill(self, flat: torch.Tensor, pool: torch.Tensor) -> None:
-        """Copy pool values from where the last tensor stopped, wrapping round."""
+    def _fill(self, flat: Host, pool: Host) -> None:
+        """Copy pool values from where the last array stopped, wrapping round."""
         position = 0
         while position < len(flat):
             count = min(len(flat) - position, len(pool) - self._offset)
-            flat[position : position + count].copy_(pool[self._offset : self._offset + count])
+            flat[position : position + count] = pool[self._offset : self._offset + count]
             position += count
             self._offset = (self._offset + count) % len(pool)
 
 
-def _even_scales(kind: WeightType, out: int, depth: int, deviation: float) -> dict[str, torch.Tensor]:
+def _even_scales(kind: WeightType, out: int, depth: int, deviation: float) -> dict[str, Host]:
     """Scales and mins, the same in every block, under which uniform codes have mean zero and ``deviation``."""
     values = kind.table or tuple(code - kind.zero for code in range(2**kind.bits))
     mean = sum(values) / len(values)
     scale = deviation / math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
     blocks, supers = (out, depth // kind.block), (out, depth // SUPER_BLOCK)
     if not kind.nested:
-        found = {"scales": torch.full(blocks, scale, dtype=kind.scale_dtype)}
-        return found | ({"mins": torch.full(blocks, scale * mean, dtype=kind.scale_dtype)} if kind.has_min else {})
+        dtype = np.dtype(kind.scale_format)
+        found = {"scales": np.full(blocks, scale, dtype)}
+        return found | ({"mins": np.full(blocks, scale * mean, dtype)} if kind.has_min else {})
     whole = 32  # any whole number serves: the super-block's float carries the rest
     found = {
-        "scales": torch.full(blocks, whole, dtype=torch.int8),
-        "super_scales": torch.full(supers, scale / whole, dtype=torch.float16),
+        "scales": np.full(blocks, whole, np.int8),
+        "super_scales": np.full(supers, scale / whole, np.float16),
     }
     if kind.has_min:
-        found["mins"] = torch.full(blocks, whole, dtype=torch.uint8)
-        found["super_mins"] = torch.full(supers, scale * mean / whole, dtype=torch.float16)
+        found["mins"] = np.full(blocks, whole, np.uint8)
+        found["super_mins"] = np.full(supers, scale * mean / whole, np.float16)
     return found
 
 

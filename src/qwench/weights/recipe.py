@@ -19,8 +19,7 @@ from qwench.model.parameters import ParameterSpec, declare
 from qwench.ops.weight_types import OWN_TYPES, SUPER_BLOCK, WeightType
 
 if TYPE_CHECKING:
-    import torch
-
+    from qwench.ops.arrays import DType
     from qwench.ops.store import Kind
 
 UNEVEN = "q8"  # instead of a type with super-blocks, where the depth is no multiple of them
@@ -87,7 +86,7 @@ def type_for(name: str, spec: ParameterSpec, quantization: str) -> WeightType | 
     return RECIPES[quantization].type_of(name, spec.shape[-1])
 
 
-def kinds_for(config: ModelConfig, quantization: str | None, dtype: torch.dtype) -> dict[str, Kind]:
+def kinds_for(config: ModelConfig, quantization: str | None, dtype: DType) -> dict[str, Kind]:
     """The type of every parameter; what is not quantised is ``dtype``, or float32 where it must be."""
     from qwench.weights.source import plain_kinds
 

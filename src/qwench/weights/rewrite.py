@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 from qwench.config import ModelConfig
 from qwench.errors import CheckpointError, OutputError, UsageError
 from qwench.fault import fault
 from qwench.fields import read_json
 from qwench.model.parameters import declare
+from qwench.ops.arrays import FLOAT32, torch_dtype
+from qwench.ops.lazy import torch
 from qwench.ops.weight_types import WeightType
 from qwench.quantisation import OWN_VERSION
 from qwench.weights.formats import own
@@ -76,7 +76,7 @@ class Rewriting:
         self._recipe, self._specs = RECIPES[quantization], declare(config)
         self._journal = _open_journal(source, target, quantization)
         if not self._journal["shards"]:
-            CheckpointSource(source, config, torch.float32)  # compares all headers with the declaration
+            CheckpointSource(source, config, FLOAT32)  # compares all headers with the declaration
         expected = file_of_tensors(source)
         self.shards = list(dict.fromkeys(expected.values())) or [SINGLE]
 
@@ -240,7 +240,7 @@ class _Writer:
         step = piece_rows(width)
         for first in range(0, count, step):
             piece = torch.empty(min(step, count - first), width)
-            self._reader.read(whole.rows(first, len(piece)), FLOATS[whole.dtype], piece)
+            self._reader.read(whole.rows(first, len(piece)), torch_dtype(FLOATS[whole.dtype]), piece)
             codes = self._round(piece, kind)
             if not codes.is_finite:
                 raise CheckpointError(

@@ -10,10 +10,9 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from qwench.config import ModelConfig
 from qwench.model.parameters import ParameterSpec, declare
+from qwench.ops.arrays import FLOAT32, DType
 from qwench.ops.loading import MatrixInFile
 from qwench.ops.store import PIECE_ROWS, Kind, Value
 from qwench.ops.weight_types import WeightType
@@ -56,13 +55,16 @@ class WeightSource(Protocol):
     def parts(self, progress: Progress | None = None, without: Container[str] = ()) -> Iterator[tuple[Part, Value]]:
         """Each part in the type of ``kinds``, on the CPU; experts one at a time, all pieces of a part in a row.
 
+        Vectors are numpy's arrays, so that who needs nothing else loads no torch; matrices are arrays of either kind,
+        or codes.
+
         Parameters in ``without`` are left out. ``progress(done, total)`` counts the bytes to read.
         """
 
 
-def plain_kinds(config: ModelConfig, dtype: torch.dtype) -> dict[str, Kind]:
+def plain_kinds(config: ModelConfig, dtype: DType) -> dict[str, Kind]:
     """The types of unquantised weights: ``dtype``, and float32 for what must keep it."""
-    return {name: torch.float32 if spec.kind == "float32" else dtype for name, spec in declare(config).items()}
+    return {name: FLOAT32 if spec.kind == "float32" else dtype for name, spec in declare(config).items()}
 
 
 def memory_bytes(config: ModelConfig, kinds: Mapping[str, Kind]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from qwench.config import VisionConfig
 from qwench.errors import CheckpointError, listed
@@ -20,6 +20,8 @@ from qwench.files import ModelFiles
 from qwench.gguf.file import GgufFile
 from qwench.gguf.header import StoredTensor as GgufTensor
 from qwench.model.parameters import ParameterSpec, declare_vision
+from qwench.ops.arrays import FLOAT32, DType, to_torch, torch_dtype
+from qwench.ops.lazy import torch
 from qwench.ops.quantised import allocate
 from qwench.ops.store import Kind, Value
 from qwench.ops.weight_types import GGUF_TYPES, WeightType
@@ -55,11 +57,11 @@ class VisionWeights:
             else:  # the frames of a patch may be stored one by one
                 numbers = [each for each in values if isinstance(each, torch.Tensor)]
                 whole = numbers[0] if len(numbers) == 1 else torch.stack(numbers, dim=2)
-                value = whole.reshape(spec.shape).to(kind)
+                value = whole.reshape(spec.shape).to(torch_dtype(kind))
             yield name, value
 
 
-def open_vision(files: ModelFiles, vision: VisionConfig, dtype: torch.dtype) -> VisionWeights | None:
+def open_vision(files: ModelFiles, vision: VisionConfig, dtype: DType) -> VisionWeights | None:
     """The tower's weights in ``files``, unquantised ones to become ``dtype``; None where nothing of it is stored.
 
     Raises CheckpointError where only a part is there, or of a shape or type that does not fit.
@@ -92,7 +94,7 @@ def _projector(file: GgufFile) -> tuple[Path, Found]:
     return file.projector.path, {"patch": [tensors[name] for name in PATCH_SLICES if name in tensors], **found}
 
 
-def _kind(spec: ParameterSpec, stored: Sequence[StoredTensor | GgufTensor], dtype: torch.dtype) -> Kind:
+def _kind(spec: ParameterSpec, stored: Sequence[StoredTensor | GgufTensor], dtype: DType) -> Kind:
     """Raises CheckpointError where shape or type do not fit."""
     count = sum(math.prod(each.shape) for each in stored)
     rows = {each.shape[:1] for each in stored}
@@ -104,7 +106,7 @@ def _kind(spec: ParameterSpec, stored: Sequence[StoredTensor | GgufTensor], dtyp
         )
     types = {each.type.name if isinstance(each, GgufTensor) else each.dtype for each in stored}
     if types <= FLOATS.keys():
-        return torch.float32 if spec.kind == "float32" else dtype
+        return FLOAT32 if spec.kind == "float32" else dtype
     (found,) = types if len(types) == 1 else ("several types",)
     if found in GGUF_TYPES and isinstance(stored[0], GgufTensor) and spec.kind == "matrix" and len(stored) == 1:
         return GGUF_TYPES[found]
@@ -117,7 +119,7 @@ def _kind(spec: ParameterSpec, stored: Sequence[StoredTensor | GgufTensor], dtyp
 def _read(stored: StoredTensor | GgufTensor, kind: Kind) -> Value:
     """One stored tensor: numbers in the type they are stored in, or codes."""
     if isinstance(stored, StoredTensor):
-        return Reader(0, None).load(stored, FLOATS[stored.dtype])
+        return Reader(0, None).load(stored, torch_dtype(FLOATS[stored.dtype]))
     raw = bytearray(stored.num_bytes)
     try:
         fault("read.weights")
@@ -127,9 +129,9 @@ def _read(stored: StoredTensor | GgufTensor, kind: Kind) -> Value:
                 raise CheckpointError(f"{stored.file} ended inside tensor {stored.name}; download the file again.")
     except OSError as error:
         raise CheckpointError(f"{stored.file} cannot be read: {error.strerror}.") from None
-    data = torch.frombuffer(raw, dtype=torch.uint8)
+    data = np.frombuffer(raw, np.uint8)
     if not isinstance(kind, WeightType):
-        return data.view(FLOATS[stored.type.name]).view(stored.shape)
+        return to_torch(data.view(FLOATS[stored.type.name]).reshape(stored.shape))
     codes = allocate(kind, *stored.shape)
-    gguf_blocks.decode(data.view(len(codes.codes), -1), codes)
+    gguf_blocks.decode(data.reshape(len(codes.codes), -1), codes)
     return codes

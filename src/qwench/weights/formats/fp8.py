@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
+from qwench.ops.lazy import torch
 from qwench.quantisation import Scheme
 from qwench.weights.formats.layout import REAL, Tensor, one, require_finite
 

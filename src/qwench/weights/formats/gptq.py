@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
+from qwench.ops.lazy import torch
 from qwench.ops.quantised import Codes
 from qwench.ops.weight_types import WeightType
 from qwench.quantisation import Scheme

@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
+from qwench.ops.lazy import F, torch
 from qwench.ops.quantised import Codes
 from qwench.ops.weight_types import CHECKPOINT_TYPES, INPUT_BLOCK, WeightType
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-import torch.nn.functional as F
-
+from qwench.ops.lazy import F, torch
 from qwench.ops.quantised import Codes
 from qwench.ops.weight_types import OWN_TYPES, WeightType
 from qwench.quantisation import Scheme

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-import torch.nn.functional as F
-
-from qwench.ops.quantised import Codes
+from qwench.ops.lazy import F, torch
+from qwench.ops.quantised import Codes, scale_dtype
 from qwench.ops.weight_types import CHECKPOINT_TYPES, WeightType
 from qwench.quantisation import Scheme
 from qwench.weights.formats.layout import Tensor, Unreadable, nibbles, one, require_finite, scalar
@@ -53,7 +51,7 @@ def decode(tensors: Mapping[str, torch.Tensor], scheme: Scheme, out: int, width:
         kind,
         width,
         F.pad(codes, (0, depth - width)),
-        F.pad(scales, (0, depth // BLOCK - scales.shape[1])).to(kind.scale_dtype),
+        F.pad(scales, (0, depth // BLOCK - scales.shape[1])).to(scale_dtype(kind)),
         factor=float(factor / 2),
     )
 

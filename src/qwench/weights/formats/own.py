@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
-from qwench.ops.quantised import ARRAYS, Codes, codes_of
+from qwench.ops.lazy import torch
+from qwench.ops.quantised import ARRAYS, Codes, codes_of, scale_dtype
 from qwench.ops.weight_types import OWN_TYPES, SUPER_BLOCK, WeightType
 from qwench.quantisation import Scheme
 from qwench.weights.formats.layout import Tensor, Unreadable, one, require_finite
@@ -66,7 +65,7 @@ def decode(tensors: Mapping[str, torch.Tensor], scheme: Scheme, out: int, width:
         if not bool((found["scales"] > 0).all()):
             raise Unreadable("_scales", "holds 0, which is no scale")
         exponents = found["scales"].int() - POWER
-        found["scales"] = torch.ldexp(torch.ones(exponents.shape), exponents).to(kind.scale_dtype)
+        found["scales"] = torch.ldexp(torch.ones(exponents.shape), exponents).to(scale_dtype(kind))
     codes = unpack_bits(found["codes"], kind.bits)
     assert len(codes) == out, "layout was checked"
     return codes_of(kind, width, found | {"codes": codes})
