@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwench.text.calls import CallReader, new_id
@@ -103,6 +103,7 @@ TAGS = (
 
 
 @settings(max_examples=600, deadline=None)
+@example("<function=write_file><parameter=a><tool_call></function></tool_call>", [45])  # a tag where a portion begins
 @given(st.lists(st.sampled_from(TAGS), max_size=24).map("".join), st.lists(st.integers(0, 200), max_size=6))
 def test_random_texts_in_any_portions(text: str, cuts: list[int]) -> None:
     borders = sorted({cut % (len(text) + 1) for cut in cuts})

@@ -27,6 +27,7 @@ NAME = re.compile(rf"([^<>\n]{{1,{LONGEST_NAME}}})>")
 OPENING = re.compile(rf"\s*(?:{TOOL_CALL}|{FUNCTION})")
 GOES_ON = ("<parameter", FUNCTION_CLOSE, TOOL_CLOSE)  # what may follow a value, however it goes on
 ENDS = (PARAMETER_CLOSE, FUNCTION_CLOSE, PARAMETER)  # what may end one
+NO_END = -1
 
 
 def new_id() -> str:
@@ -183,7 +184,7 @@ class CallReader:
         at = self._buffer.find("<")
         while at >= 0:
             end = self._end_of_value(at, final)
-            if end != 0:
+            if end != NO_END:
                 start = self._line_start(at)
                 self._add(self._take(start))
                 if end is None:
@@ -203,21 +204,21 @@ class CallReader:
         return False
 
     def _end_of_value(self, at: int, final: bool) -> int | None:
-        """Where the call goes on if the value ends at the tag at ``at``: 0 if it does not, None if that is unknown."""
+        """Where the call goes on if the value ends at the tag at ``at``: NO_END if not, None if that is unknown."""
         rest = self._buffer[at:]
         if rest.startswith(PARAMETER_CLOSE):
             behind = rest[len(PARAMETER_CLOSE) :].lstrip()
             if behind.startswith(GOES_ON) or (final and not behind):
                 return at + len(PARAMETER_CLOSE)
-            return None if not final and any(tag.startswith(behind) for tag in GOES_ON) else 0
+            return None if not final and any(tag.startswith(behind) for tag in GOES_ON) else NO_END
         if rest.startswith(FUNCTION_CLOSE):  # the value's own tag is missing
             behind = rest[len(FUNCTION_CLOSE) :].lstrip()
             if behind.startswith(TOOL_CLOSE) or (final and not behind):
                 return at
-            return None if not final and TOOL_CLOSE.startswith(behind) else 0
+            return None if not final and TOOL_CLOSE.startswith(behind) else NO_END
         if rest.startswith(PARAMETER):
             return self._next_parameter(at, final)
-        return None if not final and any(tag.startswith(rest) for tag in ENDS) else 0
+        return None if not final and any(tag.startswith(rest) for tag in ENDS) else NO_END
 
     def _next_parameter(self, at: int, final: bool) -> int | None:
         """The same where another parameter of the tool begins on a line of its own though this one was not closed."""
@@ -228,7 +229,7 @@ class CallReader:
         fresh = (
             opened[0] in known and opened[0] not in self._keys | {self._key} if isinstance(known, Mapping) else False
         )
-        return at if fresh and self._buffer[at - 1 : at] == "\n" else 0
+        return at if fresh and self._buffer[at - 1 : at] == "\n" else NO_END
 
     def _line_start(self, at: int) -> int:
         """The line break before a closing tag is the tag's."""
