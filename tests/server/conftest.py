@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,15 +41,6 @@ def running(client: EngineClient, text: ModelText, settings: ServerSettings) -> 
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
-
-
-@pytest.fixture(autouse=True)
-def _restored_log() -> Iterator[None]:
-    """Commands that run inside a test take the package's log over; the next test shall have it as it was."""
-    logger = logging.getLogger("qwench")
-    before = (list(logger.handlers), logger.level, logger.propagate)
-    yield
-    logger.handlers, logger.level, logger.propagate = before[0], before[1], before[2]
 
 
 @pytest.fixture(scope="session")

@@ -75,14 +75,14 @@ def load_engine(
     source = open_weights(files, model, dtype, config.quantization)
     vision = None if model.vision is None else open_vision(files, model.vision, dtype)
     aside = 0 if vision is None else vision.memory_bytes
-    resolved = resolve_for(config, model, source.kinds, (0 if begun is None else begun.bytes_read) - aside)
+    resolved = resolve_for(config, model, source.kinds, (0 if begun is None else begun.bytes_taken) - aside)
     told = (*_unused(source.unused), *_converted(source), *_vision(model, vision))
     disk = _disk(config, files, resolved)
     if disk is not None:
         held = f"{disk.held / 2**30:.2f} of {disk.limit / 2**30:.2f} GiB"
         told = (*told, Choice("cache folder", str(disk.path), f"{len(disk)} snapshots of this model, {held}"))
     resolved = replace(resolved, choices=resolved.choices + told)
-    before = resident_bytes() - (0 if begun is None else begun.bytes_read)
+    before = resident_bytes() - (0 if begun is None else begun.bytes_taken)
     engine = assemble(config, model, resolved, source, vocabulary, progress, begun)
     resolved = replace(resolved, choices=(*resolved.choices, *_measured(model, source, before)))
     assert isinstance(engine.runner, Runner)

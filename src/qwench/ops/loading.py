@@ -214,6 +214,7 @@ class Loading:
             (matrix.name, matrix.expert): self.arena.take(size) for matrix, size in zip(matrices, sizes, strict=True)
         }
         self.num_bytes = sum(rows.num_bytes for matrix in matrices for rows in matrix.rows)
+        self._packed_bytes = sum(sizes)
         self._state = LoadState()
         self._owners: list[MatrixInFile] = []
         with ExitStack() as opened:
@@ -254,6 +255,11 @@ class Loading:
     @property
     def bytes_read(self) -> int:
         return int(self._state.bytes)
+
+    @property
+    def bytes_taken(self) -> int:
+        """Bytes of memory that what was read by now takes."""
+        return self._packed_bytes * self.bytes_read // max(1, self.num_bytes)
 
     def begin(self, threads: int) -> None:
         """Load in the background, with threads of its own."""
