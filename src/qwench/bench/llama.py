@@ -99,10 +99,10 @@ class LlamaSide:
 
     def _run(self, program: Path, arguments: list[str]) -> tuple[str, float]:
         """What the program prints, and the seconds it took; its peak memory is kept."""
-        command = [str(program), "-m", str(self.file), "-t", str(self.threads), *arguments]
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        command = [str(program.resolve()), "-m", str(self.file.resolve()), "-t", str(self.threads), *arguments]
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            process = subprocess.Popen(command, stdout=out, stderr=err)
+            process = subprocess.Popen(command, stdout=out, stderr=err, cwd=folder)  # ik_llama.cpp's leave a log there
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - start
             process.returncode = os.waitstatus_to_exitcode(status)
