@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwench.config import ModelConfig
-from qwench.footprint import bytes_per_sequence, bytes_per_token
+from qwench.footprint import CacheShape, bytes_per_sequence, bytes_per_token
 from qwench.ops.arrays import FLOAT32, INT8, Array, DType, dtype_of, like, to_host, zeros
-from qwench.ops.attention import kept_width
 
 
 @dataclass(frozen=True)
@@ -32,17 +31,9 @@ class CacheSpec:
 
     @classmethod
     def of(cls, config: ModelConfig, dtype: DType, kv_cache_dtype: str = "auto") -> CacheSpec:
-        delta, coded = config.delta, kv_cache_dtype == "int8"
-        return cls(
-            num_attention_layers=config.layer_types.count("full_attention"),
-            num_kv_heads=config.num_kv_heads,
-            head_dim=kept_width(config.head_dim, INT8 if coded else dtype),
-            coded=coded,
-            num_delta_layers=config.layer_types.count("linear_attention"),
-            conv_shape=(delta.conv_kernel - 1, delta.conv_dim) if delta else (0, 0),
-            state_shape=(delta.num_value_heads, delta.key_head_dim, delta.value_head_dim) if delta else (0, 0, 0),
-            dtype=dtype,
-        )
+        """As plans count it, in numpy's own type."""
+        kept = CacheShape.of(config, str(dtype), kv_cache_dtype)
+        return cls(**{**vars(kept), "dtype": dtype})
 
     @property
     def token_bytes(self) -> int:
