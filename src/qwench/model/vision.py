@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from qwench.config import VisionConfig
 from qwench.model.parameters import declare_vision
+from qwench.ops.alone import attend
 from qwench.ops.kernels import Kernels
 from qwench.ops.linear import Weight, linear
 
@@ -88,7 +89,7 @@ class VisionTower:
             yield
         query, key, value = torch.cat(parts).unflatten(0, (-1, count)).chunk(3, dim=2)
         del parts
-        seen = self.alone.attend(query, key, value).reshape(x.shape)
+        seen = attend(query, key, value).reshape(x.shape)
         yield
         for tile in _tiles(len(x)):
             x[tile] += self._linear(seen[tile], f"{name}.output")

@@ -33,12 +33,6 @@ class Alone(Protocol):
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
         """gelu(x) by its tanh, of x [T, width], whose memory may become the result's."""
 
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """softmax(query key / sqrt(D)) value within each frame, all of whose positions see one another.
-
-        Each is [frames, n, heads, D], and so is the result.
-        """
-
 
 class TorchAlone:
     """The references."""
@@ -48,9 +42,6 @@ class TorchAlone:
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
         return F.gelu(x, approximate="tanh")
-
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return _attend(query, key, value)
 
 
 class NativeAlone:
@@ -81,10 +72,6 @@ class NativeAlone:
         self._perform(Operation.POINTWISE, arguments)
         return x
 
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """By torch: its kernels for this take two thirds of the time of ours, which were made for paged caches."""
-        return _attend(query, key, value)
-
     def _perform(self, operation: Operation, arguments: ctypes.Structure) -> None:
         """A program of one instruction, for a step of one token: there is no scratch memory for none."""
         line = InstructionStructure(operation, 1, ctypes.addressof(arguments))
@@ -95,6 +82,11 @@ class NativeAlone:
             raise MemoryError(f"{operation.name.lower()}: what it needs does not fit into memory (status {status})")
 
 
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """softmax(query key / sqrt(D)) value within each frame, all of whose positions see one another.
+
+    Each is [frames, n, heads, D], and so is the result. By torch whoever computes the rest: its kernels for this take
+    two thirds of the time of ours, which were made for paged caches.
+    """
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
