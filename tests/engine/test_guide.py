@@ -11,6 +11,7 @@ import pytest
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
 from qwench.engine.request import Guide, SamplingParams
+from tests.engine.midway import submit_and_save
 from tests.server.tiny import write_checkpoint
 
 
@@ -87,12 +88,9 @@ def test_a_guide_that_fails_ends_its_request_alone(client: EngineClient) -> None
 
 
 def test_a_copy_goes_on_with_its_guide(client: EngineClient) -> None:
-    generation = client.submit([5, 6, 7], replace(PARAMS, max_tokens=200), guide=Counting(40, client.vocabulary.size))
-    events = iter(generation)
-    next(events)
-    saved = client.save(generation)
+    guide = Counting(40, client.vocabulary.size)
+    generation, saved = submit_and_save(client, lambda: client.submit([5, 6, 7], PARAMS, guide=guide))
     generation.abort()
-    assert saved is not None
     begun = list(saved.token_ids[3:])
     forks = client.fork(saved, [replace(PARAMS, max_tokens=5)] * 2)
     for fork in forks:

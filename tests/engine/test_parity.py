@@ -14,6 +14,7 @@ from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
 from qwench.engine.request import Marks, SamplingParams, Vocabulary
 from qwench.ops.arrays import FLOAT32
+from tests.engine.midway import submit_and_save
 from tests.oracle import KINDS, VOCABULARY, make_checkpoint
 
 ALWAYS = ("wrapper_dense", "moe", "qwen3", "qwen3_moe_mixed")
@@ -120,12 +121,7 @@ def test_saved_restored_and_forked_sequences_go_on_bit_for_bit(client: EngineCli
     ids = prompt(90, seed=41)
     sampling = SamplingParams(temperature=1.0, seed=5, max_tokens=60, logprobs=2, presence_penalty=1.0)
     whole = [entry for event in client.submit(ids, sampling) for entry in event.logprobs]
-    generation = client.submit(ids, sampling)
-    events = iter(generation)
-    while not next(events).token_ids:
-        pass
-    saved = client.save(generation)
-    assert saved is not None
+    generation, saved = submit_and_save(client, lambda: client.submit(ids, sampling))
     generation.abort()
     done = len(saved.token_ids) - len(ids)
     rest = replace(sampling, max_tokens=60 - done)

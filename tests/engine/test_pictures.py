@@ -16,6 +16,7 @@ from qwench.engine.client import EngineClient
 from qwench.engine.core import Engine
 from qwench.engine.request import MediaSpan, SamplingParams, Vocabulary
 from qwench.errors import RequestError
+from tests.engine.midway import submit_and_save
 from tests.engine.pictures import NEVER, TOKENS, Shown, picture, prompt, reference_greedy, reference_logits, video
 from tests.oracle import KINDS, VOCABULARY, build_model, make_checkpoint
 from tests.tolerances import tolerance
@@ -146,13 +147,8 @@ def test_saved_and_forked_sequences_go_on_with_what_they_saw(client: EngineClien
     ids, media = prompt([70, picture(16, 12, 51), 12], seed=26)
     params = SamplingParams(temperature=0, max_tokens=12)
     whole = tokens(list(client.submit(ids, params, media=media)))
-    generation = client.submit(ids, params, media=media)
-    events = iter(generation)
-    while not next(events).token_ids:
-        pass
-    saved = client.save(generation)
+    generation, saved = submit_and_save(client, lambda: client.submit(ids, params, media=media))
     generation.abort()
-    assert saved is not None
     done = len(saved.token_ids) - len(ids)
     rest = replace(params, max_tokens=12 - done)
     assert tokens(list(client.restore(replace(saved, snapshot=None), rest))) == whole[done:]

@@ -12,6 +12,7 @@ from qwench import LLM, SamplingParams
 from qwench.llm import CompletionOutput
 from qwench.text.model import ModelText
 from qwench.text.thinking import read_thinking
+from tests.engine.midway import submit_and_save
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +80,12 @@ def test_a_thought_that_was_saved_goes_on_as_it_would_have(nano: LLM) -> None:
     client = nano.client
     prompt = nano.text.chat_prompt(sums(random.Random(5), 1)[0], thinking=read_thinking({"thinking_budget": 30}))
     greedy = SamplingParams(temperature=0, max_tokens=300, logit_bias=never_closing(nano.text))
-    generation = client.submit(prompt.token_ids, greedy, thinking=prompt.rules)
-    events = iter(generation)
-    told = [next(events) for _ in range(20)]
-    saved = client.save(generation)
-    assert saved is not None
+    generation, saved = submit_and_save(
+        client, lambda: client.submit(prompt.token_ids, greedy, thinking=prompt.rules), tokens=20
+    )
     rest = replace(greedy, max_tokens=300 - (len(saved.token_ids) - len(prompt.token_ids)))
     restored = list(client.restore(saved, rest))
-    whole = [token for event in (*told, *events) for token in event.token_ids]
+    whole = [token for event in generation for token in event.token_ids]
     assert [token for event in restored for token in event.token_ids] == whole[300 - (rest.max_tokens or 0) :]
     assert restored[-1].closed_by in {"soft", "budget"}
     (closed,) = client.fork(saved, [replace(rest, max_tokens=5)], prompt.rules.bare)
