@@ -85,6 +85,11 @@ LAYERS = {
         (*BASE, "text", "media", "engine.client", "engine.request", "engine.thinking", "reason", "server", "__init__"),
         ("fastapi", "starlette", "pydantic", "uvicorn"),
     ),
+    # The accounts know nothing of HTTP; engines are reached over it alone.
+    **dict.fromkeys(
+        ("gateway.records", "gateway.usage", "gateway.prices", "gateway.ledger"),
+        Layer((*BASE, "plan", "gateway"), ("sqlalchemy",)),
+    ),
     "bench": ANYTHING,
     "cli": ANYTHING,
     "train": ANYTHING,
