@@ -26,6 +26,7 @@ HEAVY = {
     "tokenizers",
     "jinja2",
     "huggingface_hub",
+    "sqlalchemy",
 }
 
 
@@ -55,6 +56,7 @@ def light_modules() -> list[str]:
         "engine.client",
         "text",
         "plan",
+        "gateway",
         "llm",
         "reason",
         "server",

@@ -87,9 +87,14 @@ LAYERS = {
     ),
     # The accounts know nothing of HTTP; engines are reached over it alone.
     **dict.fromkeys(
-        ("gateway.records", "gateway.usage", "gateway.prices", "gateway.ledger"),
-        Layer((*BASE, "plan", "gateway"), ("sqlalchemy",)),
+        (
+            "gateway.records gateway.usage gateway.prices gateway.tables gateway.rows gateway.store gateway.anchor "
+            "gateway.writer gateway.ledger gateway.chain gateway.history gateway.imports gateway.exports "
+            "gateway.report gateway.words gateway.terminal gateway.page"
+        ).split(),
+        Layer((*BASE, "plan", "gateway"), ("sqlalchemy", "numpy", "rich")),
     ),
+    "gateway": Layer((*BASE, "plan", "gateway")),
     "bench": ANYTHING,
     "cli": ANYTHING,
     "train": ANYTHING,
