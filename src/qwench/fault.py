@@ -35,6 +35,8 @@ FAULTS: Mapping[str, str] = {
     "read.log": "a log that is to be imported is read",
     "write.results": "results of a batch are written, or its file is opened",
     "write.output": "standard output is written",
+    "open.store": "the database of files and batches is opened",
+    "write.store": "something in it is read or written",
     "listen": "the server's socket is bound",
     "receive": "bytes of a request come from a client",
     "send": "bytes of an answer go to a client",

@@ -113,7 +113,7 @@ def _comparisons(report: Report) -> list[str]:
     rows = [
         (
             each.tier,
-            f"{each.covered:,} of {each.of:,}",
+            words.covered(each),
             f"{words.share(each.completion)} ({words.share(each.routed_completion)} routed)" if each.covered else "",
             words.estimate(each.cost, report.currency) if each.cost is not None else "unknown",
             words.saved(each, report.currency),

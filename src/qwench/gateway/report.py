@@ -140,22 +140,24 @@ class Report:
 
 
 def make_report(cases: Sequence[Case], by: Sequence[str] = (), currency: str = "", seed: int = 0) -> Report:
-    """Count and estimate. ``by``: one grouping by these dimensions together; without, one by each of the usual."""
+    """Count and estimate. ``by``: one grouping by these dimensions together; without, one by each of the usual.
+
+    Every interval is drawn from ``seed`` anew, so the same tasks have the same interval wherever they are shown.
+    """
     for name in by:
         if name not in DIMENSIONS:
             raise UsageError(f"--by {name} is no way to group tasks; use {', '.join(DIMENSIONS)}.", param="by")
     calls = [call for case in cases for call in case.calls]
     currencies = Counter(call.currency for call in calls if call.currency and call.amount is not None)
     used = currency or (currencies.most_common(1)[0][0] if currencies else "USD")
-    random = np.random.default_rng(seed)
     groups = [tuple(by)] if by else [(name,) for name in USUAL]
     began = [call.started for call in calls]
     return Report(
         currency=used,
-        total=_line(("all",), cases, used, random),
-        groupings=tuple(_grouping(cases, group, used, random) for group in groups),
+        total=_line(("all",), cases, used, seed),
+        groupings=tuple(_grouping(cases, group, used, seed) for group in groups),
         flows=_flows(calls, used),
-        comparisons=_comparisons(cases, used, random),
+        comparisons=_comparisons(cases, used, seed),
         days=_days(calls, used),
         unknown=dict(Counter(call.why.value for call in calls if call.amount is None and call.why is not None)),
         foreign={name: count for name, count in currencies.items() if name != used},
@@ -219,10 +221,10 @@ def _cost(case: Case, currency: str) -> float:
     return _spent(case.calls, currency).known
 
 
-def _line(name: tuple[str, ...], cases: Sequence[Case], currency: str, random: np.random.Generator) -> Line:
+def _line(name: tuple[str, ...], cases: Sequence[Case], currency: str, seed: int) -> Line:
     decided = [case for case in cases if case.verdict is not None]
     costs, accepted = [_cost(case, currency) for case in decided], [case.accepted for case in decided]
-    known = per_completed(costs, accepted, random)
+    known = per_completed(costs, accepted, np.random.default_rng(seed))
     decided_spent = _spent((call for case in decided for call in case.calls), currency)
     whole = math.fsum(costs)
     lost = math.fsum(cost for cost, done in zip(costs, accepted, strict=True) if not done)
@@ -241,11 +243,11 @@ def _line(name: tuple[str, ...], cases: Sequence[Case], currency: str, random: n
     )
 
 
-def _grouping(cases: Sequence[Case], by: tuple[str, ...], currency: str, random: np.random.Generator) -> Grouping:
+def _grouping(cases: Sequence[Case], by: tuple[str, ...], currency: str, seed: int) -> Grouping:
     groups: dict[tuple[str, ...], list[Case]] = {}
     for case in cases:
         groups.setdefault(tuple(DIMENSIONS[name](case) or UNNAMED for name in by), []).append(case)
-    lines = [_line(name, groups[name], currency, random) for name in sorted(groups)]
+    lines = [_line(name, groups[name], currency, seed) for name in sorted(groups)]
     return Grouping(by, tuple(lines))
 
 
@@ -281,13 +283,13 @@ def _pure(case: Case) -> str:
     return tiers.pop() if len(tiers) == 1 else ""
 
 
-def _comparisons(cases: Sequence[Case], currency: str, random: np.random.Generator) -> tuple[Comparison, ...]:
+def _comparisons(cases: Sequence[Case], currency: str, seed: int) -> tuple[Comparison, ...]:
     decided = [case for case in cases if case.verdict is not None and not _spent(case.calls, currency).unknown]
     tiers = sorted({_pure(case) for case in decided} - {""})
-    return tuple(_compare(decided, tier, currency, random) for tier in tiers) if len(tiers) > 1 else ()
+    return tuple(_compare(decided, tier, currency, seed) for tier in tiers) if len(tiers) > 1 else ()
 
 
-def _compare(decided: Sequence[Case], tier: str, currency: str, random: np.random.Generator) -> Comparison:
+def _compare(decided: Sequence[Case], tier: str, currency: str, seed: int) -> Comparison:
     """Class by class, every task at the mean cost and completion of those this tier answered alone."""
     classes: dict[str, list[Case]] = {}
     for case in decided:
@@ -301,6 +303,7 @@ def _compare(decided: Sequence[Case], tier: str, currency: str, random: np.rando
     covered = sum(count for count, _ in always)
     if not covered:
         return Comparison(tier, 0, len(decided), None, None, None, None, None)
+    random = np.random.default_rng(seed)
     sums = np.sum([values.sum(axis=1) for values in routed], axis=0)
     would = np.sum([values.mean(axis=1) * count for count, values in always], axis=0)
     drawn = np.sum([_resampled(values, random) for values in routed], axis=0)

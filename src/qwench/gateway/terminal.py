@@ -66,14 +66,14 @@ def _flows(out: Console, report: Report) -> None:
 def _comparisons(out: Console, report: Report) -> None:
     if not report.comparisons:
         return
-    rows = ruled("had it always been", "tasks compared", "completed", "routed", "for a completed task", "routing saved")
+    rows = ruled("always", "compared", "completed", "routed", "a completed task", "routing saved")
     for each in report.comparisons:
         rows.add_row(
             escape(each.tier),
-            f"{each.covered:,} of {each.of:,}",
+            words.covered(each),
             words.share(each.completion),
             words.share(each.routed_completion),
-            words.estimate(each.cost, report.currency) if each.cost is not None else "unknown",
+            words.money(each.cost.value, report.currency) if each.cost is not None else "unknown",
             words.saved(each, report.currency),
         )
     out.print(rows)

@@ -54,6 +54,12 @@ def completion(line: Line) -> str:
     return f"{line.completion.value:.0%} ({low:.0%}–{high:.0%})"
 
 
+def covered(comparison: Comparison) -> str:
+    """How many tasks it is about."""
+    some = f"{comparison.covered:,}"
+    return some if comparison.covered == comparison.of else f"{some} of {comparison.of:,}"
+
+
 def saved(comparison: Comparison, currency: str) -> str:
     """What routing saved for each completed task."""
     if comparison.saved is None:
