@@ -27,6 +27,7 @@ HEAVY = {
     "jinja2",
     "huggingface_hub",
     "httpx",
+    "sqlalchemy",
 }
 
 
@@ -56,6 +57,7 @@ def light_modules() -> list[str]:
         "engine.client",
         "text",
         "plan",
+        "gateway",
         "llm",
         "reason",
         "server",

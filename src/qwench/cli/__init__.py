@@ -29,6 +29,8 @@ COMMANDS = {
     "show": "what a model's files hold: types, sizes, receipt",
     "models": "the Qwen3.5 and Qwen3 models with their sizes",
     "plan": "what fits, how fast it will be and what it will cost, before anything is downloaded",
+    "report": "what completed tasks cost, with the share that was completed, from the gateway's ledger",
+    "ledger": "verify the ledger, import and export logs, record outcomes, erase kept texts",
     "bench": "prefill and decode speed beside the machine's limits and beside other engines",
     "gateway": "several tiers behind one address, routed by what a completed task is worth and costs",
     "route": "what the gateway's router would do and why, without asking any model",

@@ -81,8 +81,8 @@ class Task:
 class Attempt:
     """One call, as it is known when it begins.
 
-    ``parent``: the attempt this one checks, repeats or escalates. ``thinking``: "off", "on", "budget 1024", or empty where
-    nobody said. ``decision``: the router's signals and numbers, JSON values only and no words of the prompt.
+    ``parent``: the attempt this one checks, repeats or escalates. ``thinking``: "off", "on", "budget 1024", or empty
+    where nobody said. ``decision``: the router's signals and numbers, JSON values only and no words of the prompt.
     """
 
     kind: Kind
@@ -103,7 +103,7 @@ class Ending:
     ``stop``: the reason the upstream gave ("stop", "length", "tool_calls"). ``error``: our own short code
     ("connect", "timeout", "http_429", "half_a_stream", "malformed"), never an upstream's text, which may repeat a key.
     ``engine`` and ``weights``: what answered, where it says so (version; SHA-256 of the checkpoint).
-    ``contents``: texts to keep until they are erased, by part ("request", "response"); empty unless the operator keeps them.
+    ``contents``: texts to keep until they are erased, by part ("request", "response"); empty unless they shall be kept.
     """
 
     status: Status
@@ -135,7 +135,7 @@ class Event:
     """Something the accounts must show that is no attempt.
 
     ``kind``: "refused", "halted", "resumed", "configured", "alert"; the ledger itself writes "erased", "imported",
-    "migrated". ``detail``: JSON values only.
+    "anchored". ``detail``: JSON values only.
     """
 
     kind: str
