@@ -207,7 +207,7 @@ class Batch:
         answer = await self._submit(prepared)
         self.running.add(answer)
         try:
-            head = self._service.head("chatcmpl" if chat else "cmpl")
+            head = self._service.head("chatcmpl-" if chat else "cmpl-")
             return await whole(answer, (ChatFormat if chat else CompletionFormat)(head, answer, self.text.tokenizer))
         finally:
             answer.abort()

@@ -54,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-queue", type=int, default=1024, metavar="N", help="requests at a time; more get 429 (1024)"
     )
+    kept = "memory for responses that clients of /v1/responses ask to be stored, 0 stores none (256)"
+    parser.add_argument("--response-memory", type=int, default=256, metavar="MIB", help=kept)
     left = "a prompt whose client left: stop reading, or finish in the background for the next try (stop)"
     parser.add_argument("--on-disconnect", default="stop", metavar="stop|finish", help=left)
     named = "a command that clients may have answers checked with, by this name; runs without a network"
@@ -72,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     for flag, limit in (("--key-rate", args.key_rate), ("--key-running", args.key_running)):
         if limit is not None and limit < 1:
             raise UsageError(f"{flag} is {limit}; give 1 or more, or leave it out for no limit.")
+    if args.response_memory < 0:
+        raise UsageError(f"--response-memory is {args.response_memory}; give MiB, or 0 to store no responses.")
     config = replace(engine_config(args), max_queue=args.max_queue, on_disconnect=args.on_disconnect)
     checkers = named_checkers(args.checker)
     media, sources = media_caps(args), media_sources(args, files=False)
@@ -93,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
             key_running=args.key_running,
             hosts=frozenset(name.lower() for name in (args.host, *args.allow_host)),
             origins=frozenset(origin.rstrip("/") for origin in args.allow_origin),
+            response_bytes=args.response_memory << 20,
             checkers=checkers,
             media=media,
             sources=sources,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qwench.engine.request import TokenLogprob
-from qwench.server.answer import Answer, Delta, Head
+from qwench.server.answer import Answer, Delta, Format, Head
 from qwench.server.chat import LEAST_LOGPROB
 from qwench.text.tokenizer import Tokenizer
 
@@ -32,7 +32,7 @@ class _Logprobs:
         return {self._tokenizer.token_text(token): max(value, LEAST_LOGPROB) for token, value in pairs}
 
 
-class CompletionFormat:
+class CompletionFormat(Format):
     """Writes one answer to raw prompts."""
 
     def __init__(self, head: Head, answer: Answer, tokenizer: Tokenizer) -> None:

@@ -38,6 +38,7 @@ Result = TypeVar("Result")
 @dataclass(frozen=True)
 class ServerSettings:
     """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream.
+    ``response_bytes`` bounds the responses that are stored for clients, 0 stores none.
     ``checkers`` are commands that clients may have answers checked with, by name. ``media`` bounds what is looked at,
     and ``sources`` says from where it may come.
 
@@ -54,6 +55,7 @@ class ServerSettings:
     origins: frozenset[str] = frozenset()
     max_body_bytes: int = 32 * MEBIBYTE
     keepalive: float = 10.0
+    response_bytes: int = 256 * MEBIBYTE
     checkers: Mapping[str, Command] = field(default_factory=dict)
     media: Caps = field(default_factory=Caps)
     sources: Sources = field(default_factory=Sources)
@@ -108,10 +110,11 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._lookers, copy_context().run, done)
 
     def head(self, prefix: str) -> Head:
-        """The head of a new response; the fingerprint changes when the version or the engine's settings do."""
+        """The head of a new response, whose id begins with ``prefix``; the fingerprint changes when the version or the
+        engine's settings do."""
         made_of = repr((__version__, self.name, self.client.config)).encode()
         return Head(
-            id=f"{prefix}-{uuid.uuid4().hex}",
+            id=f"{prefix}{uuid.uuid4().hex}",
             created=int(time.time()),
             model=self.name,
             fingerprint=f"fp_{hashlib.sha256(made_of).hexdigest()[:10]}",
