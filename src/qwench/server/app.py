@@ -16,9 +16,11 @@ from starlette.responses import Response
 from qwench import __version__
 from qwench.errors import QwenchError
 from qwench.server.admin import body_of, docs_routes, health_routes, token_routes
+from qwench.server.batches import BatchRunner, batch_routes
 from qwench.server.chat import ChatFormat
 from qwench.server.completions import CompletionFormat
 from qwench.server.errors import NoSuchResponse, json_response, on_http_error, on_qwench_error
+from qwench.server.files import file_routes
 from qwench.server.gate import Gate
 from qwench.server.messages.routes import message_routes
 from qwench.server.metrics import metrics_routes
@@ -37,7 +39,14 @@ if TYPE_CHECKING:
 def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -> FastAPI:
     """The whole server. ``client`` may still be loading: requests that need it get 503 until it is ready."""
     service = Service(client, text, settings)
-    app = FastAPI(title="Qwench", version=__version__, openapi_url=None, redirect_slashes=False)
+    runner = BatchRunner(service)
+    app = FastAPI(
+        title="Qwench",
+        version=__version__,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=lambda _: runner.around(),
+    )
     routers = [
         answer_routes(service),
         message_routes(service),
@@ -45,6 +54,8 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
         model_routes(service),
         health_routes(service),
         token_routes(service),
+        file_routes(service),
+        batch_routes(service, runner),
         metrics_routes(service),
     ]
     listed = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]

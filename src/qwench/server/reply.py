@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from fastapi import Request
 from starlette.responses import Response
 
-from qwench.server.answer import Answer, Format, Head, whole
+from qwench.server.answer import Answer, Format, Head, Trail, whole
 from qwench.server.body import parse, read_body
-from qwench.server.considered import answer_to
 from qwench.server.errors import json_response
-from qwench.server.gate import CLIENT_CLOSED, OWNER
+from qwench.server.gate import ARRIVED, CLIENT_CLOSED, OWNER
 from qwench.server.prepare import Prepared
 from qwench.server.service import Service
 from qwench.server.sse import ClientGone, EventStream, unless_gone
@@ -52,7 +51,8 @@ async def reply(
     service: Service, request: Request, prepared: Prepared, make_format: MakeFormat, head: Head
 ) -> Response:
     """The answer to what was understood, as a stream or whole."""
-    answer = answer_to(service.client, service.text, prepared, request.scope[OWNER], service.settings.checkers)
+    trail = Trail(request.scope[ARRIVED], request.headers.get("traceparent", ""), head.id)
+    answer = service.answer(prepared, request.scope[OWNER], trail)
     service.answers[head.id] = answer
     form = make_format(head, answer, service.text.tokenizer)
     headers = warning_header(prepared.warnings)
