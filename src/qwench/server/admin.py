@@ -29,7 +29,7 @@ def body_of(name: str) -> dict[str, object]:
 
 
 def model_routes(service: Service) -> APIRouter:
-    """``/v1/models``, ``/health``, ``/version`` and ``/``."""
+    """``/v1/models``, ``/health`` and ``/version``."""
     router = APIRouter()
 
     def model_card() -> dict[str, object]:
@@ -68,11 +68,6 @@ def model_routes(service: Service) -> APIRouter:
     async def version() -> Response:
         """The version of Qwench."""
         return json_response({"version": __version__})
-
-    @router.get("/")
-    async def root() -> Response:
-        """What this is."""
-        return json_response({"name": "qwench", "version": __version__, "model": service.name, "docs": "/docs"})
 
     return router
 

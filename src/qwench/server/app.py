@@ -35,6 +35,7 @@ from qwench.server.metrics import metrics_routes
 from qwench.server.prepare import Prepared, prepare_chat, prepare_completion
 from qwench.server.schemas import ControlRequest, shape, show
 from qwench.server.service import ServerSettings, Service
+from qwench.server.site import page_routes
 from qwench.server.sse import ClientGone, EventStream, unless_gone
 from qwench.text.model import ModelText
 from qwench.text.tokenizer import Tokenizer
@@ -58,7 +59,7 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
     app = FastAPI(title="Qwench", version=__version__, openapi_url=None, redirect_slashes=False)
     routers = [answer_routes(service), model_routes(service), token_routes(service), metrics_routes(service)]
     listed = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-    for router in (*routers, docs_routes(service, listed)):
+    for router in (*routers, docs_routes(service, listed), page_routes(service)):
         app.include_router(router)
     app.add_exception_handler(QwenchError, on_qwench_error)
     app.add_exception_handler(HTTPException, on_http_error)
