@@ -24,7 +24,7 @@ help:
 	@echo "make check      what CI runs: format, lint, types, tests"
 	@echo "make format     put the code into its format"
 	@echo "make bench      Qwench beside the machine's limits and beside other engines, in turns"
-	@echo "make bench-cache what conversations read again, beside llama.cpp's server"
+	@echo "make bench-cache what conversations read again, beside llama.cpp's server; a long prompt among streams"
 	@echo "make bench-vision how long looking at pictures takes, beside transformers"
 	@echo "make llama.cpp  build the engine that make bench compares with, from PyPI's source"
 	@echo "make clean      remove .venv and caches"
@@ -64,6 +64,7 @@ bench: $(VENV)/.installed-dev
 
 bench-cache: $(VENV)/.installed-dev
 	$(BIN)/python bench/cache.py
+	$(BIN)/python bench/fairness.py --shape qwen3.5:0.8b --quantization q4
 
 bench-vision: $(VENV)/.installed-dev
 	$(BIN)/python bench/vision.py

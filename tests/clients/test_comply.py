@@ -1,4 +1,4 @@
-"""llm-comply: somebody else's list of what the APIs of OpenAI and Anthropic promise, gone through without a complaint."""
+"""llm-comply: somebody else's list of what these APIs promise, gone through without a complaint."""
 
 from __future__ import annotations
 

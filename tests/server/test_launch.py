@@ -40,8 +40,10 @@ def obliging(folder: Path) -> ScriptedEngine:
 
 
 @pytest.fixture(autouse=True)
-def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key from outside; and no log of the command's own, into which the server of the test would write too."""
     monkeypatch.delenv("QWENCH_API_KEY", raising=False)
+    monkeypatch.setattr("qwench.log.configure", lambda **_: None)
 
 
 def url(http: httpx.Client) -> str:
