@@ -218,7 +218,7 @@ def _greet(client: EngineClient, where: str, name: str, locked: bool) -> None:
     for line in client.banner():
         _say(line)
     key = ' -H "Authorization: Bearer $QWENCH_API_KEY"' if locked else ""
-    _say(f"{name} listens on {where} (documentation: {where}/docs); stop with Ctrl-C. Try:")
+    _say(f"{name} listens on {where} (a chat page for your browser; API: {where}/docs); stop with Ctrl-C. Try:")
     _say(f"  curl {where}/v1/chat/completions{key} -H 'Content-Type: application/json' \\")
     _say('    -d \'{"messages": [{"role": "user", "content": "Hello!"}]}\'')
 
