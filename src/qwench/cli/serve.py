@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-queue", type=int, default=1024, metavar="N", help="requests at a time; more get 429 (1024)"
     )
+    parser.add_argument("--max-body", default="32MiB", metavar="SIZE", help="of one request's body at most (32MiB)")
     left = "a prompt whose client left: stop reading, or finish in the background for the next try (stop)"
     parser.add_argument("--on-disconnect", default="stop", metavar="stop|finish", help=left)
     named = "a command that clients may have answers checked with, by this name; runs without a network"
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         if limit is not None and limit < 1:
             raise UsageError(f"{flag} is {limit}; give 1 or more, or leave it out for no limit.")
     config = replace(engine_config(args), max_queue=args.max_queue, on_disconnect=args.on_disconnect)
-    checkers = named_checkers(args.checker)
+    checkers, max_body = named_checkers(args.checker), read_max_body(args.max_body)
     media, sources = media_caps(args), media_sources(args, files=False)
     with bind(args.host, args.port) as listener:
         client = EngineClient(config)
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
             key_running=args.key_running,
             hosts=frozenset(name.lower() for name in (args.host, *args.allow_host)),
             origins=frozenset(origin.rstrip("/") for origin in args.allow_origin),
+            max_body_bytes=max_body,
             checkers=checkers,
             media=media,
             sources=sources,
@@ -105,6 +107,16 @@ def run(args: argparse.Namespace) -> int:
         watch.start()
         serve(app, client, listener)
     return 0
+
+
+def read_max_body(text: str) -> int:
+    """Bytes of --max-body. Raises UsageError."""
+    from qwench.llm import read_size
+
+    found = read_size(text, "--max-body")
+    if found < 1024:
+        raise UsageError(f"--max-body is {text}; give at least 1KiB, so that a question fits.")
+    return found
 
 
 def named_checkers(given: Sequence[str]) -> dict[str, Command]:
