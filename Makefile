@@ -1,4 +1,4 @@
-# The whole interface of a developer: make demo · test · test-slow · oracle · check · bench · bench-cache · bench-vision · llama.cpp · clean.
+# The whole interface of a developer: make demo · test · test-slow · oracle · check · bench · bench-cache · bench-vision · bench-router · bench-gateway · llama.cpp · clean.
 # Every target creates .venv itself and installs again only when what is installed changed (Python code is read in place).
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ NATIVE := $(wildcard csrc/* csrc/*/*.*)
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow oracle check format bench bench-cache bench-vision llama.cpp clean
+.PHONY: help demo test test-slow oracle check format bench bench-cache bench-vision bench-router bench-gateway llama.cpp clean
 
 help:
 	@echo "make demo       install, then see the embedded model answer, think and call a tool"
@@ -23,8 +23,10 @@ help:
 	@echo "make check      what CI runs: format, lint, types, tests"
 	@echo "make format     put the code into its format"
 	@echo "make bench      Qwench beside the machine's limits and beside other engines, in turns"
-	@echo "make bench-cache what conversations read again, beside llama.cpp's server"
+	@echo "make bench-cache what conversations read again, beside llama.cpp's server; a long prompt among streams"
 	@echo "make bench-vision how long looking at pictures takes, beside transformers"
+	@echo "make bench-router the router on outcome tables that others published, fetched first"
+	@echo "make bench-gateway what the gateway adds to a call, at 50 streams"
 	@echo "make llama.cpp  build the engine that make bench compares with, from PyPI's source"
 	@echo "make clean      remove .venv and caches"
 
@@ -59,9 +61,17 @@ bench: $(VENV)/.installed-dev
 
 bench-cache: $(VENV)/.installed-dev
 	$(BIN)/python bench/cache.py
+	$(BIN)/python bench/fairness.py --shape qwen3.5:0.8b --quantization q4
 
 bench-vision: $(VENV)/.installed-dev
 	$(BIN)/python bench/vision.py
+
+bench-router: $(VENV)/.installed-dev
+	-$(BIN)/python -m bench.outcomes
+	$(BIN)/python -m bench.router
+
+bench-gateway: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.gateway
 
 llama.cpp:
 	@PYTHON=$(PYTHON) tools/build_llama.sh

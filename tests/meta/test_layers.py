@@ -81,10 +81,28 @@ LAYERS = {
     "reason.judge": Layer(),
     "reason": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason")),
     "llm": Layer((*BASE, "text", "media", "engine.client", "engine.request", "engine.thinking", "reason")),
+    "server.traces": Layer((*BASE, "server"), ("opentelemetry",)),
     "server": Layer(
-        (*BASE, "text", "media", "engine.client", "engine.request", "engine.thinking", "reason", "server", "__init__"),
+        (
+            *(*BASE, "text", "media", "model.parameters", "engine.client", "engine.request", "engine.thinking"),
+            *("reason", "server", "__init__"),
+        ),
         ("fastapi", "starlette", "pydantic", "uvicorn"),
     ),
+    # The accounts know nothing of HTTP; engines are reached over it alone.
+    **dict.fromkeys(
+        (
+            "gateway.records gateway.usage gateway.prices gateway.tables gateway.rows gateway.store gateway.anchor "
+            "gateway.writer gateway.ledger gateway.chain gateway.history gateway.imports gateway.exports "
+            "gateway.report gateway.words gateway.terminal gateway.page"
+        ).split(),
+        Layer((*BASE, "plan", "gateway"), ("sqlalchemy", "numpy", "rich")),
+    ),
+    # The rest stands behind the server's own gate, reads what clients send as the server does, and calls upstreams.
+    **dict.fromkeys(("gateway.engines", "gateway.upstream"), Layer((*BASE, "gateway"), ("httpx",))),
+    **dict.fromkeys(("gateway.app", "gateway.admin"), Layer((*BASE, "gateway", "server"), ("starlette",))),
+    "gateway.run": Layer(("gateway", "server.run"), ("uvicorn",)),
+    "gateway": Layer((*BASE, "plan", "text.thinking", "text.grammar", "media.parts", "gateway", "server"), ()),
     "bench": ANYTHING,
     "cli": ANYTHING,
     "train": ANYTHING,
@@ -162,10 +180,11 @@ def test_every_declared_dependency_is_imported_and_every_import_declared() -> No
     declared = {_name(line) for line in project["dependencies"]}
     trained = {_name(line) for line in project["optional-dependencies"]["train"]}
     came_along = {"starlette"}  # part of fastapi's own interface
+    declared -= {"python_multipart"}  # starlette reads forms with it
     compared = {"gguf", "transformers", "vllm"}  # what a comparison with other engines needs; without them it says so
     run_time, training = set[str](), set[str]()
-    # Code books of types that are converted, and HEIC: without them these are refused by name.
-    optional = {"weights.gguf": {"gguf"}, "media.image": {"pillow_heif"}}
+    # Code books of types that are converted, HEIC, traces: without them these are refused by name.
+    optional = {"weights.gguf": {"gguf"}, "media.image": {"pillow_heif"}, "server.traces": {"opentelemetry"}}
     renamed = {"PIL": "pillow"}
     for path in files(PACKAGE, "*.py"):
         found = training if module_name(path).startswith("train") else run_time

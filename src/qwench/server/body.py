@@ -14,16 +14,21 @@ from qwench.server.errors import BodyTooLarge
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The raw body. Raises BodyTooLarge as soon as more than ``limit`` bytes are announced or have come."""
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > limit:
-        raise _too_large(limit)
+    check_announced(request, limit)
     body = bytearray()
     async for piece in request.stream():
         fault("receive")
         body += piece
         if len(body) > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
     return bytes(body)
+
+
+def check_announced(request: Request, limit: int) -> None:
+    """Raise BodyTooLarge for a body that says itself that it is longer."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large(limit)
 
 
 def parse(body: bytes) -> dict[str, object]:
@@ -48,5 +53,5 @@ def _refuse_constant(name: str) -> NoReturn:
     raise RequestError(f"The body is not valid JSON: {name} is not a JSON number.")
 
 
-def _too_large(limit: int) -> BodyTooLarge:
+def too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body is larger than {limit} bytes, the most this server reads; send less.")

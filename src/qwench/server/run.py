@@ -48,10 +48,10 @@ class Server(uvicorn.Server):
 
 
 def configure(app: ASGIApp) -> uvicorn.Config:
-    """Uvicorn's settings: no lifespan, no log set-up of its own, no line per request, no server name in the headers."""
+    """Uvicorn's settings: no log set-up of its own, no line per request, no server name in the headers."""
     return uvicorn.Config(
         app,
-        lifespan="off",
+        lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
