@@ -29,6 +29,8 @@ FAULTS: Mapping[str, str] = {
     "connect.hub": "the Hub is asked, and files come from it into its cache",
     "start.decoder": "a process that decodes media is started",
     "read.media": "a file that is to be looked at is read",
+    "connect.upstream": "the gateway calls an upstream",
+    "start.engine": "the gateway starts an engine",
     "connect.media": "the name in a media address is looked up",
     "open.ledger": "the ledger's database is opened",
     "write.ledger": "rows are committed to the ledger",

@@ -26,6 +26,7 @@ HEAVY = {
     "tokenizers",
     "jinja2",
     "huggingface_hub",
+    "httpx",
     "sqlalchemy",
 }
 
@@ -60,6 +61,7 @@ def light_modules() -> list[str]:
         "llm",
         "reason",
         "server",
+        "gateway",
         "cli",
     )
     names = (module_name(path) for path in files(PACKAGE, "*.py"))

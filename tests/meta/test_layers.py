@@ -98,7 +98,11 @@ LAYERS = {
         ).split(),
         Layer((*BASE, "plan", "gateway"), ("sqlalchemy", "numpy", "rich")),
     ),
-    "gateway": Layer((*BASE, "plan", "gateway")),
+    # The rest stands behind the server's own gate, reads what clients send as the server does, and calls upstreams.
+    **dict.fromkeys(("gateway.engines", "gateway.upstream"), Layer((*BASE, "gateway"), ("httpx",))),
+    **dict.fromkeys(("gateway.app", "gateway.admin"), Layer((*BASE, "gateway", "server"), ("starlette",))),
+    "gateway.run": Layer(("gateway", "server.run"), ("uvicorn",)),
+    "gateway": Layer((*BASE, "plan", "text.thinking", "text.grammar", "media.parts", "gateway", "server"), ()),
     "bench": ANYTHING,
     "cli": ANYTHING,
     "train": ANYTHING,
