@@ -88,7 +88,7 @@ def answer_routes(service: Service) -> APIRouter:
         """End the thinking of a running response: its id, and the action reasoning_end."""
         asked = shape(ControlRequest, parse(await read_body(request, service.settings.max_body_bytes)))
         answer = service.answers.get(asked.id)
-        if answer is None or not answer.end_thinking():
+        if answer is None or answer.owner != request.scope[OWNER] or not answer.end_thinking():
             raise NoSuchResponse(f"No response {show(asked.id)} is running; send the id of one that is.", param="id")
         return json_response({"id": asked.id, "action": asked.action, "success": True})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import NoReturn
 
@@ -9,25 +10,37 @@ from starlette.requests import Request
 
 from qwench.errors import RequestError
 from qwench.fault import fault
-from qwench.server.errors import BodyTooLarge
+from qwench.server.errors import BodyTooLarge, BodyTooSlow
+
+BODY_SECONDS = 20.0  # for a body to come, and one second more for each so many bytes of it:
+LEAST_RATE = 64 * 1024
+MOST_VALUES = 1_000_000  # in one body: JSON is parsed at one go, and others wait meanwhile
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The raw body. Raises BodyTooLarge as soon as more than ``limit`` bytes are announced or have come."""
+    """The raw body. Raises BodyTooLarge as soon as more than ``limit`` bytes are announced or have come, BodyTooSlow
+    when they come too slowly."""
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > limit:
         raise _too_large(limit)
-    body = bytearray()
-    async for piece in request.stream():
-        fault("receive")
-        body += piece
-        if len(body) > limit:
-            raise _too_large(limit)
+    body, began = bytearray(), asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(BODY_SECONDS) as clock:
+            async for piece in request.stream():
+                fault("receive")
+                body += piece
+                if len(body) > limit:
+                    raise _too_large(limit)
+                clock.reschedule(began + BODY_SECONDS + len(body) / LEAST_RATE)
+    except TimeoutError:
+        raise BodyTooSlow(f"The body did not come within {BODY_SECONDS:g} seconds; send it at once.") from None
     return bytes(body)
 
 
 def parse(body: bytes) -> dict[str, object]:
     """The body as a JSON object. Raises RequestError with line and column."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise BodyTooLarge(f"The body holds more than {MOST_VALUES} values, the most this server reads; send fewer.")
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
