@@ -32,6 +32,8 @@ FAULTS: Mapping[str, str] = {
     "connect.media": "the name in a media address is looked up",
     "write.results": "results of a batch are written, or its file is opened",
     "write.output": "standard output is written",
+    "open.store": "the database of files and batches is opened",
+    "write.store": "something in it is read or written",
     "listen": "the server's socket is bound",
     "receive": "bytes of a request come from a client",
     "send": "bytes of an answer go to a client",

@@ -34,7 +34,7 @@ def nano_text(nano: EngineClient) -> ModelText:
     return ModelText(nano.files, nano.model)
 
 
-@pytest.fixture(scope="session", params=["without a key", "with a key"])
+@pytest.fixture(scope="session", params=["without a key", pytest.param("with a key", marks=pytest.mark.slow)])
 def target(request: pytest.FixtureRequest, nano: EngineClient, nano_text: ModelText) -> Iterator[Target]:
     key = SECRET if request.param == "with a key" else None
     keys = (Key.of(key),) if key else ()

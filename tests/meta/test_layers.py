@@ -81,8 +81,12 @@ LAYERS = {
     "reason.judge": Layer(),
     "reason": Layer((*BASE, "text", "engine.client", "engine.request", "engine.thinking", "reason")),
     "llm": Layer((*BASE, "text", "media", "engine.client", "engine.request", "engine.thinking", "reason")),
+    "server.traces": Layer((*BASE, "server"), ("opentelemetry",)),
     "server": Layer(
-        (*BASE, "text", "media", "engine.client", "engine.request", "engine.thinking", "reason", "server", "__init__"),
+        (
+            *(*BASE, "text", "media", "model.parameters", "engine.client", "engine.request", "engine.thinking"),
+            *("reason", "server", "__init__"),
+        ),
         ("fastapi", "starlette", "pydantic", "uvicorn"),
     ),
     "bench": ANYTHING,
@@ -162,10 +166,11 @@ def test_every_declared_dependency_is_imported_and_every_import_declared() -> No
     declared = {_name(line) for line in project["dependencies"]}
     trained = {_name(line) for line in project["optional-dependencies"]["train"]}
     came_along = {"starlette"}  # part of fastapi's own interface
+    declared -= {"python_multipart"}  # starlette reads forms with it
     compared = {"gguf", "transformers", "vllm"}  # what a comparison with other engines needs; without them it says so
     run_time, training = set[str](), set[str]()
-    # Code books of types that are converted, and HEIC: without them these are refused by name.
-    optional = {"weights.gguf": {"gguf"}, "media.image": {"pillow_heif"}}
+    # Code books of types that are converted, HEIC, traces: without them these are refused by name.
+    optional = {"weights.gguf": {"gguf"}, "media.image": {"pillow_heif"}, "server.traces": {"opentelemetry"}}
     renamed = {"PIL": "pillow"}
     for path in files(PACKAGE, "*.py"):
         found = training if module_name(path).startswith("train") else run_time

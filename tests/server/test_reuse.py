@@ -89,7 +89,7 @@ def metrics(http: httpx.Client) -> dict[str, float]:
     answer = http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = answer.text.splitlines()
-    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#") and "{" not in line)
     assert all(f"# HELP {name} " in answer.text and f"# TYPE {name} " in answer.text for name in values)
     return {name: float(value) for name, value in values.items()}
 

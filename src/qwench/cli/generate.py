@@ -8,36 +8,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import logging
 import sys
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwench.cli.engine import add_engine_flags, add_model_argument, running
 from qwench.cli.results import ResultFile
-from qwench.errors import Overloaded, QwenchError, RequestError, UsageError
+from qwench.errors import RequestError, UsageError
 from qwench.fault import fault
+from qwench.server.lines import URLS, Line, custom_id_of, parse_line, read_line, refusal, result, whole_body
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
     from qwench.progress import Progress
     from qwench.server.answer import Answer
-    from qwench.server.prepare import Prepared
     from qwench.server.service import Service
     from qwench.text.model import ModelText
 
-URLS = ("/v1/chat/completions", "/v1/completions")
-FIELDS = ("custom_id", "method", "url", "body")
 IN_FLIGHT = 64  # requests read ahead of the engine, which has a queue of its own
 TICK_SECONDS = 0.2
-
-logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,16 +90,6 @@ def _run(args: argparse.Namespace, results: ResultFile, total: int) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Line:
-    """One request of the input file."""
-
-    number: int
-    custom_id: str
-    url: str
-    body: dict[str, Any]
-
-
 @dataclass(eq=False)
 class Batch:
     """The work on one input file, and what came of it."""
@@ -153,12 +135,12 @@ class Batch:
             self.seen += 1
             record: dict[str, Any] = {}
             try:
-                record = _parse(raw, number)
-                custom_id = _custom_id(record, number, ids)
+                record = parse_line(raw, number)
+                custom_id = custom_id_of(record, number, ids)
                 if custom_id in self.results.answered:
                     self.skipped += 1
                     continue
-                yield _line(record, custom_id, number)
+                yield read_line(record, custom_id, number)
             except RequestError as error:
                 told = record.get("custom_id")
                 self._refuse(told if isinstance(told, str) else None, error)
@@ -169,60 +151,31 @@ class Batch:
 
     async def _answer(self, line: Line) -> None:
         """One request to one result. The end of the engine ends the batch; any other failure is the request's own."""
-        from qwench.server.errors import InternalError, error_body
+        from qwench.server.unattended import outcome
 
-        status = 200
-        try:
-            body = await self._body(line)
-            self.answered += 1
-        except QwenchError as error:
-            if self.client.status().state != "ready":
-                raise
-            self.failed += 1
-            status, body = error.status, error_body(error)
-        except Exception:  # a bug that one request meets must not cost the others their answers
-            logger.exception("line %d failed", line.number)
-            self.failed += 1
-            bug = InternalError(f"The request of line {line.number} met a bug; the log says where.")
-            status, body = bug.status, error_body(bug)
-        response = {"status_code": status, "request_id": f"req_{uuid.uuid4().hex}", "body": body}
-        self._write(line.custom_id, response, None)
+        status, body = await outcome(self._service, line, self._body(line))
+        self.answered += status == 200
+        self.failed += status != 200
+        self.results.write(result(line.custom_id, status, body))
 
     async def _body(self, line: Line) -> dict[str, object]:
-        from qwench.server.answer import whole
-        from qwench.server.chat import ChatFormat
-        from qwench.server.completions import CompletionFormat
-        from qwench.server.prepare import prepare_chat, prepare_completion
+        from qwench.server.unattended import KINDS, submit
         from qwench.text.thinking import read_thinking
 
-        chat = line.url == URLS[0]
-        if line.body.get("stream"):
-            raise RequestError("stream is true, but a batch has whole answers; leave it out.", param="stream")
-        body = line.body
-        if chat and self.think_budget is not None and not read_thinking(body).sources:
-            body = {**body, "thinking_budget": self.think_budget}
-        prepare = prepare_chat if chat else prepare_completion
-        prepared = await asyncio.to_thread(prepare, body, self.text, (), self._service.eyes)
+        body = {name: value for name, value in whole_body(line).items() if name != "model"}  # any name will do
+        if line.url == URLS[0] and self.think_budget is not None and not read_thinking(body).sources:
+            body["thinking_budget"] = self.think_budget
+        kind, service = KINDS[line.url], self._service
+        prepared = await kind.understand(service, body)
         self.warnings.update(prepared.warnings)
-        answer = await self._submit(prepared)
+        answer = await submit(service, prepared)
         self.running.add(answer)
         try:
-            head = self._service.head("chatcmpl" if chat else "cmpl")
-            return await whole(answer, (ChatFormat if chat else CompletionFormat)(head, answer, self.text.tokenizer))
+            return await kind.told(service, answer)
         finally:
             answer.abort()
             self.running.discard(answer)
             self.tokens += _tokens(answer)
-
-    async def _submit(self, prepared: Prepared) -> Answer:
-        """Requests of many choices fill the engine's queue for a moment; a batch has time."""
-        from qwench.server.considered import answer_to
-
-        while True:
-            try:
-                return answer_to(self.client, self.text, prepared)
-            except Overloaded:
-                await asyncio.sleep(TICK_SECONDS)
 
     @cached_property
     def _service(self) -> Service:
@@ -232,11 +185,7 @@ class Batch:
 
     def _refuse(self, custom_id: str | None, error: RequestError) -> None:
         self.failed += 1
-        self._write(custom_id, None, {"code": error.code or error.type, "message": error.message})
-
-    def _write(self, custom_id: str | None, response: dict[str, object] | None, error: dict[str, str] | None) -> None:
-        result = {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": custom_id, "response": response, "error": error}
-        self.results.write(result)
+        self.results.write(refusal(custom_id, error.code or error.type, error.message))
 
     async def _tick(self, bar: Progress) -> None:
         while True:
@@ -280,55 +229,8 @@ def _all_answered(path: Path, answered: set[str]) -> bool:
     ids: dict[str, int] = {}
     for number, raw in _raw_lines(path):
         try:
-            if _custom_id(_parse(raw, number), number, ids) not in answered:
+            if custom_id_of(parse_line(raw, number), number, ids) not in answered:
                 return False
         except RequestError:
             return False
     return True
-
-
-def _parse(raw: bytes, number: int) -> dict[str, Any]:
-    try:
-        record = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise RequestError(f"line {number} is not UTF-8 at byte {error.start}; write it in UTF-8.") from None
-    except RecursionError:
-        raise RequestError(f"line {number} is nested too deeply; write flatter JSON.") from None
-    except ValueError as error:
-        raise RequestError(f"line {number} is not JSON ({error}); mend that line.") from None
-    if not isinstance(record, dict):
-        raise RequestError(f"line {number} is not a JSON object; write {{...}}.")
-    return record
-
-
-def _custom_id(record: dict[str, Any], number: int, ids: dict[str, int]) -> str:
-    """The line's name, which no line before it may have."""
-    custom_id = record.get("custom_id")
-    if not isinstance(custom_id, str) or not custom_id:
-        raise RequestError(f"line {number} has no custom_id; give each line a text of its own.", param="custom_id")
-    first = ids.setdefault(custom_id, number)
-    if first != number:
-        raise RequestError(
-            f"line {number} has the custom_id {custom_id!r} of line {first}; give each line its own.", param="custom_id"
-        )
-    return custom_id
-
-
-def _line(record: dict[str, Any], custom_id: str, number: int) -> Line:
-    for name in record:
-        if name not in FIELDS:
-            raise RequestError(f"line {number} has the unknown field {name!r}{_nearest(name, FIELDS)}", param=name)
-    if record.get("method", "POST") != "POST":
-        raise RequestError(f"line {number} has the method {record['method']!r}; only POST is possible.", param="method")
-    url = record.get("url")
-    if url not in URLS:
-        raise RequestError(f"line {number} has the url {url!r}{_nearest(str(url), URLS)}", param="url")
-    body = record.get("body")
-    if not isinstance(body, dict):
-        raise RequestError(f"line {number} has no body; give the request as a JSON object.", param="body")
-    return Line(number, custom_id, url, body)
-
-
-def _nearest(word: str, known: tuple[str, ...]) -> str:
-    found = get_close_matches(word, known, n=1)
-    return f"; did you mean {found[0]}?" if found else f"; known are {', '.join(known)}."

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -58,6 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on-disconnect", default="stop", metavar="stop|finish", help=left)
     named = "a command that clients may have answers checked with, by this name; runs without a network"
     parser.add_argument("--checker", action="append", default=[], metavar="NAME=COMMAND", help=named)
+    kept = "where files and batches are kept; without it they go with the server"
+    parser.add_argument("--store", metavar="FILE", type=Path, help=kept)
+    told = "send a trace of every answer there, over OTLP: http://localhost:4318 (needs the extra otel)"
+    parser.add_argument("--otlp-endpoint", metavar="URL", help=told)
     add_media_flags(parser)
     add_engine_flags(parser)
 
@@ -69,23 +74,26 @@ def run(args: argparse.Namespace) -> int:
     log.configure(form=args.log_format)
     keys = read_all_keys(args.api_key, args.api_keys)
     check_exposure(args.host, keys, allowed=args.allow_no_key)
-    for flag, limit in (("--key-rate", args.key_rate), ("--key-running", args.key_running)):
-        if limit is not None and limit < 1:
-            raise UsageError(f"{flag} is {limit}; give 1 or more, or leave it out for no limit.")
+    _check_limits(args)
     config = replace(engine_config(args), max_queue=args.max_queue, on_disconnect=args.on_disconnect)
     checkers = named_checkers(args.checker)
     media, sources = media_caps(args), media_sources(args, files=False)
-    with bind(args.host, args.port) as listener:
+    with bind(args.host, args.port) as listener, ExitStack() as stack:
         client = EngineClient(config)
         client.prepare()  # the imports below take as long as reading a small model
 
         from qwench.server.app import build_app
         from qwench.server.run import serve
         from qwench.server.service import ServerSettings
+        from qwench.server.store import Store
+        from qwench.server.traces import read_traces
         from qwench.text.model import ModelText
 
         text = ModelText(client.files, client.model, keeps_noise=args.keep_noise)
         names = served_names(args.model, args.served_name)
+        traces = read_traces(args.otlp_endpoint, os.environ, names[0])
+        if traces is not None:
+            stack.callback(traces.close)
         settings = ServerSettings(
             names=names,
             keys=keys,
@@ -97,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
             checkers=checkers,
             media=media,
             sources=sources,
+            watches=() if traces is None else (traces.note,),
+            store=Store(args.store),
         )
         app = build_app(client, text, settings)
         where = url(args.host, listener.getsockname()[1])
@@ -106,6 +116,12 @@ def run(args: argparse.Namespace) -> int:
         watch.start()
         serve(app, client, listener)
     return 0
+
+
+def _check_limits(args: argparse.Namespace) -> None:
+    for flag, limit in (("--key-rate", args.key_rate), ("--key-running", args.key_running)):
+        if limit is not None and limit < 1:
+            raise UsageError(f"{flag} is {limit}; give 1 or more, or leave it out for no limit.")
 
 
 def named_checkers(given: Sequence[str]) -> dict[str, Command]:

@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from qwench.config import EngineConfig
+from qwench.device import resident_bytes
 from qwench.engine.request import Guide, Marks, MediaSpan, Request, SamplingParams, Saved, TokenEvent, Vocabulary
 from qwench.engine.sight import NOTHING, Sight
 from qwench.engine.thinking import ThinkingRules, Thought
@@ -72,6 +73,7 @@ class EngineStats:
     finished: int
     aborted: int
     failed: int
+    resident_bytes: int
 
 
 class Generation:
@@ -219,6 +221,11 @@ class EngineClient:
         if self._resolved is not None:
             return self._resolved.max_model_len
         return self.config.max_model_len or self.model.max_positions
+
+    @property
+    def device(self) -> str:
+        """What computes; before the engine is ready, what was asked for."""
+        return self.config.device if self._resolved is None else self._resolved.device
 
     @property
     def sees(self) -> bool:
@@ -393,6 +400,7 @@ class EngineClient:
             evictions=scheduler.cache.evictions,
             disk_entries=len(engine.shelf.disk) if engine.shelf else 0,
             disk_bytes=engine.shelf.disk.held if engine.shelf else 0,
+            resident_bytes=resident_bytes(),
             **vars(counters),
         )
 

@@ -28,6 +28,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Clock = Callable[[], float]
+Watch = Callable[["Answer", BaseException | None], None]
+
+
+@dataclass(frozen=True)
+class Trail:
+    """How an answer came to be asked for: when its request ``arrived`` by the clock, which trace that belongs to (its
+    ``traceparent`` header), and the ``id`` of the response. Every one of ``watches`` is told when the answer is over,
+    and of what it failed with, if it did.
+    """
+
+    arrived: float
+    traceparent: str = ""
+    id: str = ""
+    watches: tuple[Watch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,12 +77,34 @@ class Choice:
             tools=prepared.tools,
             call_id=None if prepared.guide is None else text.tokenizer.id_of(TOOL_CALL),
         )
+        self.begun: float | None = None  # by the answer's clock: when the engine had read the first of its prompt
+        self.first: float | None = None  # its first token
+        self.last: float | None = None
+        self._tokenizer = text.tokenizer
         self._show_reasoning = prepared.show_reasoning
+        self._silent = prepared.silent
         self._echo_due = prompt.echo is not None
 
     @property
     def finished(self) -> bool:
         return self.reading.finish_reason is not None
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as the model reads it."""
+        return self._tokenizer.decode(self.prompt.token_ids, skip_special_tokens=False)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens are told."""
+        return 0 if self._silent else self.reading.num_tokens
+
+    def note(self, event: TokenEvent, now: float) -> None:
+        """Remember when what came."""
+        if event.reuse is not None:
+            self.begun = self.begun or now
+        if event.token_ids:
+            self.first, self.last = self.first or now, now
 
     def take(self, event: TokenEvent) -> list[Delta]:
         """What ``event`` adds. Raises QwenchError when the engine gave this choice up."""
@@ -91,9 +127,11 @@ class Choice:
 
     def _deltas(self, pieces: Iterable[Piece]) -> list[Delta]:
         reading, deltas = self.reading, list[Delta]()
-        for piece in pieces:
+        for piece in () if self._silent else pieces:
             if piece.kind != "reasoning" or self._show_reasoning:
                 deltas.append(Delta(self.index, piece.kind, piece.text, piece.logprobs, call=piece.call))
+        if self._silent and reading.finish_reason is not None:
+            return [*deltas, Delta(self.index, "end", finish_reason="length")]
         if reading.finish_reason is not None:
             details = finish_details(reading.reasoning_tokens, reading.closed_by, repeats=reading.repeats)
             if reading.warnings:
@@ -122,14 +160,14 @@ class Answer:
         prepared: Prepared,
         owner: str = "",
         clock: Clock = time.monotonic,
+        trail: Trail | None = None,
     ) -> None:
         self.prepared = prepared
         self.choices: list[Choice] = []
         self.reuse: list[str] = []  # one sentence for each prompt, once it is known
-        self._clock = clock
-        self._started = clock()
-        self._first_token: float | None = None
-        self._last_token = self._started
+        self.clock = clock
+        self.started = clock()
+        self.trail = trail or Trail(self.started)
         self._client = client
         self.owner = owner
         sampling = prepared.sampling
@@ -173,6 +211,19 @@ class Answer:
 
     async def deltas(self, silence: float | None = None) -> AsyncGenerator[Delta | None]:
         """The deltas of all choices as they come; None whenever ``silence`` seconds passed without one."""
+        failure: BaseException | None = None
+        try:
+            async with aclosing(self._deltas(silence)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            for watch in self.trail.watches:
+                watch(self, failure)
+
+    async def _deltas(self, silence: float | None) -> AsyncGenerator[Delta | None]:
         queue: asyncio.Queue[Delta | asyncio.Task[None]] = asyncio.Queue()
         pumps = [asyncio.create_task(self._pump(choice, queue)) for choice in self.choices]
         for pump in pumps:
@@ -204,14 +255,9 @@ class Answer:
     async def _follow(self, choice: Choice, queue: asyncio.Queue[Delta | asyncio.Task[None]]) -> bool:
         """Read the choice's generation to its end; True if another one goes on from it."""
         async for event in choice.generation:
-            if event.token_ids:
-                self._last_token = self._clock()
-                self._first_token = self._first_token or self._last_token
-            if (
-                event.reuse is not None
-                and choice.reading.reuse is None
-                and choice.index % self.prepared.sampling.n == 0
-            ):
+            choice.note(event, self.clock())
+            first = choice.reading.reuse is None and choice.index % self.prepared.sampling.n == 0
+            if event.reuse is not None and first:
                 self.reuse.append(choice.prompt.layout.told(event.reuse))
                 logger.info("%s", self.reuse[-1])
             if event.finish_reason == "error" and self._client.status().state != "ready":
@@ -253,15 +299,24 @@ class Answer:
         choice.reading.write_again()
         return True
 
+    @property
+    def first_token(self) -> float | None:
+        """When the first token of any choice came."""
+        return min((choice.first for choice in self.choices if choice.first is not None), default=None)
+
+    @property
+    def last_token(self) -> float | None:
+        return max((choice.last for choice in self.choices if choice.last is not None), default=None)
+
     def usage(self) -> dict[str, object]:
         """OpenAI's ``usage``: each prompt counts once, whatever n; end-of-answer ids are not counted."""
         prompt_tokens = sum(len(prompt.token_ids) for prompt in self.prepared.prompts)
-        completion_tokens = sum(choice.reading.num_tokens for choice in self.choices)
+        completion_tokens = sum(choice.num_tokens for choice in self.choices)
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": self._cached_tokens(), **seen_tokens(self.prepared)},
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens(), **seen_tokens(self.prepared)},
             "completion_tokens_details": {
                 "reasoning_tokens": sum(choice.reading.reasoning_tokens for choice in self.choices)
             },
@@ -269,11 +324,11 @@ class Answer:
 
     def timings(self) -> dict[str, object]:
         """Under llama.cpp's names: counts, milliseconds, rates. Prompt time runs from submission to the first token."""
-        cached = self._cached_tokens()
+        cached = self.cached_tokens()
         read = sum(len(prompt.token_ids) for prompt in self.prepared.prompts) - cached
-        told = sum(choice.reading.num_tokens for choice in self.choices)
-        first = self._last_token if self._first_token is None else self._first_token
-        reading, telling = 1000 * (first - self._started), 1000 * (self._last_token - first)
+        told = sum(choice.num_tokens for choice in self.choices)
+        first, last = self.first_token or self.started, self.last_token or self.started
+        reading, telling = 1000 * (first - self.started), 1000 * (last - first)
         return {
             "cache_n": cached,
             "prompt_n": read,
@@ -289,7 +344,8 @@ class Answer:
         seen = [span.media for prompt in self.prepared.prompts for span in prompt.media]
         return {"media": [told_of(media) for media in seen]} if seen else {}
 
-    def _cached_tokens(self) -> int:
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were known already."""
         return sum(choice.reading.cached_tokens for choice in self.choices[:: self.prepared.sampling.n])
 
 

@@ -7,6 +7,7 @@ import json
 from typing import NoReturn
 
 from starlette.requests import Request
+from starlette.types import Message, Receive
 
 from qwench.errors import RequestError
 from qwench.fault import fault
@@ -20,21 +21,38 @@ MOST_VALUES = 1_000_000  # in one body: JSON is parsed at one go, and others wai
 async def read_body(request: Request, limit: int) -> bytes:
     """The raw body. Raises BodyTooLarge as soon as more than ``limit`` bytes are announced or have come, BodyTooSlow
     when they come too slowly."""
+    check_announced(request, limit)
+    body = bytearray()
+    async for piece in Request(request.scope, timely(request.receive)).stream():
+        fault("receive")
+        body += piece
+        if len(body) > limit:
+            raise too_large(limit)
+    return bytes(body)
+
+
+def timely(receive: Receive) -> Receive:
+    """``receive``, for a body that has to come on. Raises BodyTooSlow."""
+    began, total = asyncio.get_running_loop().time(), 0
+
+    async def timed() -> Message:
+        nonlocal total
+        try:
+            async with asyncio.timeout_at(began + BODY_SECONDS + total / LEAST_RATE):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTooSlow(f"The body did not come within {BODY_SECONDS:g} seconds; send it at once.") from None
+        total += len(message.get("body", b""))
+        return message
+
+    return timed
+
+
+def check_announced(request: Request, limit: int) -> None:
+    """Raise BodyTooLarge for a body that says itself that it is longer."""
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > limit:
-        raise _too_large(limit)
-    body, began = bytearray(), asyncio.get_running_loop().time()
-    try:
-        async with asyncio.timeout(BODY_SECONDS) as clock:
-            async for piece in request.stream():
-                fault("receive")
-                body += piece
-                if len(body) > limit:
-                    raise _too_large(limit)
-                clock.reschedule(began + BODY_SECONDS + len(body) / LEAST_RATE)
-    except TimeoutError:
-        raise BodyTooSlow(f"The body did not come within {BODY_SECONDS:g} seconds; send it at once.") from None
-    return bytes(body)
+        raise too_large(limit)
 
 
 def parse(body: bytes) -> dict[str, object]:
@@ -61,5 +79,5 @@ def _refuse_constant(name: str) -> NoReturn:
     raise RequestError(f"The body is not valid JSON: {name} is not a JSON number.")
 
 
-def _too_large(limit: int) -> BodyTooLarge:
+def too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body is larger than {limit} bytes, the most this server reads; send less.")

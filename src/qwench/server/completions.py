@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from qwench.engine.request import TokenLogprob
-from qwench.server.answer import Answer, Delta, Head
+from qwench.server.answer import Answer, Choice, Delta, Head
 from qwench.server.chat import LEAST_LOGPROB
 from qwench.text.tokenizer import Tokenizer
+
+
+def _likelihood(choice: Choice) -> float:
+    """The mean log-probability of a choice's tokens; an answer that says nothing is the least likely."""
+    known = [each.logprob for each in choice.reading.logprobs if each is not None]
+    return sum(known) / len(known) if known else -math.inf
 
 
 class _Logprobs:
@@ -64,8 +72,20 @@ class CompletionFormat:
 
     def body(self) -> dict[str, object]:
         """The complete answer from all deltas added."""
-        choices = [self._choice(index, deltas) for index, deltas in enumerate(self._deltas)]
+        told = [self._choice(index, self._deltas[index]) for index in self._best()]
+        choices = [{**choice, "index": index} for index, choice in enumerate(told)]
         return {**self._envelope(choices), "usage": self._answer.usage(), "timings": self._answer.timings()}
+
+    def _best(self) -> list[int]:
+        """The choices that are told: all, or of each prompt's those with the highest log-probability per token."""
+        prepared, choices = self._answer.prepared, self._answer.choices
+        if prepared.best is None:
+            return list(range(len(choices)))
+        told: list[int] = []
+        for first in range(0, len(choices), prepared.sampling.n):
+            drawn = range(first, first + prepared.sampling.n)
+            told += sorted(drawn, key=lambda index: -_likelihood(choices[index]))[: prepared.best]
+        return told
 
     def _choice(self, index: int, deltas: list[Delta]) -> dict[str, object]:
         entries = [entry for delta in deltas for entry in self._entries(index, delta)]
@@ -77,6 +97,8 @@ class CompletionFormat:
         }
 
     def _entries(self, index: int, delta: Delta) -> list[tuple[int, TokenLogprob | None]]:
+        if not self._answer.prepared.show_logprobs:
+            return []
         entries: list[tuple[int, TokenLogprob | None]] = [(logprob.token_id, logprob) for logprob in delta.logprobs]
         if delta.kind == "echo" and self._answer.prepared.sampling.prompt_logprobs is not None:
             entries.insert(0, (self._answer.choices[index].prompt.token_ids[0], None))

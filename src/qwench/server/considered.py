@@ -6,7 +6,6 @@ The response tells in ``reasoning_strategy`` how it was chosen, and ``usage`` co
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qwench.reason.checks import Command, read_check
 from qwench.reason.course import Outcome
 from qwench.reason.recipes import question, reason
-from qwench.server.answer import Answer, Clock, Delta, finish_details, seen_tokens
+from qwench.server.answer import Answer, Delta, Trail, finish_details, seen_tokens
 from qwench.server.prepare import Considering, Prepared
 from qwench.text.model import ModelText
 
@@ -34,9 +33,9 @@ class Considered(Answer):
         considering: Considering,
         owner: str,
         checkers: Mapping[str, Command],
-        clock: Clock = time.monotonic,
+        trail: Trail | None = None,
     ) -> None:
-        super().__init__(client, text, replace(prepared, prompts=()), owner, clock)  # nothing is submitted yet
+        super().__init__(client, text, replace(prepared, prompts=()), owner, trail=trail)  # nothing is submitted yet
         self.prepared = prepared
         self._tokenizer = text.tokenizer
         task, wanted = considering.task, considering.check
@@ -44,15 +43,16 @@ class Considered(Answer):
         self._task = replace(task, check=check, owner=owner)
         self._limit = self._task.limit(client)
         self._outcome: Outcome | None = None
+        self._known = self.started
 
-    async def deltas(self, silence: float | None = None) -> AsyncGenerator[Delta | None]:
+    async def _deltas(self, silence: float | None) -> AsyncGenerator[Delta | None]:
         """None whenever ``silence`` seconds have passed, then the whole answer at once."""
         work = asyncio.create_task(reason(self._client, self._tokenizer, self._task, self._limit))
         try:
             while not (await asyncio.wait({work}, timeout=silence))[0]:
                 yield None
             self._outcome = work.result()
-            self._last_token = self._clock()
+            self._known = self.clock()
             sample = self._outcome.sample
             if sample.reasoning and self.prepared.show_reasoning:
                 yield Delta(0, "reasoning", sample.reasoning)
@@ -77,7 +77,7 @@ class Considered(Answer):
 
     def timings(self) -> dict[str, object]:
         """Counts over all samples; there is no first token to tell reading from writing by."""
-        tokens, seconds = self._told()["tokens"], self._last_token - self._started
+        tokens, seconds = self._told()["tokens"], self._known - self.started
         return {
             "cache_n": tokens["cached"],
             "prompt_n": tokens["prompt"] - tokens["cached"],
@@ -100,8 +100,9 @@ def answer_to(
     prepared: Prepared,
     owner: str = "",
     checkers: Mapping[str, Command] = MappingProxyType({}),
+    trail: Trail | None = None,
 ) -> Answer:
     """The answer, submitted or ready to be considered. Blocks while a checker is tried. Raises what is refused."""
     if prepared.considering is None:
-        return Answer(client, text, prepared, owner)
-    return Considered(client, text, prepared, prepared.considering, owner, checkers)
+        return Answer(client, text, prepared, owner, trail=trail)
+    return Considered(client, text, prepared, prepared.considering, owner, checkers, trail)

@@ -36,6 +36,7 @@ from qwench.server.service import ServerSettings
 logger = logging.getLogger(__name__)
 
 OWNER = "qwench.owner"  # in the scope of a request: whose key it came with
+ARRIVED = "qwench.arrived"  # when it came, by the monotonic clock
 KEYLESS = frozenset({"/health"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MOST_HEADERS = 100
@@ -66,6 +67,7 @@ class Gate:
         sent = headers.get("x-request-id", "")
         request_id = sent if REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
         status, began = 0, time.monotonic()
+        scope[ARRIVED] = began
 
         async def send_marked(message: Message) -> None:
             nonlocal status

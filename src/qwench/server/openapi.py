@@ -145,6 +145,7 @@ ANSWERS: Mapping[str, Mapping[str, Schema]] = {
     "/apply-template": {JSON: named("Prompt")},
     "/health": {JSON: named("Health")},
     "/version": {JSON: named("Version")},
+    "/v1/files/{file_id}/content": {"application/octet-stream": TEXT},
     "/metrics": {"text/plain": TEXT},
     "/": {JSON: named("Root")},
 }

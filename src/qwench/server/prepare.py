@@ -20,6 +20,7 @@ from qwench.reason.strategy import read_strategy
 from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
 from qwench.text.chat import normalise_messages
 from qwench.text.grammar import read_structure
+from qwench.text.infill import infill, infilling
 from qwench.text.marks import Layout, layout, with_orders
 from qwench.text.model import ChatPrompt, ModelText
 from qwench.text.noise import is_errand
@@ -79,7 +80,8 @@ class Prepared:
     what was understood, told in the response. ``background``: nobody goes on from it, so it displaces nothing that is
     kept of others. ``warnings``: one per ignored field, for the warning header. ``considering``: the answer is to be
     chosen from many samples. ``tools`` may be called, and ``guide`` is what each answer may say. ``legacy_calls``:
-    a call is told as a function_call.
+    a call is told as a function_call. Of raw completions: the ``best`` so many answers to each prompt are told, or all;
+    ``show_logprobs``: with what was asked for, not only ranked by; ``silent``: only the prompt is told.
     """
 
     prompts: tuple[Prompt, ...]
@@ -97,6 +99,9 @@ class Prepared:
     tools: Tools | None = None
     guide: Guide | None = None
     legacy_calls: bool = False
+    best: int | None = None
+    show_logprobs: bool = True
+    silent: bool = False
 
 
 def prepare_chat(
@@ -165,19 +170,26 @@ def prepare_completion(
     check_model(request.model, names)
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_TOP_LOGPROBS:
         raise RequestError(f"logprobs is {request.logprobs}; give 0 to {MAX_TOP_LOGPROBS}.", param="logprobs")
+    number = 1 if request.n is None else request.n
+    most = COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
+    best = _best_of(request, number)
+    silent = bool(request.echo) and most == 0  # how evaluations ask for the log-probabilities of a text
     own = {
-        "max_tokens": COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens,
-        "logprobs": request.logprobs,
+        "n": best or number,
+        "max_tokens": 1 if silent else most,
+        "logprobs": 0 if best and request.logprobs is None else request.logprobs,  # to rank by
         "prompt_logprobs": request.logprobs if request.echo else None,
     }
     sampling = SamplingParams(**_asked(request, own))
+    if request.suffix:
+        sampling = infilling(sampling, text.tokenizer)
     grammar = read_structure(request.structure_fields)
     guide = text.grammars.guide(grammar, ThinkingRules()) if grammar else None
     _check_ends(sampling, guide)
     items = _prompt_items(request.prompt)
     if (count := len(items) * sampling.n) > MAX_ANSWERS:
         raise RequestError(f"prompt and n ask for {count} answers; ask for at most {MAX_ANSWERS}.", param="prompt")
-    prompts = tuple(_completion_prompt(item, text, bool(request.echo)) for item in items)
+    prompts = tuple(_completion_prompt(item, text, request) for item in items)
     return Prepared(
         prompts=prompts,
         sampling=sampling,
@@ -186,6 +198,9 @@ def prepare_completion(
         background=request.service_tier == BACKGROUND_TIER,
         warnings=tuple(warnings),
         guide=guide,
+        best=number if best else None,
+        show_logprobs=request.logprobs is not None,
+        silent=silent,
     )
 
 
@@ -316,8 +331,26 @@ def _prompt_items(prompt: str | list[str] | list[int] | list[list[int]]) -> list
     return items
 
 
-def _completion_prompt(item: str | list[int], text: ModelText, echo: bool) -> Prompt:
+def _best_of(request: CompletionRequest, number: int) -> int | None:
+    """How many answers are drawn, where that is more than are told."""
+    drawn = number if request.best_of is None else request.best_of
+    if not number <= drawn <= MAX_ANSWERS:
+        told = f"best_of is {drawn}; give a whole number from n ({number}) to {MAX_ANSWERS}."
+        raise RequestError(told, param="best_of")
+    if drawn > number and request.stream:
+        reason = "the best is known when all are there"
+        raise RequestError(f"best_of cannot be combined with stream ({reason}); leave one out.", param="best_of")
+    return drawn if drawn > number else None
+
+
+def _completion_prompt(item: str | list[int], text: ModelText, request: CompletionRequest) -> Prompt:
+    echo = bool(request.echo)
     ids = tuple(text.tokenizer.encode(item) if isinstance(item, str) else item)
+    if request.suffix:
+        if echo:
+            reason = "what lies between is not written behind the prompt"
+            raise RequestError(f"echo cannot be combined with suffix ({reason}); leave one out.", param="echo")
+        ids = infill(item, request.suffix, text.tokenizer)
     if not ids:
         raise RequestError("prompt is empty; send some text or at least one token id.", param="prompt")
     found = layout(ids, text.tokenizer)

@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
 
 
 def configure(app: ASGIApp) -> uvicorn.Config:
-    """Uvicorn's settings: no lifespan, no log set-up of its own, no line per request, no server name in the headers,
+    """Uvicorn's settings: no log set-up of its own, no line per request, no server name in the headers,
     nothing believed of proxies, no web sockets."""
     return uvicorn.Config(
         app,
@@ -57,7 +57,7 @@ def configure(app: ASGIApp) -> uvicorn.Config:
         h11_max_incomplete_event_size=HEAD_BYTES,
         ws="none",
         proxy_headers=False,
-        lifespan="off",
+        lifespan="on",
         log_level="error",  # what is wrong with a request is told to who sent it
         log_config=None,
         access_log=False,

@@ -12,7 +12,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from qwench.errors import RequestError
@@ -113,7 +113,14 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule("max_pages", CHAT, _S, "the most pages of a document that are looked at"),
     FieldRule("mm_processor_kwargs", CHAT, _S, "an object with the five before"),
     FieldRule("media_io_kwargs", CHAT, _S, "an object with video, which holds num_frames and fps"),
-    FieldRule("echo", COMPLETIONS, _S, "the prompt before the answer, with its log-probabilities when asked for"),
+    FieldRule(
+        "echo",
+        COMPLETIONS,
+        _S,
+        "the prompt before the answer, with its log-probabilities when asked for; with max_tokens 0 nothing but it",
+    ),
+    FieldRule("suffix", COMPLETIONS, _S, "what comes behind the answer: it fills the middle, and never thinks"),
+    FieldRule("best_of", COMPLETIONS, _S, "so many are drawn, and the n likeliest per token are told; not with stream"),
     FieldRule(
         "response_format", BOTH, _S, "an object with type text, json_object, json_schema, regex (pattern) or grammar"
     ),
@@ -147,8 +154,6 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule("add_generation_prompt", CHAT, _R, "an answer always starts a new assistant turn", (True,)),
     FieldRule("prompt_logprobs", BOTH, _R, "use echo with logprobs on /v1/completions"),
     FieldRule("use_beam_search", BOTH, _R, "there is no beam search", (False,)),
-    FieldRule("best_of", COMPLETIONS, _R, "send n instead", (1,)),
-    FieldRule("suffix", COMPLETIONS, _R, "fill-in-the-middle is not there yet", ("",)),
 )
 
 NOTES: Mapping[str, str] = MappingProxyType({rule.name: rule.note for rule in FIELDS})
@@ -256,6 +261,8 @@ class CompletionRequest(_Shared):
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: int | None = None
     echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
 
 
 class ControlRequest(BaseModel):
@@ -263,8 +270,8 @@ class ControlRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    id: str
-    action: Literal["reasoning_end"]
+    id: str = Field(description="the id of a running response")
+    action: Literal["reasoning_end"] = Field(description="what it shall do: stop thinking, and answer")
 
 
 class TokenizeRequest(BaseModel):
@@ -272,14 +279,14 @@ class TokenizeRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    prompt: str | None = None
-    content: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
-    enable_thinking: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    parse_special: bool = True
-    return_token_strs: bool = False
+    prompt: str | None = Field(None, description="a text")
+    content: str | None = Field(None, description="prompt, as llama.cpp calls it")
+    messages: list[dict[str, Any]] | None = Field(None, description="a conversation, instead of a text")
+    tools: list[dict[str, Any]] | None = Field(None, description="the tools it offers")
+    enable_thinking: bool | None = Field(None, description="as in chat")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="as in chat")
+    parse_special: bool = Field(True, description="false: what looks like a special token in a text stays text")
+    return_token_strs: bool = Field(False, description="true: each token's text too")
 
 
 class DetokenizeRequest(BaseModel):
@@ -287,7 +294,7 @@ class DetokenizeRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    tokens: list[int]
+    tokens: list[int] = Field(description="token ids")
 
 
 class TemplateRequest(BaseModel):
@@ -295,10 +302,41 @@ class TemplateRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None = None
-    enable_thinking: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    messages: list[dict[str, Any]] = Field(description="a conversation")
+    tools: list[dict[str, Any]] | None = Field(None, description="the tools it offers")
+    enable_thinking: bool | None = Field(None, description="as in chat")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="as in chat")
+
+
+class Expiry(BaseModel):
+    """``expires_after`` of a file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    anchor: Literal["created_at"] = Field(description="from when on")
+    seconds: int = Field(ge=3600, le=30 * 86_400, description="how long it is kept, an hour to thirty days")
+
+
+class FileUpload(BaseModel):
+    """``POST /v1/files``, a form."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    file: str = Field("", description="one request a line, at most 200 MiB", json_schema_extra={"format": "binary"})
+    purpose: Literal["batch"] = Field(description="what it is for")
+    expires_after: Expiry | None = Field(None, description="an object with anchor and seconds; absent: until deleted")
+
+
+class BatchRequest(BaseModel):
+    """``POST /v1/batches``."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    input_file_id: str = Field(description="an uploaded file of requests")
+    endpoint: str = Field(description="the address that all of them go to: /v1/chat/completions or /v1/completions")
+    completion_window: Literal["24h"] = Field(description="OpenAI's only value; a batch is worked on until it is done")
+    metadata: dict[str, str] | None = Field(None, max_length=16, description="texts by name, that come with the batch")
+    output_expires_after: Expiry | None = Field(None, description="expires_after of the files of results")
 
 
 Shape = TypeVar("Shape", bound=BaseModel)
@@ -306,11 +344,37 @@ Shape = TypeVar("Shape", bound=BaseModel)
 
 def components() -> dict[str, Any]:
     """The request types as OpenAPI components."""
-    kinds = (ChatRequest, CompletionRequest, ControlRequest, TokenizeRequest, DetokenizeRequest, TemplateRequest)
+    kinds = (
+        ChatRequest,
+        CompletionRequest,
+        ControlRequest,
+        TokenizeRequest,
+        DetokenizeRequest,
+        TemplateRequest,
+        FileUpload,
+        BatchRequest,
+    )
     wanted: list[tuple[type[BaseModel], Literal["validation"]]] = [(kind, "validation") for kind in kinds]
     _, schema = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
     definitions: dict[str, Any] = schema["$defs"]
     return definitions
+
+
+def listing(*more: str) -> dict[str, object]:
+    """The OpenAPI entry of a route that lists: which part of the list is wanted."""
+    known = {
+        "limit": "how many",
+        "after": "the id behind which the page begins",
+        "order": "desc, the newest first, or asc",
+        "purpose": "of files: of this one only",
+    }
+    asked = ("limit", "after", "order", *more)
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "required": False, "description": known[name], "schema": {"type": "string"}}
+            for name in asked
+        ]
+    }
 
 
 def rules(endpoint: Endpoint) -> dict[str, FieldRule]:

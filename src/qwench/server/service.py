@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
@@ -22,8 +22,12 @@ from qwench.media.pool import MOST_PROCESSES
 from qwench.media.reader import MediaReader
 from qwench.media.settings import Caps
 from qwench.reason.checks import Command
-from qwench.server.answer import Answer, Head
+from qwench.server.answer import Answer, Head, Trail, Watch
+from qwench.server.considered import answer_to
 from qwench.server.keys import Key
+from qwench.server.metrics import Metrics
+from qwench.server.prepare import Prepared
+from qwench.server.store import Store
 from qwench.text.model import ModelText
 from qwench.text.vision import Eyes
 
@@ -39,7 +43,8 @@ Result = TypeVar("Result")
 class ServerSettings:
     """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream.
     ``checkers`` are commands that clients may have answers checked with, by name. ``media`` bounds what is looked at,
-    and ``sources`` says from where it may come.
+    and ``sources`` says from where it may come. ``watches`` are told of every answer that is over,
+    and ``store`` keeps files and batches.
 
     Without ``keys`` everybody is let in who asks for an address of this machine or one of ``hosts``; with several, the
     engine's time is shared equally among them, and each may send ``key_rate`` requests a minute and have
@@ -59,6 +64,8 @@ class ServerSettings:
     checkers: Mapping[str, Command] = field(default_factory=dict)
     media: Caps = field(default_factory=Caps)
     sources: Sources = field(default_factory=Sources)
+    watches: tuple[Watch, ...] = ()
+    store: Store | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,12 @@ class Service:
     started: float = field(default_factory=time.time)  # seconds since 1970
     places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(LOOKING))
     answers: WeakValueDictionary[str, Answer] = field(default_factory=WeakValueDictionary)  # by the response's id
+    metrics: Metrics = field(default_factory=Metrics)
+
+    @cached_property
+    def store(self) -> Store:
+        """Files and batches; those of a server that was given no store go with it."""
+        return self.settings.store or Store()
 
     @property
     def name(self) -> str:
@@ -109,11 +122,18 @@ class Service:
 
         return await asyncio.get_running_loop().run_in_executor(self._lookers, copy_context().run, done)
 
+    def answer(self, prepared: Prepared, owner: str = "", trail: Trail | None = None) -> Answer:
+        """The answer to ``prepared``, submitted, whose end is told to everybody who watches. Raises what is refused."""
+        watches = (self.metrics.note, *self.settings.watches)
+        trail = replace(trail or Trail(time.monotonic()), watches=watches)
+        return answer_to(self.client, self.text, prepared, owner, self.settings.checkers, trail)
+
     def head(self, prefix: str) -> Head:
-        """The head of a new response; the fingerprint changes when the version or the engine's settings do."""
+        """The head of a new response, whose id begins with ``prefix``; the fingerprint changes when the version or the
+        engine's settings do."""
         made_of = repr((__version__, self.name, self.client.config)).encode()
         return Head(
-            id=f"{prefix}-{uuid.uuid4().hex}",
+            id=f"{prefix}{uuid.uuid4().hex}",
             created=int(time.time()),
             model=self.name,
             fingerprint=f"fp_{hashlib.sha256(made_of).hexdigest()[:10]}",
