@@ -14,7 +14,9 @@
     ├── Overloaded                     the queue is full; try again later
     ├── EngineUnavailable              the engine is loading, stopping or has failed
     ├── OutputError                    results cannot be written
-    └── OutOfMemory                    what was asked for does not fit into memory
+    ├── OutOfMemory                    what was asked for does not fit into memory
+    └── LedgerError                    the ledger is none, damaged, or of another version
+        └── LedgerUnavailable          it cannot be written at the moment: full disk, locked file
 
 A message names the field or file, the reason and the fix. Bugs are asserts and keep their traceback.
 This file knows nothing of HTTP frameworks or argument parsers; they read ``status`` and ``exit_code``.
@@ -67,7 +69,13 @@ class RequestError(QwenchError):
 
 
 class ContextLengthExceeded(RequestError):
+    """The prompt has ``tokens``, the window ``window``; 0 where the prompt alone would fit."""
+
     code = "context_length_exceeded"
+
+    def __init__(self, message: str, *, param: str | None = None, tokens: int = 0, window: int = 0) -> None:
+        super().__init__(message, param=param)
+        self.tokens, self.window = tokens, window
 
 
 class MediaTooLarge(RequestError):
@@ -102,6 +110,14 @@ class OutputError(QwenchError):
 
 class OutOfMemory(QwenchError):
     status, exit_code = 503, 11
+
+
+class LedgerError(QwenchError):
+    exit_code = 12
+
+
+class LedgerUnavailable(LedgerError):
+    status, code = 503, "ledger_unavailable"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -31,7 +31,6 @@ REQUESTS: tuple[tuple[str, str, Any], ...] = (
     ("get", "/health", None),
     ("get", "/version", None),
     ("get", "/metrics", None),
-    ("get", "/", None),
     ("post", CHAT, {"messages": 5}),
     ("post", COMPLETIONS, {}),
     ("post", CHAT + "/control", {"id": "x", "action": "reasoning_end"}),

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from qwench import __version__
 from qwench.server.schemas import components
@@ -113,8 +114,8 @@ COMPONENTS: Mapping[str, Schema] = {
             )
         ),
     ),
-    "Model": CARD,
-    "Models": record(object=one_of("list"), data=several(named("Model"))),
+    "Model": record(id=TEXT),
+    "Models": record(data=several(named("Model"))),
     "Health": record(
         ("progress", "reason", "config", "resolved"),
         status=one_of("loading", "ready", "failed", "stopped", "stuck"),
@@ -129,7 +130,6 @@ COMPONENTS: Mapping[str, Schema] = {
     "Text": record(prompt=TEXT, content=TEXT),
     "Prompt": record(prompt=TEXT),
     "Version": record(version=TEXT),
-    "Root": record(name=TEXT, version=TEXT, model=TEXT, docs=TEXT),
 }
 
 # The answers of success by path: what is sent as which type.
@@ -147,17 +147,16 @@ ANSWERS: Mapping[str, Mapping[str, Schema]] = {
     "/version": {JSON: named("Version")},
     "/v1/files/{file_id}/content": {"application/octet-stream": TEXT},
     "/metrics": {"text/plain": TEXT},
-    "/": {JSON: named("Root")},
 }
 
 
-def document(routes: Sequence[APIRoute]) -> Schema:
-    """The whole document over ``routes``."""
+def document(routes: Sequence[APIRoute], *more: type[BaseModel]) -> Schema:
+    """The whole document over ``routes``; ``more`` are requests beside those of ``schemas.py``."""
     found = get_openapi(title="Qwench", version=__version__, routes=routes)
     for path, operations in found["paths"].items():
         for operation in operations.values():
             operation["responses"] = responses(path, operation["responses"])
-    requests = {name: _open(schema) for name, schema in components().items()}
+    requests = {name: _open(schema) for name, schema in components(*more).items()}
     found["components"] = {
         "schemas": {**requests, **COMPONENTS},
         "securitySchemes": {
