@@ -448,6 +448,8 @@ class EngineClient:
                 f"the prompt has {prompt_len} tokens, but the window is {window} tokens and the answer needs at least "
                 "one; shorten the prompt.",
                 param="prompt",
+                tokens=prompt_len,
+                window=window,
             )
         if sampling.max_tokens is None:
             return window

@@ -15,8 +15,9 @@ from qwench.server.body import parse, read_body
 from qwench.server.docs import page
 from qwench.server.errors import RETRY_AFTER, json_response
 from qwench.server.prepare import check_model
-from qwench.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, components, shape
+from qwench.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, shape
 from qwench.server.service import Service
+from qwench.server.tables import components
 from qwench.text.model import ChatPrompt
 from qwench.text.thinking import read_thinking
 from qwench.text.vision import shows

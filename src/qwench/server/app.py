@@ -23,6 +23,7 @@ from qwench.server.errors import NoSuchResponse, json_response, on_http_error, o
 from qwench.server.files import file_routes
 from qwench.server.gate import Gate
 from qwench.server.metrics import metrics_routes
+from qwench.server.ollama.routes import ollama_routes
 from qwench.server.prepare import prepare_chat, prepare_completion
 from qwench.server.reply import REUSE_HEADER, WARNINGS_HEADER, generate, read_json
 from qwench.server.schemas import ControlRequest, shape, show
@@ -44,14 +45,7 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
         redirect_slashes=False,
         lifespan=lambda _: runner.around(),
     )
-    routers = [
-        answer_routes(service),
-        model_routes(service),
-        token_routes(service),
-        file_routes(service),
-        batch_routes(service, runner),
-        metrics_routes(service),
-    ]
+    routers = routers_of(service, runner)
     listed = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     for router in (*routers, docs_routes(service, listed)):
         app.include_router(router)
@@ -67,6 +61,19 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
             expose_headers=[WARNINGS_HEADER, REUSE_HEADER, "x-request-id"],
         )
     return app
+
+
+def routers_of(service: Service, runner: BatchRunner) -> list[APIRouter]:
+    """All routes but those of the documentation."""
+    return [
+        answer_routes(service),
+        model_routes(service),
+        token_routes(service),
+        file_routes(service),
+        batch_routes(service, runner),
+        ollama_routes(service),
+        metrics_routes(service),
+    ]
 
 
 def answer_routes(service: Service) -> APIRouter:
