@@ -55,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-queue", type=int, default=1024, metavar="N", help="requests at a time; more get 429 (1024)"
     )
+    kept = "memory for responses that clients of /v1/responses ask to be stored, 0 stores none (256)"
+    parser.add_argument("--response-memory", type=int, default=256, metavar="MIB", help=kept)
     left = "a prompt whose client left: stop reading, or finish in the background for the next try (stop)"
     parser.add_argument("--on-disconnect", default="stop", metavar="stop|finish", help=left)
     named = "a command that clients may have answers checked with, by this name; runs without a network"
@@ -101,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
             key_running=args.key_running,
             hosts=frozenset(name.lower() for name in (args.host, *args.allow_host)),
             origins=frozenset(origin.rstrip("/") for origin in args.allow_origin),
+            response_bytes=args.response_memory << 20,
             checkers=checkers,
             media=media,
             sources=sources,
@@ -121,6 +124,8 @@ def _check_limits(args: argparse.Namespace) -> None:
     for flag, limit in (("--key-rate", args.key_rate), ("--key-running", args.key_running)):
         if limit is not None and limit < 1:
             raise UsageError(f"{flag} is {limit}; give 1 or more, or leave it out for no limit.")
+    if args.response_memory < 0:
+        raise UsageError(f"--response-memory is {args.response_memory}; give MiB, or 0 to store no responses.")
 
 
 def named_checkers(given: Sequence[str]) -> dict[str, Command]:

@@ -14,13 +14,18 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from qwench.server import schemas
+from qwench.server.messages import fields as messages
 from qwench.server.ollama import fields as ollama
+from qwench.server.responses import fields as responses
 from qwench.server.schemas import Endpoint, FieldRule, Treatment
 
 RULES: Mapping[type[BaseModel], tuple[Endpoint, Sequence[FieldRule]]] = MappingProxyType(
     {
         schemas.ChatRequest: ("chat", schemas.FIELDS),
         schemas.CompletionRequest: ("completions", schemas.FIELDS),
+        messages.MessagesRequest: ("messages", messages.FIELDS),
+        messages.CountRequest: ("messages", messages.FIELDS),
+        responses.ResponsesRequest: ("responses", responses.FIELDS),
         ollama.OllamaChatRequest: ("ollama chat", ollama.FIELDS),
         ollama.OllamaGenerateRequest: ("ollama generate", ollama.FIELDS),
     }
