@@ -1,4 +1,4 @@
-# The whole interface of a developer: make demo · test · test-slow · oracle · check · bench · bench-cache · bench-vision · llama.cpp · clean.
+# The whole interface of a developer: make demo · test · test-slow · oracle · clients · check · bench · bench-cache · bench-vision · bench-router · bench-gateway · llama.cpp · clean.
 # Every target creates .venv itself and installs again only when what is installed changed (Python code is read in place).
 
 PYTHON ?= python3
@@ -13,18 +13,21 @@ NATIVE := $(wildcard csrc/* csrc/*/*.*)
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow oracle check format bench bench-cache bench-vision llama.cpp clean
+.PHONY: help demo test test-slow oracle clients check format bench bench-cache bench-vision bench-router bench-gateway llama.cpp clean
 
 help:
 	@echo "make demo       install, then see the embedded model answer, think and call a tool"
 	@echo "make test       install, then run the tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make oracle     install llama-cpp-python, which some of them need; builds it, which takes long"
+	@echo "make clients    install other people's clients and a browser's driver, which some of them need"
 	@echo "make check      what CI runs: format, lint, types, tests"
 	@echo "make format     put the code into its format"
 	@echo "make bench      Qwench beside the machine's limits and beside other engines, in turns"
-	@echo "make bench-cache what conversations read again, beside llama.cpp's server"
+	@echo "make bench-cache what conversations read again, beside llama.cpp's server; a long prompt among streams"
 	@echo "make bench-vision how long looking at pictures takes, beside transformers"
+	@echo "make bench-router the router on outcome tables that others published, fetched first"
+	@echo "make bench-gateway what the gateway adds to a call, at 50 streams"
 	@echo "make llama.cpp  build the engine that make bench compares with, from PyPI's source"
 	@echo "make clean      remove .venv and caches"
 
@@ -40,6 +43,10 @@ test-slow: $(VENV)/.installed-dev
 # Without the instruction sets of this machine: what llama.cpp is asked here is not how fast it is.
 oracle: $(VENV)/.installed-dev
 	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF" $(PIP) --no-binary llama-cpp-python -e '.[dev,oracle]'
+
+# The browser itself is the system's: Debian's package is called chromium.
+clients: $(VENV)/.installed-dev
+	$(PIP) -e '.[dev,clients]'
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(CODE)
@@ -59,9 +66,17 @@ bench: $(VENV)/.installed-dev
 
 bench-cache: $(VENV)/.installed-dev
 	$(BIN)/python bench/cache.py
+	$(BIN)/python bench/fairness.py --shape qwen3.5:0.8b --quantization q4
 
 bench-vision: $(VENV)/.installed-dev
 	$(BIN)/python bench/vision.py
+
+bench-router: $(VENV)/.installed-dev
+	-$(BIN)/python -m bench.outcomes
+	$(BIN)/python -m bench.router
+
+bench-gateway: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.gateway
 
 llama.cpp:
 	@PYTHON=$(PYTHON) tools/build_llama.sh

@@ -99,28 +99,19 @@ QW_INLINE void multiply_block_scales(const B (&v)[kBlockVectors], const int32_t 
     }
 }
 
-// Totals [tokens][16] of one panel += one super-block of it times `groups` times kTokens tokens.
-template <class Form, int kTokens, int kParts>
-void multiply_super(const qw_weight_type& type, const SuperStage& stage, const uint8_t* codes, B table, SuperTile tile,
-                    int64_t groups, float (*totals)[kLanes]) {
+// Totals [tokens][16] of one panel += one staged super-block of it times `groups` times kTokens tokens.
+template <bool kWide, int kTokens, int kParts>
+void multiply_super(const qw_weight_type& type, const SuperStage& stage, const uint8_t* bytes, SuperTile tile, int64_t groups,
+                    float (*totals)[kLanes]) {
     I wholes[kTokenTile];
     for (int64_t m = 0; m < groups * kTokens; ++m) wholes[m] = all_whole(0);
     for (int64_t block = 0; block < kChunkBlocks; ++block) {
-        const uint8_t* from = codes + block * kVectorBytes * Form::kBits;
-        if constexpr (kTokens == 1) {
-#pragma GCC unroll 8
-            for (int line = 0; line < Form::kBits; ++line) __builtin_prefetch(from + kAheadBytes + line * 64);
-        }
         B v[kBlockVectors];
-        spread<Form::kBits>(from, v);
-        if constexpr (Form::kTable) {
-#pragma GCC unroll 8
-            for (int j = 0; j < kBlockVectors; ++j) v[j] = look_up(table, v[j]);
-        }
+        spread<8>(bytes + block * kVectorBytes * kBlockVectors, v);
         const int32_t(*scales)[kLanes] = stage.scales + block * (kParts / kChunkBlocks);
         for (int64_t m = 0; m < groups * kTokens; m += kTokens) {
             const int8_t* numbers = tile.numbers + m * QW_SUPER_BLOCK + block * kBlock;
-            multiply_block_scales<Form::kWide, kTokens, kParts>(v, scales, numbers, wholes + m);
+            multiply_block_scales<kWide, kTokens, kParts>(v, scales, numbers, wholes + m);
         }
     }
     const bool shifted = zero_of(type) > 0;
@@ -131,34 +122,93 @@ void multiply_super(const qw_weight_type& type, const SuperStage& stage, const u
     }
 }
 
-using MultiplySuper = void (*)(const qw_weight_type&, const SuperStage&, const uint8_t*, B, SuperTile, int64_t, float (*)[kLanes]);
-
-template <class Form, int kTokens>
-MultiplySuper choose_parts(const qw_weight_type& type) {
-    return parts_of(type) == 1 ? multiply_super<Form, kTokens, kChunkBlocks> : multiply_super<Form, kTokens, kMaxSuperParts>;
-}
-
-MultiplySuper choose_single_super(const qw_weight_type& type) {
-    if (type.has_table) return choose_parts<Form<4, true, true>, 1>(type);
-    switch (type.bits) {
-        case 2: return choose_parts<Form<2, false, false>, 1>(type);
-        case 3: return choose_parts<Form<3, false, false>, 1>(type);
-        case 4: return choose_parts<Form<4, false, false>, 1>(type);
-        case 5: return choose_parts<Form<5, false, false>, 1>(type);
-        case 6: return choose_parts<Form<6, false, false>, 1>(type);
-        default: return choose_parts<Form<8, false, true>, 1>(type);
-    }
-}
+using MultiplySuper = void (*)(const qw_weight_type&, const SuperStage&, const uint8_t*, SuperTile, int64_t, float (*)[kLanes]);
 
 // For any number of tokens: fours, and what is left one by one.
 struct SuperMultipliers {
     MultiplySuper four, one;
 };
 
-template <bool kWide>
+template <bool kWide, int kParts>
+constexpr SuperMultipliers kMultipliers = {multiply_super<kWide, 4, kParts>, multiply_super<kWide, 1, kParts>};
+
 SuperMultipliers choose_supers(const qw_weight_type& type) {
-    using Bytes = Form<8, false, kWide>;
-    return {choose_parts<Bytes, 4>(type), choose_parts<Bytes, 1>(type)};
+    const bool wide = type.bits == 8 || type.has_table;
+    if (parts_of(type) == 1) return wide ? kMultipliers<true, kChunkBlocks> : kMultipliers<false, kChunkBlocks>;
+    return wide ? kMultipliers<true, kMaxSuperParts> : kMultipliers<false, kMaxSuperParts>;
+}
+
+// One panel's totals [16] for one token: from the stream into registers, nothing staged.
+template <class Form, int kParts>
+void stream_panel(const CodedJob& job, int64_t panel, B table, float* totals) {
+    constexpr int64_t kFloats = 2 * kPanel;
+    constexpr int kOfBlock = kParts / kChunkBlocks, kVectors = kBlockVectors / kOfBlock;
+    const qw_weight& weight = *job.arguments->weight;
+    const qw_weight_type& type = *weight.type;
+    const int32_t minus_zero = -zero_of(type);
+    const uint8_t* chunk = panel_of(weight, panel);
+    V total = zero();
+    for (int64_t super = 0; super < job.inputs.blocks / kChunkBlocks; ++super) {
+        const SuperTile tile = view_super(job.inputs, 0, 0, super);
+        const int16_t* words = tile.words + (kParts == kMaxSuperParts ? 0 : kMaxSuperParts);
+        const uint8_t* scales = chunk + kFloats * floats_of(type);
+        const uint8_t* codes = chunk + scale_bytes(type, kChunkBlocks);
+        ask_for_scales(type, chunk, kChunkBlocks);
+        int32_t starts[kParts];  // so that codes may count from 0
+        for (int i = 0; i < kParts; ++i) starts[i] = minus_zero * words[i];
+        I whole = all_whole(0);
+        for (int64_t block = 0; block < kChunkBlocks; ++block, codes += kVectorBytes * Form::kBits) {
+#pragma GCC unroll 8
+            for (int line = 0; line < Form::kBits; ++line) ask_ahead(codes + line * 64);
+            B v[kBlockVectors];
+            spread<Form::kBits>(codes, v);
+            const int8_t* numbers = tile.numbers + block * kBlock;
+#pragma GCC unroll 2
+            for (int64_t part = 0; part < kOfBlock; ++part) {
+                const int64_t at = block * kOfBlock + part;
+                I sum = all_whole(starts[at]);
+#pragma GCC unroll 8
+                for (int64_t j = part * kVectors; j < (part + 1) * kVectors; ++j) {
+                    const B values = Form::kTable ? look_up(table, v[j]) : v[j];
+                    sum = multiply_add<Form::kWide>(sum, values, numbers + j * 4);
+                }
+                whole = add(whole, mul(sum, whole_signed(scales + at * kPanel)));
+            }
+        }
+        V part = mul(to_float(whole), load_scales(type.scale_type, chunk));
+        if (type.has_min) {
+            const uint8_t* mins = scales + kParts * kPanel;
+            I lows = all_whole(0);
+#pragma GCC unroll 8
+            for (int i = 0; i < kParts; i += 2) {
+                const I pairs = pairs_of(whole_unsigned(mins + i * kPanel), whole_unsigned(mins + (i + 1) * kPanel));
+                lows = multiply_add_pairs(lows, pairs, words + i);
+            }
+            part = fma_exact(sub(zero(), load_scales(type.scale_type, chunk + kFloats)), to_float(lows), part);
+        }
+        total = fma_exact(part, all(*tile.scales), total);
+        chunk += chunk_bytes(type, kChunkBlocks);
+    }
+    store(totals, total);
+}
+
+using StreamPanel = void (*)(const CodedJob&, int64_t, B, float*);
+
+template <class Form>
+StreamPanel choose_parts(const qw_weight_type& type) {
+    return parts_of(type) == 1 ? stream_panel<Form, kChunkBlocks> : stream_panel<Form, kMaxSuperParts>;
+}
+
+StreamPanel choose_stream(const qw_weight_type& type) {
+    if (type.has_table) return choose_parts<Form<4, true, true>>(type);
+    switch (type.bits) {
+        case 2: return choose_parts<Form<2, false, false>>(type);
+        case 3: return choose_parts<Form<3, false, false>>(type);
+        case 4: return choose_parts<Form<4, false, false>>(type);
+        case 5: return choose_parts<Form<5, false, false>>(type);
+        case 6: return choose_parts<Form<6, false, false>>(type);
+        default: return choose_parts<Form<8, false, true>>(type);
+    }
 }
 
 // Totals [tokens][16] of one panel, tokens [first, last).
@@ -166,31 +216,32 @@ void sum_supers(const CodedJob& job, int64_t panel, int64_t first, int64_t last,
                 float (*totals)[kLanes]) {
     const qw_weight& weight = *job.arguments->weight;
     const qw_weight_type& type = *weight.type;
-    const MultiplySuper single = choose_single_super(type);
-    const SuperMultipliers multiply = type.bits == 8 || type.has_table ? choose_supers<true>(type) : choose_supers<false>(type);
+    const SuperMultipliers multiply = choose_supers(type);
     const uint8_t* chunk = panel_of(weight, panel);
     for (int64_t super = 0; super < num_blocks(type, weight.in) / kChunkBlocks; ++super) {
         const uint8_t* codes = expand_super(type, chunk, stage);
         chunk += chunk_bytes(type, kChunkBlocks);
-        if (job.inputs.tokens == 1) {
-            single(type, stage, codes, table, view_super(job.inputs, 0, 0, super), 1, totals);
-            continue;
-        }
         codes = staged<false>(type, codes, kChunkBlocks, table, stage.bytes);
         for (int64_t token = first; token < last; token += kTokenTile) {
             const int64_t tile = token / kTokenTile, rows = tile_rows(job.inputs, tile), fours = rows / 4;
             float(*of)[kLanes] = totals + (token - first);
-            if (fours > 0) multiply.four(type, stage, codes, table, view_super(job.inputs, tile, 0, super), fours, of);
+            if (fours > 0) multiply.four(type, stage, codes, view_super(job.inputs, tile, 0, super), fours, of);
             if (rows == 4 * fours) continue;
             const SuperTile rest = view_super(job.inputs, tile, 4 * fours, super);
-            multiply.one(type, stage, codes, table, rest, rows - 4 * fours, of + 4 * fours);
+            multiply.one(type, stage, codes, rest, rows - 4 * fours, of + 4 * fours);
         }
     }
 }
 
 void linear_nested(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
-    SuperStage stage;
     const B table = table_bytes(*job.arguments->weight->type);
+    if (job.inputs.tokens == 1) {
+        const StreamPanel stream = choose_stream(*job.arguments->weight->type);
+        return for_each_panel(job, begin, end, first, last, [&](int64_t panel, float (*totals)[kLanes]) {
+            stream(job, panel, table, *totals);
+        });
+    }
+    SuperStage stage;
     for_each_panel(job, begin, end, first, last, [&](int64_t panel, float (*totals)[kLanes]) {
         sum_supers(job, panel, first, last, table, stage, totals);
     });

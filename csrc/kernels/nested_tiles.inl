@@ -25,7 +25,7 @@ void stage_products(const uint8_t* codes, B table, int32_t zero_byte, ProductSta
     for (int64_t block = 0; block < kChunkBlocks; ++block, codes += Form::kBits * kVectorBytes) {
         B v[kBlockVectors];
 #pragma GCC unroll 8
-        for (int line = 0; line < Form::kBits; ++line) __builtin_prefetch(codes + kAheadBytes + line * 64);
+        for (int line = 0; line < Form::kBits; ++line) ask_ahead(codes + line * 64);
         spread<Form::kBits>(codes, v);
         __m512i even, odd, zeros;
 #pragma GCC unroll 8

@@ -9,7 +9,7 @@
 namespace qwench {
 namespace {
 
-constexpr int64_t kAheadBytes = 2048;  // in the weights' stream: about what arrives while memory answers
+constexpr int64_t kAheadBytes = 16384;  // in the weights' stream: so far that memory has answered when it is reached
 
 // A panel's chunk, ready to be multiplied.
 struct Stage {
@@ -22,9 +22,12 @@ QW_INLINE V load_scales(int32_t type, const uint8_t* from) {
     return type == QW_BF16 ? load(reinterpret_cast<const bf16*>(from)) : load_half(from);
 }
 
-// Asks for a chunk's scales and mins that far ahead.
+// Asks for a cache line of the stream that far ahead, into the second cache: the first is too small for what is under way.
+QW_INLINE void ask_ahead(const uint8_t* line) { __builtin_prefetch(line + kAheadBytes, 0, 2); }
+
+// The same for a chunk's scales and mins.
 void ask_for_scales(const qw_weight_type& type, const uint8_t* chunk, int64_t blocks) {
-    for (int64_t line = 0; line < scale_bytes(type, blocks); line += 64) __builtin_prefetch(chunk + kAheadBytes + line);
+    for (int64_t line = 0; line < scale_bytes(type, blocks); line += 64) ask_ahead(chunk + line);
 }
 
 // Scales and mins of a chunk as fp32.
@@ -202,7 +205,7 @@ void multiply_chunk(const ChunkView& chunk, TileView tile, float (*totals)[kLane
         const uint8_t* codes = chunk.codes + block * kVectorBytes * Form::kBits;
         if constexpr (kTokens == 1) {
 #pragma GCC unroll 8
-            for (int line = 0; line < Form::kBits; ++line) __builtin_prefetch(codes + kAheadBytes + line * 64);
+            for (int line = 0; line < Form::kBits; ++line) ask_ahead(codes + line * 64);
         }
         B v[kBlockVectors];
         spread<Form::kBits>(codes, v);
@@ -264,7 +267,7 @@ void stage_codes(const uint8_t* codes, int64_t blocks, const qw_weight_type& typ
     for (int64_t block = 0; block < blocks; ++block) {
         B v[kBlockVectors];
 #pragma GCC unroll 8
-        for (int line = 0; line < kBits; ++line) __builtin_prefetch(codes + kAheadBytes + line * 64);
+        for (int line = 0; line < kBits; ++line) ask_ahead(codes + line * 64);
         spread<kBits>(codes, v);
 #pragma GCC unroll 8
         for (int j = 0; j < kBlockVectors; ++j) {

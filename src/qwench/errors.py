@@ -12,7 +12,9 @@
     ├── Overloaded                     the queue is full; try again later
     ├── EngineUnavailable              the engine is loading, stopping or has failed
     ├── OutputError                    results cannot be written
-    └── OutOfMemory                    what was asked for does not fit into memory
+    ├── OutOfMemory                    what was asked for does not fit into memory
+    └── LedgerError                    the ledger is none, damaged, or of another version
+        └── LedgerUnavailable          it cannot be written at the moment: full disk, locked file
 
 A message names the field or file, the reason and the fix. Bugs are asserts and keep their traceback.
 This file knows nothing of HTTP frameworks or argument parsers; they read ``status`` and ``exit_code``.
@@ -98,6 +100,14 @@ class OutputError(QwenchError):
 
 class OutOfMemory(QwenchError):
     status, exit_code = 503, 11
+
+
+class LedgerError(QwenchError):
+    exit_code = 12
+
+
+class LedgerUnavailable(LedgerError):
+    status, code = 503, "ledger_unavailable"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -26,6 +26,8 @@ HEAVY = {
     "tokenizers",
     "jinja2",
     "huggingface_hub",
+    "httpx",
+    "sqlalchemy",
 }
 
 
@@ -55,9 +57,11 @@ def light_modules() -> list[str]:
         "engine.client",
         "text",
         "plan",
+        "gateway",
         "llm",
         "reason",
         "server",
+        "gateway",
         "cli",
     )
     names = (module_name(path) for path in files(PACKAGE, "*.py"))

@@ -89,6 +89,20 @@ LAYERS = {
         ),
         ("fastapi", "starlette", "pydantic", "uvicorn"),
     ),
+    # The accounts know nothing of HTTP; engines are reached over it alone.
+    **dict.fromkeys(
+        (
+            "gateway.records gateway.usage gateway.prices gateway.tables gateway.rows gateway.store gateway.anchor "
+            "gateway.writer gateway.ledger gateway.chain gateway.history gateway.imports gateway.exports "
+            "gateway.report gateway.words gateway.terminal gateway.page"
+        ).split(),
+        Layer((*BASE, "plan", "gateway"), ("sqlalchemy", "numpy", "rich")),
+    ),
+    # The rest stands behind the server's own gate, reads what clients send as the server does, and calls upstreams.
+    **dict.fromkeys(("gateway.engines", "gateway.upstream"), Layer((*BASE, "gateway"), ("httpx",))),
+    **dict.fromkeys(("gateway.app", "gateway.admin"), Layer((*BASE, "gateway", "server"), ("starlette",))),
+    "gateway.run": Layer(("gateway", "server.run"), ("uvicorn",)),
+    "gateway": Layer((*BASE, "plan", "text.thinking", "text.grammar", "media.parts", "gateway", "server"), ()),
     "bench": ANYTHING,
     "cli": ANYTHING,
     "train": ANYTHING,

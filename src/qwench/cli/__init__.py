@@ -24,12 +24,17 @@ from qwench.fault import fault
 COMMANDS = {
     "chat": "talk to a model: one answer with -p, else a conversation",
     "serve": "serve a model over HTTP, compatible with OpenAI's API",
+    "launch": "use a running server with an agent: Claude Code, Codex, Qwen Code, Open WebUI, Continue",
     "generate": "answer a file of requests offline, in OpenAI's batch format",
     "quantize": "write a checkpoint in fewer bits, with a receipt of what that cost",
     "show": "what a model's files hold: types, sizes, receipt",
     "models": "the Qwen3.5 and Qwen3 models with their sizes",
     "plan": "what fits, how fast it will be and what it will cost, before anything is downloaded",
+    "report": "what completed tasks cost, with the share that was completed, from the gateway's ledger",
+    "ledger": "verify the ledger, import and export logs, record outcomes, erase kept texts",
     "bench": "prefill and decode speed beside the machine's limits and beside other engines",
+    "gateway": "several tiers behind one address, routed by what a completed task is worth and costs",
+    "route": "what the gateway's router would do and why, without asking any model",
     "doctor": "what this machine has, how fast it is, which kernels were chosen, what to mend",
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -135,7 +140,7 @@ def _run(arguments: list[str]) -> int:
     command.add_arguments(parser)
     try:
         words = arguments[1:]
-        if any(word.partition("=")[0] == config_file.FLAG for word in words):
+        if config_file.is_asked(parser, words):
             words = config_file.with_config(parser, words)
         args = parser.read(words)
     except SystemExit as done:  # argparse leaves this way after printing --help

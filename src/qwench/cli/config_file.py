@@ -23,6 +23,13 @@ def add_config_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def is_asked(parser: Parser, words: Sequence[str]) -> bool:
+    """Whether ``words`` name a file of flags; a command may mean something else by the same flag."""
+    action = parser.flags.get(FLAG.lstrip("-"))
+    means_flags = action is None or action.dest == "config"
+    return means_flags and any(word.partition("=")[0] == FLAG for word in words)
+
+
 def with_config(parser: Parser, arguments: Sequence[str]) -> list[str]:
     """``arguments`` behind those of the file that ``--config`` among them names.
 

@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     kept = "memory for responses that clients of /v1/responses ask to be stored, 0 stores none (256)"
     parser.add_argument("--response-memory", type=int, default=256, metavar="MIB", help=kept)
+    parser.add_argument("--max-body", default="32MiB", metavar="SIZE", help="of one request's body at most (32MiB)")
     left = "a prompt whose client left: stop reading, or finish in the background for the next try (stop)"
     parser.add_argument("--on-disconnect", default="stop", metavar="stop|finish", help=left)
     named = "a command that clients may have answers checked with, by this name; runs without a network"
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     check_exposure(args.host, keys, allowed=args.allow_no_key)
     _check_limits(args)
     config = replace(engine_config(args), max_queue=args.max_queue, on_disconnect=args.on_disconnect)
-    checkers = named_checkers(args.checker)
+    checkers, max_body = named_checkers(args.checker), read_max_body(args.max_body)
     media, sources = media_caps(args), media_sources(args, files=False)
     with bind(args.host, args.port) as listener, ExitStack() as stack:
         client = EngineClient(config)
@@ -104,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
             hosts=frozenset(name.lower() for name in (args.host, *args.allow_host)),
             origins=frozenset(origin.rstrip("/") for origin in args.allow_origin),
             response_bytes=args.response_memory << 20,
+            max_body_bytes=max_body,
             checkers=checkers,
             media=media,
             sources=sources,
@@ -118,6 +120,16 @@ def run(args: argparse.Namespace) -> int:
         watch.start()
         serve(app, client, listener)
     return 0
+
+
+def read_max_body(text: str) -> int:
+    """Bytes of --max-body. Raises UsageError."""
+    from qwench.llm import read_size
+
+    found = read_size(text, "--max-body")
+    if found < 1024:
+        raise UsageError(f"--max-body is {text}; give at least 1KiB, so that a question fits.")
+    return found
 
 
 def _check_limits(args: argparse.Namespace) -> None:
@@ -218,7 +230,7 @@ def _greet(client: EngineClient, where: str, name: str, locked: bool) -> None:
     for line in client.banner():
         _say(line)
     key = ' -H "Authorization: Bearer $QWENCH_API_KEY"' if locked else ""
-    _say(f"{name} listens on {where} (documentation: {where}/docs); stop with Ctrl-C. Try:")
+    _say(f"{name} listens on {where} (a chat page for your browser; API: {where}/docs); stop with Ctrl-C. Try:")
     _say(f"  curl {where}/v1/chat/completions{key} -H 'Content-Type: application/json' \\")
     _say('    -d \'{"messages": [{"role": "user", "content": "Hello!"}]}\'')
 

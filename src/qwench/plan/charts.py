@@ -1,9 +1,12 @@
-"""Charts as inline SVG: a stacked bar, bands over a logarithmic axis, lines. Knows numbers and labels, no plan."""
+"""Charts as inline SVG: a stacked bar, bands over a logarithmic axis, bars with intervals, columns over days.
+
+Knows numbers and labels, no plan and no ledger.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -79,6 +82,69 @@ def bands(
         for index, each in enumerate(shown)
     )
     figure = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(y_label)}</title>{"".join(drawn)}</svg>'
+    return f'{figure}<ul class="legend">{legend}</ul>'
+
+
+@dataclass(frozen=True)
+class Bar:
+    """``told``: the value in words. ``low`` and ``high``: the ends of its interval, None where it has none."""
+
+    name: str
+    value: float
+    told: str
+    low: float | None = None
+    high: float | None = None
+
+
+def bars(rows: Sequence[Bar]) -> str:
+    """One bar below the other, each with its interval; an interval without an end runs out of the picture."""
+    if not rows:
+        return "<p>Nothing to draw yet.</p>"
+    row, left, right = 26, 190, 170
+    whole = max(max(each.value, each.high or 0.0) for each in rows) or 1.0
+    drawn = []
+    for index, each in enumerate(rows):
+        y, scale = index * row, (WIDTH - left - right) / whole
+        width = each.value * scale
+        drawn.append(f'<text x="{left - 8}" y="{y + 17}" text-anchor="end">{escape(each.name)}</text>')
+        drawn.append(f'<rect x="{left}" y="{y + 4}" width="{width:.1f}" height="18" fill="{COLOURS[0]}"/>')
+        if each.low is not None:
+            ends = left + each.low * scale, left + each.high * scale if each.high is not None else WIDTH - right
+            drawn.append(f'<line class="ends" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y + 13}" y2="{y + 13}"/>')
+        drawn.append(f'<text x="{WIDTH - right + 8}" y="{y + 17}">{escape(each.told)}</text>')
+    return f'<svg viewBox="0 0 {WIDTH} {row * len(rows)}" role="img">{"".join(drawn)}</svg>'
+
+
+def columns(days: Sequence[tuple[str, Mapping[str, float]]], told: Callable[[float], str]) -> str:
+    """Stacked columns, one a day; ``told`` says a sum in words."""
+    names = sorted({name for _, parts in days for name in parts})
+    top = max((sum(parts.values()) for _, parts in days), default=0.0)
+    if not top:
+        return "<p>Nothing to draw yet.</p>"
+    height, wide = HEIGHT - BOTTOM, (WIDTH - LEFT - RIGHT) / len(days)
+    drawn = []
+    for part in range(5):
+        y = height - part / 4 * (height - 16)
+        drawn.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        drawn.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(told(top * part / 4))}</text>')
+    for index, (day, parts) in enumerate(days):
+        x, y = LEFT + index * wide, float(height)
+        for name, value in sorted(parts.items()):
+            tall = value / top * (height - 16)
+            y -= tall
+            colour = COLOURS[names.index(name) % len(COLOURS)]
+            drawn.append(
+                f'<rect x="{x + wide * 0.1:.1f}" y="{y:.1f}" width="{wide * 0.8:.1f}" height="{tall:.1f}" '
+                f'fill="{colour}"><title>{escape(f"{day}, {name}: {told(value)}")}</title></rect>'
+            )
+        if index % max(1, math.ceil(len(days) / 8)) == 0:
+            middle = x + wide / 2
+            drawn.append(f'<text x="{middle:.1f}" y="{HEIGHT - 16}" text-anchor="middle">{escape(day[5:])}</text>')
+    legend = "".join(
+        f'<li><i style="background:{COLOURS[index % len(COLOURS)]}"></i>{escape(name)}</li>'
+        for index, name in enumerate(names)
+    )
+    figure = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(drawn)}</svg>'
     return f'{figure}<ul class="legend">{legend}</ul>'
 
 

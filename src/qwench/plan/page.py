@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from html import escape
 
 from qwench import __version__
 from qwench.plan import words
 from qwench.plan.charts import Series, bands, stack
 from qwench.plan.document import Plan
+from qwench.plan.sheet import sheet, table
 from qwench.plan.trends import DENSING
-
-META = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .2rem .5rem; border-bottom: 1px solid #8883; }
-th:first-child, td:first-child { text-align: left; }
-svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: currentColor; }
-.grid { stroke: currentColor; stroke-opacity: .15; } .limit { stroke: #c0392b; stroke-width: 2; }
-.legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9em; }
-.legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: 2px; }
-.no { color: #c0392b; font-weight: 600; } .yes { color: #2e8b57; font-weight: 600; } small { opacity: .75; }
-"""
 
 
 def page(plan: Plan) -> str:
@@ -40,14 +25,7 @@ def page(plan: Plan) -> str:
         *_waiting(plan),
         *_sources(plan),
     ]
-    head = f"{META}<title>{escape(title)}</title><style>{STYLE}</style>"
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>"
+    return sheet(title, body)
 
 
 def _memory(plan: Plan) -> list[str]:
@@ -65,12 +43,12 @@ def _memory(plan: Plan) -> list[str]:
     return [
         "<h2>Memory</h2>",
         stack(parts, plan.placement.there, words.GB, "GB"),
-        _table(
+        table(
             ("of what", "bytes"),
             ((f"{line.name}: {line.detail}", words.size(line.bytes)) for line in plan.memory.lines),
         ),
         "<h2>Precisions</h2>",
-        _table(("precision", "weights", "together", "fits", "one sequence, tokens/s"), rungs),
+        table(("precision", "weights", "together", "fits", "one sequence, tokens/s"), rungs),
     ]
 
 
@@ -133,7 +111,7 @@ def _costs(plan: Plan) -> list[str]:
         "<h2>Cost of a million generated tokens over use</h2>",
         f"<p>{told}</p>",
         bands([own, *others], "share of the time at work", "dollars per million", ticks, log_y=True),
-        _table(("others ask", "out per million", "one attempt", "per completed", "own is cheaper from"), rows)
+        table(("others ask", "out per million", "one attempt", "per completed", "own is cheaper from"), rows)
         if rows
         else "",
     ]
@@ -159,7 +137,7 @@ def _sources(plan: Plan) -> list[str]:
     ]
     return [
         "<h2>Where the figures come from</h2>",
-        _table(("figure", "value", "source"), cells),
+        table(("figure", "value", "source"), cells),
         f"<ul>{''.join(notes)}</ul>",
         f"<p><small>qwench {__version__}; weights: {escape(plan.subject.source)}.</small></p>",
     ]

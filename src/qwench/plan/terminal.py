@@ -40,7 +40,7 @@ def console() -> Console:
     )
 
 
-def _table(*columns: str, text: Sequence[int] = ()) -> Table:
+def ruled(*columns: str, text: Sequence[int] = ()) -> Table:
     """The first column is a name; those at ``text`` are words, which may wrap, the others numbers, which may not."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
@@ -69,7 +69,7 @@ def show_plan(out: Console, plan: Plan) -> None:
 
 def _memory(out: Console, memory: Footprint) -> None:
     widths = [round(BAR * line.bytes / memory.total) for line in memory.lines]
-    table = _table("memory", "GB", "", "of what", text=(2, 3))
+    table = ruled("memory", "GB", "", "of what", text=(2, 3))
     table.columns[2].no_wrap = True
     for index, (line, width) in enumerate(zip(memory.lines, widths, strict=True)):
         colour = COLOURS[index % len(COLOURS)]
@@ -80,7 +80,7 @@ def _memory(out: Console, memory: Footprint) -> None:
 
 
 def _ladder(out: Console, plan: Plan) -> None:
-    table = _table("precision", "weights", "together", "fits", "one sequence, tokens/s")
+    table = ruled("precision", "weights", "together", "fits", "one sequence, tokens/s")
     for rung in plan.ladder:
         chosen = "bold" if rung.precision == plan.subject.precision else ""
         fits = MARKS["yes" if rung.fits else "no"]
@@ -90,7 +90,7 @@ def _ladder(out: Console, plan: Plan) -> None:
 
 
 def _speed(out: Console, plan: Plan) -> None:
-    depths = _table("tokens known", "generates, tokens/s", "", "reads a prompt, tokens/s", "", text=(2, 4))
+    depths = ruled("tokens known", "generates, tokens/s", "", "reads a prompt, tokens/s", "", text=(2, 4))
     most = max((point.speed.each.high for point in plan.depths if point.speed.each), default=0.0)
     for point in plan.depths:
         reasons = () if point.speed.each else point.speed.missing[:1]
@@ -103,7 +103,7 @@ def _speed(out: Console, plan: Plan) -> None:
             f"[dim]{escape(told)}[/]",
         )
     out.print(depths)
-    users = _table(f"users at {words.tokens(plan.load.context)}", "each, tokens/s", "all, tokens/s", "", text=(3,))
+    users = ruled(f"users at {words.tokens(plan.load.context)}", "each, tokens/s", "all, tokens/s", "", text=(3,))
     for point in plan.users:
         told = "" if point.speed.each else "; ".join(point.speed.missing[:1])
         users.add_row(
@@ -120,7 +120,7 @@ def _speed(out: Console, plan: Plan) -> None:
 
 
 def show_machines(out: Console, machines: Sequence[Machine]) -> None:
-    table = _table("name", "GB", "GB/s", "TFLOP/s", "watts", "to buy", "an hour")
+    table = ruled("name", "GB", "GB/s", "TFLOP/s", "watts", "to buy", "an hour")
     for machine in machines:
         plain = [machine[cell] for cell in ("memory_gb", "bandwidth_gbs", "bf16_tflops", "watts")]
         money = [machine[cell] for cell in ("price_usd", "rent_usd_hour")]
@@ -152,7 +152,7 @@ def _costs(out: Console, plan: Plan) -> None:
         out.print(
             f"\n[bold]Cost[/]  {words.dollars(costs.hourly)} an hour at full use ({told}), {costs.users} streams busy"
         )
-        table = _table("at work", *(f"{use.share:.0%}" for use in costs.uses))
+        table = ruled("at work", *(f"{use.share:.0%}" for use in costs.uses))
         table.add_row("$ per million generated", *(words.dollars(use.average) for use in costs.uses))
         out.print(table)
         out.print(f"One more million while there is slack: {words.dollars(costs.marginal)} (energy alone).")
@@ -163,7 +163,7 @@ def _costs(out: Console, plan: Plan) -> None:
     elif costs.missing:
         out.print(f"\n[bold]Cost[/]  unknown: {escape(costs.missing)}.")
     if costs.rivals:
-        table = _table("others ask", "in / out, $/M", "attempt", "completed", "own wins from", text=(0,))
+        table = ruled("others ask", "in / out, $/M", "attempt", "completed", "own wins from", text=(0,))
         for rival in costs.rivals:
             price = rival.price
             told = price.date if price.model else f"another model, {price.date}"
@@ -195,7 +195,7 @@ def _waiting(out: Console, plan: Plan) -> None:
 def show_offers(out: Console, wish: Wish, found: Sequence[Offer], nearest: tuple[str, Offer] | None) -> None:
     rate = f", {wish.rate:g} tokens/s each" if wish.rate else ""
     out.print(f"[bold]{wish.model}[/] for {wish.users} × {words.tokens(wish.context)} tokens{rate}")
-    table = _table("machine", "would do", "at", "$ a month", "why", text=(4,))
+    table = ruled("machine", "would do", "at", "$ a month", "why", text=(4,))
     for offer in found:
         month = words.dollars(offer.monthly) if offer.monthly else "[dim]unknown[/]"
         table.add_row(
@@ -222,7 +222,7 @@ def show_models(out: Console, machine: Machine, found: Sequence[Offer], context:
         f"{words.tokens(context)} tokens"
     )
     names = ("MMLU-Pro", "GPQA", "LiveCodeBench", "SWE-bench")
-    table = _table("model", "fits", "at", "GB", "tokens/s", *names)
+    table = ruled("model", "fits", "at", "GB", "tokens/s", *names)
     for offer in found:
         marks = scores().get(offer.subject.name, {})
         shown = [f"{marks[name]:g}" if name in marks else "" for name in names]

@@ -29,7 +29,7 @@ def body_of(name: str) -> dict[str, object]:
 
 
 def health_routes(service: Service) -> APIRouter:
-    """``/health``, ``/version`` and ``/``."""
+    """``/health`` and ``/version``."""
     router = APIRouter()
 
     @router.get("/health")
@@ -46,11 +46,6 @@ def health_routes(service: Service) -> APIRouter:
     async def version() -> Response:
         """The version of Qwench."""
         return json_response({"version": __version__})
-
-    @router.get("/")
-    async def root() -> Response:
-        """What this is."""
-        return json_response({"name": "qwench", "version": __version__, "model": service.name, "docs": "/docs"})
 
     return router
 

@@ -31,6 +31,7 @@ from qwench.server.reply import REUSE_HEADER, WARNINGS_HEADER, generate, read_js
 from qwench.server.responses.routes import response_routes
 from qwench.server.schemas import ControlRequest, shape, show
 from qwench.server.service import ServerSettings, Service
+from qwench.server.site import page_routes
 from qwench.text.model import ModelText
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
     )
     routers = routers_of(service, runner)
     listed = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-    for router in (*routers, docs_routes(service, listed)):
+    for router in (*routers, docs_routes(service, listed), page_routes(service)):
         app.include_router(router)
     app.add_exception_handler(QwenchError, on_qwench_error)
     app.add_exception_handler(HTTPException, on_http_error)

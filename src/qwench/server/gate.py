@@ -31,6 +31,7 @@ from qwench.server.errors import (
 from qwench.server.keys import owner_of
 from qwench.server.limits import Limits
 from qwench.server.service import ServerSettings
+from qwench.server.site import is_public
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Gate:
                 told["x-request-id"] = request_id
                 if speaks_anthropic(scope):
                     told["request-id"] = request_id
+                told["x-content-type-options"] = "nosniff"
             fault("send")
             await send(message)
 
@@ -107,7 +109,8 @@ class Gate:
         if origin is not None and origin.partition("://")[2] != host and not settings.origins & {origin, "*"}:
             told = f"Pages of {ascii(origin)[1:-1][:100]} may not use this server"
             raise ForeignOrigin(f"{told}; its operator can allow it with --allow-origin.")
-        if settings.keys and not scope[OWNER] and scope["path"] not in KEYLESS:
+        keyless = scope["path"] in KEYLESS or is_public(scope["path"], headers)
+        if settings.keys and not scope[OWNER] and not keyless:
             told = "The API key is missing or wrong; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`."
             raise InvalidApiKey(told)
 

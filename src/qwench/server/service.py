@@ -92,7 +92,9 @@ class Service:
     @cached_property
     def _reader(self) -> MediaReader | None:
         vision = self.text.vision if self.client.sees else None
-        return None if vision is None else MediaReader(vision, self.settings.media, self.settings.sources)
+        if vision is None:
+            return None
+        return MediaReader(vision, self.settings.media, self.settings.sources, most=self.client.most_pixels)
 
     @cached_property
     def _lookers(self) -> ThreadPoolExecutor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from starlette.responses import Response
 
 from qwench.errors import Overloaded, QwenchError, RequestError
 from qwench.server.admin import body_of
-from qwench.server.answer import Answer, Head, whole
+from qwench.server.answer import Answer, Head, Trail, whole
 from qwench.server.errors import InternalError, encode, json_response
 from qwench.server.gate import OWNER
 from qwench.server.prepare import Prepared, check_model
@@ -181,9 +182,9 @@ def in_background(service: Service, store: ResponseStore, found: Understood, own
     most = service.settings.key_running or MOST_WORKING
     if store.running(owner) >= most:
         raise Overloaded(f"{most} responses of this key are being answered already.", code="concurrency_limit")
-    with found.asked.translation.places.naming():
-        answer = service.answer(found.prepared, owner)
     head = service.head("resp_")
+    with found.asked.translation.places.naming():
+        answer = service.answer(found.prepared, owner, Trail(time.monotonic(), id=head.id))
 
     def keep(body: Mapping[str, Any]) -> None:
         store.change(kept, body)

@@ -1,0 +1,82 @@
+"""Everything one gateway consists of, put together once: ledger, prices, router, upstreams, budgets, stop button.
+
+Knows no route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qwench.gateway.budgets import ALL, Budgets, Purse
+from qwench.gateway.conversations import Conversations
+from qwench.gateway.courier import Books, Courier
+from qwench.gateway.halt import Halt
+from qwench.gateway.ledger import Ledger
+from qwench.gateway.posterior import Outcomes
+from qwench.gateway.prices import Prices
+from qwench.gateway.records import Event
+from qwench.gateway.router import Router
+from qwench.gateway.tiers import Option, Settings
+from qwench.gateway.upstream import Upstream
+from qwench.server.service import ServerSettings
+
+
+@dataclass(frozen=True)
+class House:
+    """One gateway. ``server`` is what the gate in front of it goes by."""
+
+    settings: Settings
+    books: Books
+    router: Router
+    courier: Courier
+    upstreams: dict[str, Upstream]
+    halt: Halt
+    server: ServerSettings
+
+    def resting(self, option: Option) -> bool:
+        return self.upstreams[option.tier.name].breaker.resting
+
+    async def learn(self) -> None:
+        """Believe the outcomes that are in the ledger by now."""
+        self.books.outcomes.replace(await asyncio.to_thread(self.books.ledger.tallies))
+
+    async def aclose(self) -> None:
+        for upstream in self.upstreams.values():
+            await upstream.aclose()
+
+
+def furnish(
+    settings: Settings,
+    ledger: Ledger,
+    prices: Prices,
+    server: ServerSettings,
+    *,
+    offline: bool = False,
+    rng: random.Random | None = None,
+    now: Callable[[], float] = time.time,
+) -> House:
+    """A gateway of these parts; what was spent today and how options fared is read from the ledger."""
+    drawn = rng or random.Random()
+
+    def alert(name: str, share: float, purse: Purse) -> None:
+        detail = {"purse": name or "all", "share": share, "spent": purse.spent, "limit": purse.limit}
+        ledger.event(Event("alert", detail=detail))
+
+    limits = {ALL: settings.budget, **{name: owner.budget for name, owner in settings.owners.items()}}
+    budgets = Budgets(limits, settings.alerts, now, alert)
+    for name in limits:
+        spending = ledger.spent(key=name or None, since=budgets.since)
+        budgets.restore(name, spending.amounts.get(settings.routing.currency, 0.0), spending.unknown)
+    upstreams = {
+        name: Upstream(tier, offline=offline, clock=time.monotonic)
+        for name, tier in settings.tiers.items()
+        if tier.local or not offline
+    }
+    outcomes = Outcomes(ledger.tallies())
+    books = Books(ledger, prices, budgets, outcomes, Conversations(settings.routing.cache, time.monotonic), now)
+    router = Router(settings, prices, outcomes, drawn, offline=offline)
+    return House(settings, books, router, Courier(upstreams, books, drawn), upstreams, Halt(), server)
