@@ -146,8 +146,6 @@ def test_what_chat_cannot_do_is_refused_by_field(http: httpx.Client, fields: dic
         ({"prompt": ["a"] * 65, "n": 2}, "prompt"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
-        ({"suffix": "end"}, "suffix"),
-        ({"best_of": 4}, "best_of"),
         ({"max_tokens": 0}, "max_tokens"),
     ],
     ids=str,

@@ -16,13 +16,10 @@ from openai.types.responses import response_create_params as responses
 
 from qwench.engine.request import SamplingParams
 from qwench.errors import ModelNotFound, RequestError, TemplateError
-from qwench.server.messages.fields import FIELDS as MESSAGES
 from qwench.server.messages.fields import MessagesRequest
 from qwench.server.prepare import Prepared, prepare_chat, prepare_completion
-from qwench.server.responses.fields import FIELDS as RESPONSES
 from qwench.server.responses.fields import ResponsesRequest
 from qwench.server.schemas import (
-    FIELDS,
     ChatRequest,
     CompletionRequest,
     Endpoint,
@@ -31,15 +28,11 @@ from qwench.server.schemas import (
     rules,
     sift,
 )
+from qwench.server.tables import RULES
 from qwench.text.model import ModelText
 
 ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
-TABLES: dict[Endpoint, Sequence[FieldRule]] = {
-    "chat": FIELDS,
-    "completions": FIELDS,
-    "messages": MESSAGES,
-    "responses": RESPONSES,
-}
+TABLES: dict[Endpoint, Sequence[FieldRule]] = dict(RULES.values())
 BOTH: tuple[Endpoint, ...] = ("chat", "completions")
 MINIMAL: dict[Endpoint, dict[str, Any]] = {
     "chat": {"messages": [{"role": "user", "content": "Hello"}]},

@@ -13,9 +13,7 @@ from qwench.errors import RequestError
 from qwench.server.body import parse, read_body
 from qwench.server.docs import page
 from qwench.server.errors import RETRY_AFTER, json_response
-from qwench.server.messages.fields import CountRequest, MessagesRequest
 from qwench.server.openapi import document
-from qwench.server.responses.fields import ResponsesRequest
 from qwench.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, shape
 from qwench.server.service import Service
 from qwench.text.model import ChatPrompt
@@ -101,7 +99,7 @@ def docs_routes(service: Service, routes: list[APIRoute]) -> APIRouter:
     @router.get("/openapi.json")
     async def openapi() -> Response:
         """The OpenAPI document."""
-        return json_response(document(routes, CountRequest, MessagesRequest, ResponsesRequest))
+        return json_response(document(routes))
 
     return router
 

@@ -388,10 +388,12 @@ class Format(ABC):
     """How a kind of response is written: chunk by chunk, or as one body folded from the same deltas.
 
     ``named``: each event of a stream bears its type as its name; ``done``: a last line says that nothing follows.
+    ``framed``: a stream is of events, else of lines.
     """
 
     named = False
     done = True
+    framed = True
 
     def opening(self) -> list[dict[str, object]]:
         """What a stream begins with, when nothing of the answer is known yet."""

@@ -25,6 +25,7 @@ from qwench.server.gate import OWNER, Gate
 from qwench.server.messages.routes import message_routes
 from qwench.server.metrics import metrics_routes
 from qwench.server.models import model_routes
+from qwench.server.ollama.routes import ollama_routes
 from qwench.server.prepare import prepare_chat, prepare_completion
 from qwench.server.reply import REUSE_HEADER, WARNINGS_HEADER, generate, read_json
 from qwench.server.responses.routes import response_routes
@@ -48,17 +49,7 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
         redirect_slashes=False,
         lifespan=lambda _: runner.around(),
     )
-    routers = [
-        answer_routes(service),
-        message_routes(service),
-        response_routes(service),
-        model_routes(service),
-        health_routes(service),
-        token_routes(service),
-        file_routes(service),
-        batch_routes(service, runner),
-        metrics_routes(service),
-    ]
+    routers = routers_of(service, runner)
     listed = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     for router in (*routers, docs_routes(service, listed), page_routes(service)):
         app.include_router(router)
@@ -74,6 +65,22 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
             expose_headers=[WARNINGS_HEADER, REUSE_HEADER, "x-request-id"],
         )
     return app
+
+
+def routers_of(service: Service, runner: BatchRunner) -> list[APIRouter]:
+    """All routes but those of the documentation."""
+    return [
+        answer_routes(service),
+        message_routes(service),
+        response_routes(service),
+        model_routes(service),
+        health_routes(service),
+        token_routes(service),
+        file_routes(service),
+        batch_routes(service, runner),
+        ollama_routes(service),
+        metrics_routes(service),
+    ]
 
 
 def answer_routes(service: Service) -> APIRouter:

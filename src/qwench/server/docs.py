@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from html import escape
 
 from fastapi.routing import APIRoute
 
 from qwench import __version__
-from qwench.server.messages.fields import FIELDS as MESSAGES
-from qwench.server.responses.fields import FIELDS as RESPONSES
-from qwench.server.schemas import FIELDS as CHAT
-
-FIELDS = (*CHAT, *MESSAGES, *RESPONSES)
+from qwench.server.tables import KINDS, body_name, rows
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -22,18 +18,14 @@ vertical-align: top; border-bottom: 1px solid #8884 } pre { overflow-x: auto; pa
 """
 
 
-def page(model: str, routes: Iterable[APIRoute]) -> str:
+def page(model: str, routes: Sequence[APIRoute]) -> str:
     """The whole page for ``model`` and the application's ``routes``."""
     listed = "".join(
         f"<tr><td><code>{' '.join(sorted(route.methods or ()))} {escape(route.path)}</code></td>"
         f"<td>{escape(route.description)}</td></tr>"
         for route in routes
     )
-    fields = "".join(
-        f"<tr><td><code>{rule.name}</code></td><td>{', '.join(rule.endpoints)}</td>"
-        f"<td>{rule.treatment.value}</td><td>{escape(rule.note)}</td></tr>"
-        for rule in FIELDS
-    )
+    fields = "".join(_table(name, routes) for name in KINDS)
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Qwench {__version__}</title>
 <meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>
 <h1>Qwench {__version__}</h1>
@@ -45,5 +37,15 @@ The schema is at <a href="/openapi.json">/openapi.json</a>.</p>
 <h2>Request fields</h2>
 <p>An ignored field is named in the <code>X-Qwench-Warnings</code> header; so is a field nobody knows. A refused field
 is answered with status 400 and its name.</p>
-<table><tr><th>Field</th><th>Of</th><th>Treatment</th><th>Note</th></tr>{fields}</table>
+{fields}
 </body></html>"""
+
+
+def _table(name: str, routes: Sequence[APIRoute]) -> str:
+    """The fields of one type of request."""
+    of = ", ".join(route.path for route in routes if body_name(route) == name)
+    fields = "".join(
+        f"<tr><td><code>{rule.name}</code></td><td>{rule.treatment.value}</td><td>{escape(rule.note)}</td></tr>"
+        for rule in rows(name)
+    )
+    return f"<h3>{of}</h3><table><tr><th>Field</th><th>Treatment</th><th>Note</th></tr>{fields}</table>"

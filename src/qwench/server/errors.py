@@ -17,6 +17,7 @@ RETRY_AFTER = 2  # seconds; loading moves within that order of time, and nobody 
 MOST_RETRY_AFTER = 60  # seconds; OpenAI's own client does not believe more
 RETRIED = frozenset({429, 503})  # everything else fails again when repeated
 REQUEST = "qwench.request"  # in the scope of a request: its id
+OLLAMA = "/api/"  # its routes tell a failure as a text
 BUSY = 529  # Anthropic's status of a server that cannot answer now, instead of 503
 ANTHROPIC_TYPES = {
     401: "authentication_error",
@@ -134,6 +135,8 @@ def error_response(error: QwenchError, scope: Scope, headers: Mapping[str, str] 
     again = {"retry-after": str(min(max(wait, RETRY_AFTER), MOST_RETRY_AFTER))}
     retry = again if error.status in RETRIED else {"x-should-retry": "false"}
     told = {**retry, **(headers or {})}
+    if scope["path"].startswith(OLLAMA):
+        return json_response({"error": error.message}, error.status, told)
     if speaks_anthropic(scope):
         return json_response(anthropic_error(error, scope.get(REQUEST)), _anthropic_status(error), told)
     return json_response(error_body(error), error.status, told)

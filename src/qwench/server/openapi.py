@@ -1,6 +1,6 @@
 """The OpenAPI document: what each route takes and what it answers. Tests hold real answers to it.
 
-Requests are the types of ``schemas.py``; answers are written down here. Knows no values.
+Requests are the types of ``tables.py``; answers are written down here. Knows no values.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from typing import Any
 
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 
 from qwench import __version__
-from qwench.server.schemas import components
+from qwench.server.tables import components
 
 Schema = dict[str, Any]
 TEXT, WHOLE, REAL, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "boolean"}
@@ -150,13 +149,13 @@ ANSWERS: Mapping[str, Mapping[str, Schema]] = {
 }
 
 
-def document(routes: Sequence[APIRoute], *more: type[BaseModel]) -> Schema:
-    """The whole document over ``routes``; ``more`` are requests beside those of ``schemas.py``."""
+def document(routes: Sequence[APIRoute]) -> Schema:
+    """The whole document over ``routes``."""
     found = get_openapi(title="Qwench", version=__version__, routes=routes)
     for path, operations in found["paths"].items():
         for operation in operations.values():
             operation["responses"] = responses(path, operation["responses"])
-    requests = {name: _open(schema) for name, schema in components(*more).items()}
+    requests = {name: _open(schema) for name, schema in components().items()}
     found["components"] = {
         "schemas": {**requests, **COMPONENTS},
         "securitySchemes": {

@@ -15,6 +15,7 @@ from qwench.server.answer import Answer, Format, Head, Trail, whole
 from qwench.server.body import parse, read_body
 from qwench.server.errors import json_response
 from qwench.server.gate import ARRIVED, CLIENT_CLOSED, OWNER
+from qwench.server.ndjson import LineStream
 from qwench.server.prepare import Prepared
 from qwench.server.service import Service
 from qwench.server.sse import ClientGone, EventStream, unless_gone
@@ -57,7 +58,8 @@ async def reply(
     form = make_format(head, answer, service.text.tokenizer)
     headers = warning_header(prepared.warnings)
     if prepared.stream:
-        return EventStream(answer, form, service.settings.keepalive, headers)
+        stream = EventStream if form.framed else LineStream
+        return stream(answer, form, service.settings.keepalive, headers)
     try:
         told = await unless_gone(request.receive, whole(answer, form))
         return json_response(told, headers={**headers, REUSE_HEADER: "; ".join(answer.reuse)[:MAX_WARNINGS]})

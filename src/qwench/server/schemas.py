@@ -2,7 +2,7 @@
 
 ``FIELDS`` says of every field whether it is supported, ignored with a warning, or
 refused, and why; the documentation page and a test read the same table. The other APIs have tables of their own, in
-messages/fields.py and responses/fields.py. Knows no HTTP, no tokenizer and no engine.
+messages/fields.py, responses/fields.py and ollama/fields.py. Knows no HTTP, no tokenizer and no engine.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from enum import Enum
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.json_schema import models_json_schema
 
 from qwench.errors import RequestError
 from qwench.media.parts import MEDIA_FIELDS
 from qwench.text.grammar import KINDS
 from qwench.text.thinking import KNOWN, concerns_thinking
 
-Endpoint = Literal["chat", "completions", "messages", "responses"]
+Endpoint = Literal["chat", "completions", "messages", "responses", "ollama chat", "ollama generate"]
 BOTH: tuple[Endpoint, ...] = ("chat", "completions")
 CHAT: tuple[Endpoint, ...] = ("chat",)
 COMPLETIONS: tuple[Endpoint, ...] = ("completions",)
@@ -338,25 +337,6 @@ class BatchRequest(BaseModel):
 
 
 Shape = TypeVar("Shape", bound=BaseModel)
-
-
-def components(*more: type[BaseModel]) -> dict[str, Any]:
-    """The request types as OpenAPI components, and ``more``."""
-    kinds: tuple[type[BaseModel], ...] = (
-        *more,
-        ChatRequest,
-        CompletionRequest,
-        ControlRequest,
-        TokenizeRequest,
-        DetokenizeRequest,
-        TemplateRequest,
-        FileUpload,
-        BatchRequest,
-    )
-    wanted: list[tuple[type[BaseModel], Literal["validation"]]] = [(kind, "validation") for kind in kinds]
-    _, schema = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
-    definitions: dict[str, Any] = schema["$defs"]
-    return definitions
 
 
 def listing(*more: str) -> dict[str, object]:

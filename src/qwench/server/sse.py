@@ -116,8 +116,12 @@ class EventStream(Response):
         finally:
             self._answer.abort()
 
+    def pieces(self) -> AsyncGenerator[bytes]:
+        """What is sent, as it comes."""
+        return events(self._answer, self._form, self._keepalive)
+
     async def _write(self, send: Send) -> None:
-        async with aclosing(events(self._answer, self._form, self._keepalive)) as lines:
-            async for line in lines:
-                await send({"type": "http.response.body", "body": line, "more_body": True})
+        async with aclosing(self.pieces()) as pieces:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
