@@ -108,7 +108,7 @@ class Connection(H11Protocol):
             self.transport.close()
             return
         status = getattr(sys.exception(), "error_status_hint", 400)
-        error: QwenchError = RequestError("This is no HTTP/1.1 request that can be read; send one.")
+        error: QwenchError = RequestError("This is no HTTP request that can be read; send one as in RFC 9112.")
         if status == HeadTooLarge.status:
             error = HeadTooLarge(f"The head of the request is larger than {HEAD_BYTES} bytes; send fewer headers.")
         body = encode(error_body(error))
