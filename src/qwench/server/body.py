@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from typing import NoReturn
 
 from starlette.requests import Request
@@ -61,7 +60,7 @@ def parse(body: bytes) -> dict[str, object]:
     if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise BodyTooLarge(f"The body holds more than {MOST_VALUES} values, the most this server reads; send fewer.")
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise RequestError(f"The body is not UTF-8 at byte {error.start}; send JSON in UTF-8.") from None
     except json.JSONDecodeError as error:
@@ -78,13 +77,6 @@ def parse(body: bytes) -> dict[str, object]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise RequestError(f"The body is not valid JSON: {name} is not a JSON number.")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        raise RequestError(f"The body holds the number {digits[:40]}, which is too large for one.")
-    return value
 
 
 def too_large(limit: int) -> BodyTooLarge:

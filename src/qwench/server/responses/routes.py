@@ -161,6 +161,8 @@ def measured(body: Mapping[str, object]) -> int:
         return len(encode(nested))
     except RecursionError:
         raise RequestError("The body is nested too deeply; send flatter JSON.") from None
+    except ValueError:
+        raise RequestError("The body holds a number that is too large for JSON; send smaller ones.") from None
 
 
 def resolved(items: list[dict[str, Any]], store: ResponseStore, owner: str) -> list[Item]:
