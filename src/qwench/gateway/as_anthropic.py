@@ -176,8 +176,9 @@ class EventStream:
         if not self._begun:
             self._begun = True
             head = {"id": chunk.get("id", ""), "type": "message", "role": "assistant", "model": chunk.get("model", "")}
-            empty: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage_to_anthropic(None)}
-            yield {"type": "message_start", "message": {**head, **empty}}
+            empty = {"content": [], "stop_reason": None, "stop_sequence": None}
+            told = {**head, **empty, "usage": usage_to_anthropic(None)}
+            yield {"type": "message_start", "message": told}
         if chunk.get("usage"):
             self._usage = chunk["usage"]
         for choice in chunk.get("choices") or ():
