@@ -1,4 +1,4 @@
-# The whole interface of a developer: make demo · test · test-slow · oracle · check · bench · bench-cache · bench-vision · bench-router · bench-gateway · llama.cpp · clean.
+# The whole interface of a developer: make demo · test · test-slow · oracle · clients · check · bench · bench-cache · bench-vision · bench-router · bench-gateway · llama.cpp · clean.
 # Every target creates .venv itself and installs again only when what is installed changed (Python code is read in place).
 
 PYTHON ?= python3
@@ -13,13 +13,14 @@ NATIVE := $(wildcard csrc/* csrc/*/*.*)
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow oracle check format bench bench-cache bench-vision bench-router bench-gateway llama.cpp clean
+.PHONY: help demo test test-slow oracle clients check format bench bench-cache bench-vision bench-router bench-gateway llama.cpp clean
 
 help:
 	@echo "make demo       install, then see the embedded model answer, think and call a tool"
 	@echo "make test       install, then run the tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make oracle     install llama-cpp-python, which some of them need; builds it, which takes long"
+	@echo "make clients    install other people's clients and a browser's driver, which some of them need"
 	@echo "make check      what CI runs: format, lint, types, tests"
 	@echo "make format     put the code into its format"
 	@echo "make bench      Qwench beside the machine's limits and beside other engines, in turns"
@@ -42,6 +43,10 @@ test-slow: $(VENV)/.installed-dev
 # Without the instruction sets of this machine: what llama.cpp is asked here is not how fast it is.
 oracle: $(VENV)/.installed-dev
 	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF" $(PIP) --no-binary llama-cpp-python -e '.[dev,oracle]'
+
+# The browser itself is the system's: Debian's package is called chromium.
+clients: $(VENV)/.installed-dev
+	$(PIP) -e '.[dev,clients]'
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(CODE)

@@ -15,9 +15,9 @@ def test_the_demo_shows_every_scene_and_its_time(
     monkeypatch.setattr(sys, "argv", ["demo.py", "--since", "0"])
     assert demo.main() == 0
     told = capsys.readouterr().out
-    for scene in ("A greeting", "A sum, with thinking", "The same sum, without thinking", "A tool call"):
+    for scene in ("A greeting", "A sum, with thinking", "The same sum, without thinking", "A tool call", "A picture"):
         assert f"\n{scene}\n" in told
-    assert told.count(" tokens/s\n") >= 4
+    assert told.count(" tokens/s\n") >= 5
     assert "The demo took" in told
     assert "\033" not in told  # colours are for terminals
     thoughts = told.partition("A sum, with thinking")[2].partition("The same sum")[0]

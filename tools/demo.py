@@ -1,7 +1,7 @@
-"""What `make demo` shows: the embedded model greets, adds with and without thinking, and calls a tool.
+"""What `make demo` shows: the embedded model greets, adds with and without thinking, calls a tool, reads.
 
 Everything goes through the public parts, engine client and text layer, as the server does it; nothing is scripted but
-the questions and the weather. Qwench does not parse tool calls yet, so this file reads the one it shows by itself.
+the questions, the weather and the number in the picture.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image, ImageDraw, ImageFont
+
 from qwench import SamplingParams, __version__
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
 from qwench.errors import QwenchError
+from qwench.media.image import fit
+from qwench.media.settings import Caps
 from qwench.plan.shapes import text_parameters
 from qwench.text.model import ModelText
 from qwench.text.reading import Reading
@@ -35,6 +39,7 @@ WEATHER_TOOL = {
     },
 }
 WEATHER = {"temperature": 7, "sky": "rainy"}
+NUMBER = 4071
 MAX_TOKENS = 400
 COLUMN = " " * 10
 BOLD, DIM, PLAIN = "\033[1m", "\033[2m", "\033[0m"
@@ -68,7 +73,7 @@ class Demo:
         reading = Reading(self.text.tokenizer, sampling, thinking_open=prompt.thinking_open, tools=read_tools(tools))
         kind, start = "", time.perf_counter()
         print(f"  {self.paint(DIM, 'nano  ')}  ", end="")
-        for event in self.client.submit(prompt.token_ids, sampling, thinking=prompt.rules):
+        for event in self.client.submit(prompt.token_ids, sampling, thinking=prompt.rules, media=prompt.media):
             for piece in reading.take(event):
                 bar = "| " if piece.kind == "reasoning" else ""
                 called = f"{piece.call.name} " if piece.call and piece.kind != kind else ""
@@ -113,6 +118,36 @@ class Demo:
         ]
         self.answer(messages, tools=[WEATHER_TOOL])
 
+    def picture(self) -> None:
+        """A number is drawn, shown here in blocks, and read."""
+        self.title("A picture")
+        drawn = draw(str(NUMBER))
+        for row in blocks(drawn):
+            print(f"{COLUMN}{row}")
+        assert self.text.vision is not None
+        media = fit(drawn, self.text.vision, Caps())
+        question = "What number is this?"
+        self.line("you", question)
+        parts = [{"type": "image", "media": media}, {"type": "text", "text": question}]
+        answer = self.answer([{"role": "user", "content": parts}]).content
+        self.line("check", "right" if answer == str(NUMBER) else f"wrong: it is {NUMBER}")
+
+
+def draw(text: str) -> Image.Image:
+    picture = Image.new("RGB", (256, 128), "white")
+    ImageDraw.Draw(picture).text((128, 64), text, "black", ImageFont.load_default(88), anchor="mm")
+    return picture
+
+
+def blocks(picture: Image.Image, columns: int = 64) -> list[str]:
+    """The picture as lines of text, two pixels in a character."""
+    rows = columns * picture.height // picture.width // 2
+    small = picture.convert("L").resize((columns, 2 * rows)).point(lambda level: level < 128)
+    pixels = [[bool(small.getpixel((x, y))) for x in range(columns)] for y in range(2 * rows)]
+    pairs = zip(pixels[::2], pixels[1::2], strict=True)
+    lines = ["".join(" ▄▀█"[2 * above + below] for above, below in zip(*pair, strict=True)) for pair in pairs]
+    return [line.rstrip() for line in lines if line.strip()]
+
 
 def show() -> None:
     """Load nano and go through the scenes."""
@@ -129,6 +164,7 @@ def show() -> None:
         demo.greeting()
         demo.sums()
         demo.tool()
+        demo.picture()
     finally:
         client.close()
     print(f"\n{demo.tokens} tokens at {demo.tokens / demo.seconds:.0f} tokens/s, prompts included.")

@@ -67,7 +67,13 @@ class RequestError(QwenchError):
 
 
 class ContextLengthExceeded(RequestError):
+    """The prompt has ``tokens``, the window ``window``; 0 where the prompt alone would fit."""
+
     code = "context_length_exceeded"
+
+    def __init__(self, message: str, *, param: str | None = None, tokens: int = 0, window: int = 0) -> None:
+        super().__init__(message, param=param)
+        self.tokens, self.window = tokens, window
 
 
 class MediaTooLarge(RequestError):

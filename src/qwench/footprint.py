@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from qwench.config import ModelConfig
+from qwench.config import ModelConfig, VisionConfig
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 STATE_BYTES = 4  # the recurrent state is float32 always
@@ -30,6 +30,23 @@ def bytes_per_token(layers: int, kv_heads: int, kept: int, item_bytes: int) -> i
 def bytes_per_sequence(layers: int, state: tuple[int, ...], conv: tuple[int, ...], item_bytes: int) -> int:
     """Recurrent (fp32) and convolution state of one sequence in all DeltaNet layers."""
     return layers * (math.prod(state) * STATE_BYTES + math.prod(conv) * item_bytes)
+
+
+def tower_bytes(vision: VisionConfig, pixels: int) -> float:
+    """A tower's activations for one picture: residual, queries, keys, values and the wider half of its MLP."""
+    wide = max(4 * vision.hidden_size, vision.hidden_size + vision.intermediate_size)
+    return pixels / vision.patch_size**2 * ITEM_BYTES["float32"] * (vision.hidden_size + wide)
+
+
+def largest_picture(vision: VisionConfig, window: int, memory: int) -> int:
+    """Pixels of the largest picture whose tokens take half of ``window`` and which a quarter of ``memory`` can look at.
+
+    The latter as a power of two: what is seen of a picture must not change with every free megabyte.
+    """
+    patch_bytes = ITEM_BYTES["float32"] * vision.patch_width / vision.patch_size**2
+    held = int(memory / 4 / (tower_bytes(vision, 1) + patch_bytes))
+    token = (vision.patch_size * vision.spatial_merge_size) ** 2
+    return max(token, min(window // 2 * token, 1 << max(0, held.bit_length() - 1)))
 
 
 @dataclass(frozen=True)

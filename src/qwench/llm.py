@@ -315,7 +315,8 @@ class LLM:
     def _eyes(self) -> Eyes | None:
         if self.text.vision is None or not self.client.sees:
             return None
-        return Eyes(MediaReader(self.text.vision, self._caps, self._sources), self.client.max_model_len)
+        reader = MediaReader(self.text.vision, self._caps, self._sources, most=self.client.most_pixels)
+        return Eyes(reader, self.client.max_model_len)
 
     def _look(self, conversation: object) -> Any:
         """``conversation`` with what it shows in its parts; without eyes the text layer says which part is too much."""

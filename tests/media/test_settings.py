@@ -13,7 +13,8 @@ import pytest
 from qwench.config import ModelConfig, VisionConfig
 from qwench.errors import ConfigError
 from qwench.gguf.file import open_gguf
-from qwench.media.settings import VisionSettings
+from qwench.media.reader import MediaReader
+from qwench.media.settings import Caps, VisionSettings
 from qwench.text.gguf_text import gguf_vision
 from tests.media.files import NANO
 
@@ -30,6 +31,18 @@ def test_nano_says_what_it_wants(vision: VisionConfig) -> None:
     assert (found.patch, found.temporal, found.merge, found.factor) == (16, 2, 2, 32)
     assert found.image_pixels == found.video_pixels == (4096, 262_144)
     assert (found.fps, found.frames) == (2.0, (4, 768))
+
+
+def test_bounds_of_memory_hold_for_pictures_and_for_videos_in_tokens() -> None:
+    found = VisionSettings().within(1_000_000)
+    assert found.image_pixels == (65_536, 1_000_000)
+    assert found.video_pixels == (4_096, 2_000_000)
+    assert VisionSettings().within(32 * 32).image_pixels == (1024, 1024)
+
+
+@pytest.mark.parametrize(("caps", "most"), [(Caps(), 500_000), (Caps(max_pixels=2_000_000), 16_777_216)])
+def test_what_the_operator_says_of_pixels_overrules_memory(caps: Caps, most: int) -> None:
+    assert MediaReader(VisionSettings(), caps, most=500_000).settings.image_pixels[1] == most
 
 
 def test_without_files_it_is_as_published(vision: VisionConfig, tmp_path: Path) -> None:

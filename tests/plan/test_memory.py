@@ -18,7 +18,7 @@ from qwench.config import EngineConfig, ModelConfig
 from qwench.device import resident_bytes
 from qwench.engine.client import EngineClient
 from qwench.errors import CheckpointError, ModelNotFound, UsageError
-from qwench.footprint import CacheShape
+from qwench.footprint import CacheShape, largest_picture, tower_bytes
 from qwench.gguf.file import open_gguf
 from qwench.ops.arrays import BFLOAT16
 from qwench.plan.memory import Load, footprint
@@ -148,3 +148,13 @@ def test_the_start_tells_planned_and_taken_side_by_side() -> None:
     assert told
     assert int(told.group(2)) == round(planned)
     assert int(told.group(1)) >= int(told.group(2)) * 0.95
+
+
+def test_the_largest_picture_leaves_half_the_window_and_most_of_the_memory() -> None:
+    vision = published("qwen3.5:0.8b").config.vision
+    assert vision is not None
+    assert largest_picture(vision, 8192, 2**40) == 4096 * 32 * 32
+    few = largest_picture(vision, 262_144, 2**30)
+    assert few.bit_count() == 1
+    assert tower_bytes(vision, few) < 2**28 < 4 * tower_bytes(vision, few)
+    assert largest_picture(vision, 1, 1) == 32 * 32

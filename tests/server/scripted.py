@@ -10,7 +10,7 @@ from typing import Any
 
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient, EngineStats, EngineStatus, Generation
-from qwench.engine.request import MediaSpan, SamplingParams, TokenEvent, TokenLogprob
+from qwench.engine.request import MediaSpan, SamplingParams, TokenEvent, TokenLogprob, Vocabulary
 from qwench.engine.thinking import ThinkingRules
 from qwench.text.model import ModelText
 
@@ -25,8 +25,8 @@ class ScriptedEngine(EngineClient):
     aborted.
     """
 
-    def __init__(self, folder: Path, script: Script) -> None:
-        super().__init__(EngineConfig(model=str(folder)))
+    def __init__(self, folder: Path, script: Script, window: int | None = None) -> None:
+        super().__init__(EngineConfig(model=str(folder), max_model_len=window))
         self.text = ModelText(self.files, self.model)
         self.script = script
         self._status = EngineStatus("ready", 1.0)
@@ -107,11 +107,20 @@ class ScriptedEngine(EngineClient):
         return events
 
 
-def answering(answer: str) -> Callable[[Path], ScriptedEngine]:
+class Seeing(ScriptedEngine):
+    """Says what it is told to, whatever it is shown."""
+
+    sees = True
+
+    def start(self, vocabulary: Vocabulary | None = None) -> None:
+        self._settled.set()  # it is loaded from the beginning
+
+
+def answering(answer: str, window: int | None = None) -> Callable[[Path], ScriptedEngine]:
     """An engine that always says ``answer``."""
 
     def make(folder: Path) -> ScriptedEngine:
-        engine = ScriptedEngine(folder, lambda _prompt, sampling: engine.spell(answer, sampling))
+        engine = ScriptedEngine(folder, lambda _prompt, sampling: engine.spell(answer, sampling), window)
         return engine
 
     return make

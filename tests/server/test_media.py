@@ -14,27 +14,17 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from qwench.engine.request import Vocabulary
 from qwench.media.pool import Decoders
 from qwench.media.settings import Caps
 from qwench.server.service import ServerSettings
 from tests.media.files import NANO, bomb, data_uri, document, encoded, noise, video
 from tests.server.conftest import NAME, Start, running
-from tests.server.scripted import ScriptedEngine, answering
+from tests.server.scripted import Seeing, answering
 
 CHAT = "/v1/chat/completions"
 LEAKS = re.compile(
     r"0x[0-9a-f]{4,}|Traceback|/usr|/work|/tmp|\.py\b|PIL|av\.|Errno|Pdfium|127\.0\.0|localhost", re.IGNORECASE
 )
-
-
-class Seeing(ScriptedEngine):
-    """Says what it is told to, whatever it is shown."""
-
-    sees = True
-
-    def start(self, vocabulary: Vocabulary | None = None) -> None:
-        self._settled.set()  # it is loaded from the beginning
 
 
 def seeing(_folder: Path) -> Seeing:

@@ -24,7 +24,16 @@ from openai import OpenAI
 import qwench
 from qwench.cli import main
 from qwench.cli.engine import engine_config
-from qwench.cli.serve import EVERY_IPV4, add_arguments, bind, check_exposure, read_all_keys, served_names, url
+from qwench.cli.serve import (
+    EVERY_IPV4,
+    add_arguments,
+    bind,
+    check_exposure,
+    read_all_keys,
+    read_max_body,
+    served_names,
+    url,
+)
 from qwench.errors import UsageError
 from qwench.server.keys import Key
 from tests.server.conftest import wait_until
@@ -168,6 +177,15 @@ def test_flags_become_the_engines_configuration() -> None:
     assert (config.model, config.device, config.dtype, config.offline) == ("qwen3.5:4b", "cpu", "float32", True)
     assert (config.max_model_len, config.max_num_seqs, config.memory) == (4096, 8, 2 << 30)
     assert engine_config(parser.parse_args([])).model == "nano"
+
+
+@pytest.mark.parametrize(("text", "found"), [("64MiB", 2**26), ("1k", 1024), ("5", None), ("much", None)])
+def test_how_large_a_body_may_be(text: str, found: int | None) -> None:
+    if found is not None:
+        assert read_max_body(text) == found
+        return
+    with pytest.raises(UsageError, match="--max-body is"):
+        read_max_body(text)
 
 
 def test_the_served_names(tmp_path: Path) -> None:

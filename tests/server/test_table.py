@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from typing import Any, get_args
 
 import pytest
+from anthropic.types import message_count_tokens_params as counting
+from anthropic.types import message_create_params as messages
+from anthropic.types.beta import message_create_params as beta_messages
 from openai.types import completion_create_params as completions
 from openai.types.chat import completion_create_params as chat
+from openai.types.responses import response_create_params as responses
 
 from qwench.engine.request import SamplingParams
 from qwench.errors import ModelNotFound, RequestError, TemplateError
+from qwench.server.messages.fields import FIELDS as MESSAGES
+from qwench.server.messages.fields import MessagesRequest
 from qwench.server.prepare import Prepared, prepare_chat, prepare_completion
+from qwench.server.responses.fields import FIELDS as RESPONSES
+from qwench.server.responses.fields import ResponsesRequest
 from qwench.server.schemas import (
     FIELDS,
     ChatRequest,
@@ -24,12 +33,19 @@ from qwench.server.schemas import (
 )
 from qwench.text.model import ModelText
 
-BOTH: tuple[Endpoint, ...] = get_args(Endpoint)
+ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
+TABLES: dict[Endpoint, Sequence[FieldRule]] = {
+    "chat": FIELDS,
+    "completions": FIELDS,
+    "messages": MESSAGES,
+    "responses": RESPONSES,
+}
+BOTH: tuple[Endpoint, ...] = ("chat", "completions")
 MINIMAL: dict[Endpoint, dict[str, Any]] = {
     "chat": {"messages": [{"role": "user", "content": "Hello"}]},
     "completions": {"prompt": "Hello"},
 }
-ROWS = [(endpoint, rule) for rule in FIELDS for endpoint in rule.endpoints]
+ROWS = [(endpoint, rule) for endpoint, table in TABLES.items() for rule in table if endpoint in rule.endpoints]
 
 
 def row_id(value: object) -> str:
@@ -43,41 +59,58 @@ def prepared(endpoint: Endpoint, text: ModelText, **fields: Any) -> Prepared:
 
 @pytest.mark.parametrize(
     ("endpoint", "params"),
-    [("chat", chat.CompletionCreateParamsBase), ("completions", completions.CompletionCreateParamsBase)],
+    [
+        ("chat", chat.CompletionCreateParamsBase),
+        ("completions", completions.CompletionCreateParamsBase),
+        ("messages", messages.MessageCreateParamsBase),
+        ("messages", beta_messages.MessageCreateParamsBase),
+        ("messages", counting.MessageCountTokensParams),
+        ("responses", responses.ResponseCreateParamsBase),
+    ],
 )
-def test_every_field_of_the_openai_client_is_in_the_table(endpoint: Endpoint, params: type) -> None:
-    assert set(params.__annotations__) <= rules(endpoint).keys()
+def test_every_field_of_the_real_clients_is_in_the_table(endpoint: Endpoint, params: type) -> None:
+    assert set(params.__annotations__) <= rules(endpoint, TABLES[endpoint]).keys()
 
 
-@pytest.mark.parametrize(("endpoint", "kind"), [("chat", ChatRequest), ("completions", CompletionRequest)])
+@pytest.mark.parametrize(
+    ("endpoint", "kind"),
+    [
+        ("chat", ChatRequest),
+        ("completions", CompletionRequest),
+        ("messages", MessagesRequest),
+        ("responses", ResponsesRequest),
+    ],
+)
 def test_the_supported_fields_are_those_of_the_request_type(endpoint: Endpoint, kind: Any) -> None:
-    supported = {name for name, rule in rules(endpoint).items() if rule.treatment is Treatment.SUPPORTED}
+    known = rules(endpoint, TABLES[endpoint])
+    supported = {name for name, rule in known.items() if rule.treatment is Treatment.SUPPORTED}
     assert supported == set(kind.model_fields)
 
 
 def test_no_field_stands_twice_and_each_has_a_note() -> None:
-    for endpoint in BOTH:
-        assert len(rules(endpoint)) == sum(endpoint in rule.endpoints for rule in FIELDS)
-    assert all(rule.note and ";" not in rule.note for rule in FIELDS if rule.treatment is Treatment.IGNORED)
+    for endpoint in ENDPOINTS:
+        rows = [rule for rule in TABLES[endpoint] if endpoint in rule.endpoints]
+        assert len(rules(endpoint, TABLES[endpoint])) == len(rows)
+        assert all(rule.note and ";" not in rule.note for rule in rows if rule.treatment is Treatment.IGNORED)
 
 
 @pytest.mark.parametrize(("endpoint", "rule"), ROWS, ids=row_id)
 def test_each_field_is_treated_as_its_row_says(endpoint: Endpoint, rule: FieldRule) -> None:
-    body = {rule.name: {"some": "value"}}
+    body, table = {rule.name: {"some": "value"}}, TABLES[endpoint]
     if rule.treatment is Treatment.REFUSED:
         with pytest.raises(RequestError, match=rule.name) as failure:
-            sift(body, endpoint)
+            sift(body, endpoint, table)
         assert failure.value.param == rule.name
         assert rule.note in failure.value.message
     elif rule.treatment is Treatment.IGNORED:
-        kept, warnings = sift(body, endpoint)
+        kept, warnings = sift(body, endpoint, table)
         assert not kept
         assert warnings == [f"{rule.name}: ignored, {rule.note}"]
     else:
-        assert sift(body, endpoint) == (body, [])
-    assert sift({rule.name: None}, endpoint) == ({}, [])
+        assert sift(body, endpoint, table) == (body, [])
+    assert sift({rule.name: None}, endpoint, table) == ({}, [])
     for neutral in rule.neutral:
-        assert sift({rule.name: neutral}, endpoint) == ({}, [])
+        assert sift({rule.name: neutral}, endpoint, table) == ({}, [])
 
 
 def test_fields_of_the_other_endpoint_are_unknown(text: ModelText) -> None:

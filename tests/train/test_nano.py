@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qwench.train.evaluate import transformers_generator, wilson
+from qwench.train.evaluate import Prompt, transformers_generator, wilson
 from qwench.train.nano import run
 from qwench.train.optimizer import Optimizer, orthogonal
 from qwench.train.recipe import PRESETS
@@ -110,7 +110,7 @@ def test_the_smoke_preset_learns_to_add(tmp_path: Path) -> None:
     rng = Random(1)
     pairs = [arithmetic.draw(rng, (2, 2), True, "+") for _ in range(40)]
     problems = [arithmetic.problem(rng, "sum", "+", pair, True) for pair in pairs]
-    prompts = [tokenizer.encode(prompt_text(one, 1), add_special_tokens=False).ids for one in problems]
+    prompts = [Prompt(tokenizer.encode(prompt_text(one, 1), add_special_tokens=False).ids) for one in problems]
     written = transformers_generator(tmp_path)(prompts, 60)
     texts = [tokenizer.decode(ids) for ids, _ in written]
     right = sum(

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 import qwench
-from qwench.train.evaluate import Completion, Generate, engine_generator, run_suite, transformers_generator
+from qwench.train.evaluate import Completion, Generate, Prompt, engine_generator, run_suite, transformers_generator
 from qwench.train.suites import Suite, suites
 
 NANO = Path(qwench.__file__).parent / "assets" / "nano"
@@ -19,7 +19,7 @@ def answers(generate: Generate, suite: Suite) -> list[Completion]:
     """What ``generate`` tells the suite, in order."""
     told: list[Completion] = []
 
-    def noting(prompts: list[list[int]], limit: int) -> list[Completion]:
+    def noting(prompts: list[Prompt], limit: int) -> list[Completion]:
         completions = generate(prompts, limit)
         told.extend(completions)
         return completions

@@ -24,6 +24,7 @@ from qwench.fault import fault
 COMMANDS = {
     "chat": "talk to a model: one answer with -p, else a conversation",
     "serve": "serve a model over HTTP, compatible with OpenAI's API",
+    "launch": "use a running server with an agent: Claude Code, Codex, Qwen Code, Open WebUI, Continue",
     "generate": "answer a file of requests offline, in OpenAI's batch format",
     "quantize": "write a checkpoint in fewer bits, with a receipt of what that cost",
     "show": "what a model's files hold: types, sizes, receipt",

@@ -71,7 +71,7 @@ class Shown:
             raise UsageError(
                 f"--{wanted[0][0]}: this model reads text only; run one that has eyes, such as qwen3.5:4b."
             )
-        reader = MediaReader(text.vision, self._caps, self._sources)
+        reader = MediaReader(text.vision, self._caps, self._sources, most=client.most_pixels)
         try:
             for kind, name in wanted:
                 part = {"type": kind, kind: name, "pages": self._args.pages if kind == "document" else None}

@@ -55,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-queue", type=int, default=1024, metavar="N", help="requests at a time; more get 429 (1024)"
     )
+    kept = "memory for responses that clients of /v1/responses ask to be stored, 0 stores none (256)"
+    parser.add_argument("--response-memory", type=int, default=256, metavar="MIB", help=kept)
+    parser.add_argument("--max-body", default="32MiB", metavar="SIZE", help="of one request's body at most (32MiB)")
     left = "a prompt whose client left: stop reading, or finish in the background for the next try (stop)"
     parser.add_argument("--on-disconnect", default="stop", metavar="stop|finish", help=left)
     named = "a command that clients may have answers checked with, by this name; runs without a network"
@@ -76,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     check_exposure(args.host, keys, allowed=args.allow_no_key)
     _check_limits(args)
     config = replace(engine_config(args), max_queue=args.max_queue, on_disconnect=args.on_disconnect)
-    checkers = named_checkers(args.checker)
+    checkers, max_body = named_checkers(args.checker), read_max_body(args.max_body)
     media, sources = media_caps(args), media_sources(args, files=False)
     with bind(args.host, args.port) as listener, ExitStack() as stack:
         client = EngineClient(config)
@@ -101,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
             key_running=args.key_running,
             hosts=frozenset(name.lower() for name in (args.host, *args.allow_host)),
             origins=frozenset(origin.rstrip("/") for origin in args.allow_origin),
+            response_bytes=args.response_memory << 20,
+            max_body_bytes=max_body,
             checkers=checkers,
             media=media,
             sources=sources,
@@ -117,10 +122,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def read_max_body(text: str) -> int:
+    """Bytes of --max-body. Raises UsageError."""
+    from qwench.llm import read_size
+
+    found = read_size(text, "--max-body")
+    if found < 1024:
+        raise UsageError(f"--max-body is {text}; give at least 1KiB, so that a question fits.")
+    return found
+
+
 def _check_limits(args: argparse.Namespace) -> None:
     for flag, limit in (("--key-rate", args.key_rate), ("--key-running", args.key_running)):
         if limit is not None and limit < 1:
             raise UsageError(f"{flag} is {limit}; give 1 or more, or leave it out for no limit.")
+    if args.response_memory < 0:
+        raise UsageError(f"--response-memory is {args.response_memory}; give MiB, or 0 to store no responses.")
 
 
 def named_checkers(given: Sequence[str]) -> dict[str, Command]:
@@ -213,7 +230,7 @@ def _greet(client: EngineClient, where: str, name: str, locked: bool) -> None:
     for line in client.banner():
         _say(line)
     key = ' -H "Authorization: Bearer $QWENCH_API_KEY"' if locked else ""
-    _say(f"{name} listens on {where} (documentation: {where}/docs); stop with Ctrl-C. Try:")
+    _say(f"{name} listens on {where} (a chat page for your browser; API: {where}/docs); stop with Ctrl-C. Try:")
     _say(f"  curl {where}/v1/chat/completions{key} -H 'Content-Type: application/json' \\")
     _say('    -d \'{"messages": [{"role": "user", "content": "Hello!"}]}\'')
 

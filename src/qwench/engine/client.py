@@ -15,17 +15,19 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from qwench.config import EngineConfig
-from qwench.device import resident_bytes
+from qwench.device import available_memory, resident_bytes
 from qwench.engine.request import Guide, Marks, MediaSpan, Request, SamplingParams, Saved, TokenEvent, Vocabulary
 from qwench.engine.sight import NOTHING, Sight
 from qwench.engine.thinking import ThinkingRules, Thought
 from qwench.errors import ContextLengthExceeded, EngineUnavailable, Overloaded, QwenchError, RequestError
 from qwench.files import open_files, read_config
+from qwench.footprint import largest_picture
 from qwench.weights.locate import locate
 
 if TYPE_CHECKING:
@@ -221,6 +223,12 @@ class EngineClient:
         if self._engine is not None:
             return self._engine.eyes is not None
         return self.model.vision is not None
+
+    @cached_property
+    def most_pixels(self) -> int | None:
+        """Of the largest picture that is looked at unless the operator says another number; None for who cannot see."""
+        vision = self.model.vision
+        return None if vision is None else largest_picture(vision, self.max_model_len, available_memory())
 
     def banner(self) -> list[str]:
         """One line per resolved setting with its reason; empty before the engine is ready."""
@@ -448,6 +456,8 @@ class EngineClient:
                 f"the prompt has {prompt_len} tokens, but the window is {window} tokens and the answer needs at least "
                 "one; shorten the prompt.",
                 param="prompt",
+                tokens=prompt_len,
+                window=window,
             )
         if sampling.max_tokens is None:
             return window

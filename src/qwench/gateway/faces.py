@@ -63,8 +63,9 @@ class OpenAIWriter:
         if not self._wants_usage:
             return b": qwench " + json.dumps(receipt).encode() + b"\n\n" + DONE
         usage = _with(self._usage, receipt)
-        head = {name: self._head[name] for name in ("id", "object", "created", "model") if name in self._head}
-        return b"data: " + encode({**head, "choices": [], "usage": usage}) + b"\n\n" + DONE
+        told: dict[str, Any] = {"choices": [], "usage": usage}
+        told |= {name: self._head[name] for name in ("id", "object", "created", "model") if name in self._head}
+        return b"data: " + encode(told) + b"\n\n" + DONE
 
     def fail(self, error: QwenchError) -> bytes:
         return b"data: " + encode(error_body(error)) + b"\n\n"

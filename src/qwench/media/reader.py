@@ -25,7 +25,10 @@ TYPES = {"image": ("image/",), "video": ("video/", "application/mp4"), "document
 
 
 class MediaReader:
-    """``allowed`` is what the operator lets in; requests may ask for less. Threads may share it."""
+    """``allowed`` is what the operator lets in; requests may ask for less. Threads may share it.
+
+    Where that says nothing of pixels, ``most`` bounds those of a picture; asking for more than it is no mistake.
+    """
 
     def __init__(
         self,
@@ -33,9 +36,10 @@ class MediaReader:
         allowed: Caps | None = None,
         sources: Sources | None = None,
         decoders: Decoders | None = None,
+        most: int | None = None,
     ) -> None:
-        self.settings = settings
         self._allowed = allowed or Caps()
+        self.settings = settings if most is None or self._allowed.max_pixels else settings.within(most)
         self._sources = sources or Sources()
         self._decoders = decoders or Decoders()
         self._lock = threading.Lock()

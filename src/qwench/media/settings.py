@@ -39,6 +39,15 @@ class VisionSettings:
         """Both sides of what the model sees are multiples of this."""
         return self.patch * self.merge
 
+    def within(self, most: int) -> VisionSettings:
+        """These, with no picture of more than ``most`` pixels, and no video of more tokens than such a picture."""
+        pictures, videos = self.image_pixels, self.video_pixels
+        return replace(
+            self,
+            image_pixels=(min(pictures[0], most), min(pictures[1], most)),
+            video_pixels=(min(videos[0], self.temporal * most), min(videos[1], self.temporal * most)),
+        )
+
     @classmethod
     def of(cls, vision: VisionConfig) -> VisionSettings:
         """As published, for a tower of these sizes."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qwench.footprint import tower_bytes
 from qwench.plan.choose import LADDER, scores
 from qwench.plan.cost import (
     TYPICAL,
@@ -23,7 +24,7 @@ from qwench.plan.cost import (
 )
 from qwench.plan.hardware import THIS, Machine
 from qwench.plan.here import Calibration
-from qwench.plan.memory import Footprint, Load, footprint, predictor_bytes, vision_peak
+from qwench.plan.memory import Footprint, Load, footprint, predictor_bytes
 from qwench.plan.model import Subject, at
 from qwench.plan.shapes import active_parameters, text_parameters, total_parameters, vision_parameters
 from qwench.plan.span import Span
@@ -223,8 +224,8 @@ def _costs(subject: Subject, load: Load, setting: Setting, rate: Speed) -> Costs
 
 def _notes(subject: Subject, load: Load, machine: Machine, placement: Placement) -> list[str]:
     config, notes = subject.config, []
-    if not load.pixels and vision_parameters(config):
-        tower, peak = 2 * vision_parameters(config) / 1e9, vision_peak(config, PICTURE) / 1e9
+    if not load.pixels and config.vision is not None:
+        tower, peak = 2 * vision_parameters(config) / 1e9, tower_bytes(config.vision, PICTURE) / 1e9
         notes.append(
             f"Pictures would add {tower:.2f} GB for the vision tower and {peak:.2f} GB for 1344 × 1344 pixels "
             "(--pixels)."

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qwench.config import CACHE_TILE, EngineConfig, ModelConfig
-from qwench.footprint import CacheShape
+from qwench.footprint import CacheShape, tower_bytes
 from qwench.plan.model import Subject
 from qwench.plan.shapes import mtp_parameters, vision_parameters
 
@@ -16,7 +16,6 @@ STEP_TOKENS = EngineConfig.max_step_tokens
 BOOKS = 3e6  # bytes of the engine's own tables and objects, as measured
 ACTIVATION_BYTES = 4  # the program's values are float32
 PLAIN_BYTES = 2  # of a vision tower's and an MTP head's weights
-PATCH = 16 * 16  # pixels
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,8 @@ def _buffers(subject: Subject, load: Load) -> list[Line]:
     work = tokens * ACTIVATION_BYTES * widest_layer(config) + load.sequences * 4 * config.vocab_size
     lines = [Line("work buffers", BOOKS + work, f"a step of {tokens} tokens, logits of {load.sequences}")]
     if load.pixels and config.vision is not None:
-        lines.append(Line("vision buffers", vision_peak(config, load.pixels), f"a picture of {load.pixels:,} pixels"))
+        told = f"a picture of {load.pixels:,} pixels"
+        lines.append(Line("vision buffers", tower_bytes(config.vision, load.pixels), told))
     return lines
 
 
@@ -110,13 +110,6 @@ def widest_layer(config: ModelConfig) -> int:
     query = config.num_heads * config.head_dim
     widths.append((3 if config.attention_gate else 2) * query + 2 * config.num_kv_heads * config.head_dim)
     return 2 * config.hidden_size + max(widths)
-
-
-def vision_peak(config: ModelConfig, pixels: int) -> float:
-    """Bytes of a tower's activations for one picture: residual, queries, keys, values and the wider half of its MLP."""
-    assert config.vision is not None
-    wide = max(4 * config.vision.hidden_size, config.vision.hidden_size + config.vision.intermediate_size)
-    return pixels / PATCH * ACTIVATION_BYTES * (config.vision.hidden_size + wide)
 
 
 def predictor_bytes(config: ModelConfig) -> float:

@@ -1,4 +1,4 @@
-"""The routes around the model: models, health, version, tokens and templates, documentation."""
+"""The routes around the model: health, version, tokens and templates, documentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from qwench.errors import RequestError
 from qwench.server.body import parse, read_body
 from qwench.server.docs import page
 from qwench.server.errors import RETRY_AFTER, json_response
-from qwench.server.prepare import check_model
+from qwench.server.messages.fields import CountRequest, MessagesRequest
+from qwench.server.responses.fields import ResponsesRequest
 from qwench.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, components, shape
 from qwench.server.service import Service
 from qwench.text.model import ChatPrompt
@@ -28,31 +29,9 @@ def body_of(name: str) -> dict[str, object]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def model_routes(service: Service) -> APIRouter:
-    """``/v1/models``, ``/health``, ``/version`` and ``/``."""
+def health_routes(service: Service) -> APIRouter:
+    """``/health`` and ``/version``."""
     router = APIRouter()
-
-    def model_card() -> dict[str, object]:
-        window = service.client.max_model_len
-        return {
-            "id": service.name,
-            "object": "model",
-            "created": int(service.started),
-            "owned_by": "qwench",
-            "context_length": window,
-            "max_model_len": window,
-        }
-
-    @router.get("/v1/models")
-    async def list_models() -> Response:
-        """The served model."""
-        return json_response({"object": "list", "data": [model_card()]})
-
-    @router.get("/v1/models/{name:path}")
-    async def get_model(name: str) -> Response:
-        """The served model, by its name."""
-        check_model(name, service.settings.names)
-        return json_response(model_card())
 
     @router.get("/health")
     async def health() -> Response:
@@ -68,11 +47,6 @@ def model_routes(service: Service) -> APIRouter:
     async def version() -> Response:
         """The version of Qwench."""
         return json_response({"version": __version__})
-
-    @router.get("/")
-    async def root() -> Response:
-        """What this is."""
-        return json_response({"name": "qwench", "version": __version__, "model": service.name, "docs": "/docs"})
 
     return router
 
@@ -124,7 +98,9 @@ def docs_routes(service: Service, routes: list[APIRoute]) -> APIRouter:
     async def openapi() -> Response:
         """The OpenAPI document."""
         document = get_openapi(title="Qwench", version=__version__, routes=routes)
-        document.setdefault("components", {}).setdefault("schemas", {}).update(components())
+        document.setdefault("components", {}).setdefault("schemas", {}).update(
+            components(CountRequest, MessagesRequest, ResponsesRequest)
+        )
         return json_response(document)
 
     return router

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from qwench.engine.request import TokenEvent, TokenLogprob
 from qwench.errors import EngineUnavailable, QwenchError
 from qwench.media.patches import Media
+from qwench.server.errors import error_body
 from qwench.server.prepare import Prepared, Prompt
 from qwench.text.model import ModelText
 from qwench.text.reading import EndReason, Reading
@@ -300,6 +302,11 @@ class Answer:
         """Prompt tokens that were known already."""
         return sum(choice.reading.cached_tokens for choice in self.choices[:: self.prepared.sampling.n])
 
+    def written_tokens(self) -> int:
+        """Prompt tokens that were read anew and are kept because the client marked their end."""
+        firsts = self.choices[:: self.prepared.sampling.n]
+        return sum(max(0, max(first.prompt.layout.orders, default=0) - first.reading.cached_tokens) for first in firsts)
+
 
 def seen_tokens(prepared: Prepared) -> dict[str, int]:
     """How many of the prompts' tokens are pictures and videos, if any are."""
@@ -329,15 +336,37 @@ class Head:
     fingerprint: str
 
 
-class Format(Protocol):
-    """How a kind of response is written: chunk by chunk, or as one body folded from the same deltas."""
+class Format(ABC):
+    """How a kind of response is written: chunk by chunk, or as one body folded from the same deltas.
 
+    ``named``: each event of a stream bears its type as its name; ``done``: a last line says that nothing follows.
+    """
+
+    named = False
+    done = True
+
+    def opening(self) -> list[dict[str, object]]:
+        """What a stream begins with, when nothing of the answer is known yet."""
+        return []
+
+    @abstractmethod
     def chunks(self, delta: Delta) -> list[dict[str, object]]: ...
 
-    def closing(self) -> list[dict[str, object]]: ...
+    def pulse(self) -> list[dict[str, object]]:
+        """What keeps a silent stream alive, for clients whose patience comments do not reset."""
+        return []
 
+    def closing(self) -> list[dict[str, object]]:
+        return []
+
+    def failure(self, error: QwenchError) -> list[dict[str, object]]:
+        """How a stream that has begun tells that its answer will not be complete."""
+        return [error_body(error)]
+
+    @abstractmethod
     def add(self, delta: Delta) -> None: ...
 
+    @abstractmethod
     def body(self) -> dict[str, object]: ...
 
 

@@ -15,18 +15,22 @@ from starlette.responses import Response
 
 from qwench import __version__
 from qwench.errors import QwenchError
-from qwench.server.admin import body_of, docs_routes, model_routes, token_routes
+from qwench.server.admin import body_of, docs_routes, health_routes, token_routes
 from qwench.server.batches import BatchRunner, batch_routes
 from qwench.server.chat import ChatFormat
 from qwench.server.completions import CompletionFormat
 from qwench.server.errors import NoSuchResponse, json_response, on_http_error, on_qwench_error
 from qwench.server.files import file_routes
 from qwench.server.gate import Gate
+from qwench.server.messages.routes import message_routes
 from qwench.server.metrics import metrics_routes
+from qwench.server.models import model_routes
 from qwench.server.prepare import prepare_chat, prepare_completion
 from qwench.server.reply import REUSE_HEADER, WARNINGS_HEADER, generate, read_json
+from qwench.server.responses.routes import response_routes
 from qwench.server.schemas import ControlRequest, shape, show
 from qwench.server.service import ServerSettings, Service
+from qwench.server.site import page_routes
 from qwench.text.model import ModelText
 
 if TYPE_CHECKING:
@@ -46,14 +50,17 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
     )
     routers = [
         answer_routes(service),
+        message_routes(service),
+        response_routes(service),
         model_routes(service),
+        health_routes(service),
         token_routes(service),
         file_routes(service),
         batch_routes(service, runner),
         metrics_routes(service),
     ]
     listed = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-    for router in (*routers, docs_routes(service, listed)):
+    for router in (*routers, docs_routes(service, listed), page_routes(service)):
         app.include_router(router)
     app.add_exception_handler(QwenchError, on_qwench_error)
     app.add_exception_handler(HTTPException, on_http_error)

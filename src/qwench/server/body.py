@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import NoReturn
 
 from starlette.requests import Request
@@ -34,7 +35,7 @@ def check_announced(request: Request, limit: int) -> None:
 def parse(body: bytes) -> dict[str, object]:
     """The body as a JSON object. Raises RequestError with line and column."""
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise RequestError(f"The body is not UTF-8 at byte {error.start}; send JSON in UTF-8.") from None
     except json.JSONDecodeError as error:
@@ -51,6 +52,13 @@ def parse(body: bytes) -> dict[str, object]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise RequestError(f"The body is not valid JSON: {name} is not a JSON number.")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise RequestError(f"The body holds the number {digits[:40]}, which is too large for one.")
+    return value
 
 
 def too_large(limit: int) -> BodyTooLarge:

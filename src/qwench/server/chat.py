@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qwench.engine.request import TokenLogprob
-from qwench.server.answer import Answer, Delta, Head
+from qwench.server.answer import Answer, Delta, Format, Head
 from qwench.text.reading import ToolCall
 from qwench.text.stream import Call
 from qwench.text.tokenizer import Tokenizer
@@ -13,7 +13,7 @@ from qwench.text.tokenizer import Tokenizer
 LEAST_LOGPROB = -9999.0  # JSON has no minus infinity
 
 
-class ChatFormat:
+class ChatFormat(Format):
     """Writes one chat answer. Reasoning stands under both of its names: ``reasoning_content`` and ``reasoning``."""
 
     def __init__(self, head: Head, answer: Answer, tokenizer: Tokenizer) -> None:
@@ -134,17 +134,18 @@ class ChatFormat:
         return {"content": self._entries(logprobs), "refusal": None} if logprobs else None
 
     def _entries(self, logprobs: Iterable[TokenLogprob]) -> list[dict[str, object]]:
-        return [
-            {
-                **self._entry(logprob.token_id, logprob.logprob),
-                "top_logprobs": [self._entry(token, value) for token, value in logprob.top],
-            }
-            for logprob in logprobs
-        ]
+        return [logprob_entry(logprob, self._tokenizer) for logprob in logprobs]
 
-    def _entry(self, token: int, logprob: float) -> dict[str, object]:
+
+def logprob_entry(logprob: TokenLogprob, tokenizer: Tokenizer) -> dict[str, object]:
+    """One token's log-probability, and those of the likeliest beside it."""
+
+    def entry(token: int, value: float) -> dict[str, object]:
         return {
-            "token": self._tokenizer.token_text(token),
-            "logprob": max(logprob, LEAST_LOGPROB),
-            "bytes": list(self._tokenizer.token_bytes(token)),
+            "token": tokenizer.token_text(token),
+            "logprob": max(value, LEAST_LOGPROB),
+            "bytes": list(tokenizer.token_bytes(token)),
         }
+
+    told = entry(logprob.token_id, logprob.logprob)
+    return {**told, "top_logprobs": [entry(token, value) for token, value in logprob.top]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from qwench.engine.request import TokenLogprob
-from qwench.server.answer import Answer, Choice, Delta, Head
+from qwench.server.answer import Answer, Choice, Delta, Format, Head
 from qwench.server.chat import LEAST_LOGPROB
 from qwench.text.tokenizer import Tokenizer
 
@@ -40,7 +40,7 @@ class _Logprobs:
         return {self._tokenizer.token_text(token): max(value, LEAST_LOGPROB) for token, value in pairs}
 
 
-class CompletionFormat:
+class CompletionFormat(Format):
     """Writes one answer to raw prompts."""
 
     def __init__(self, head: Head, answer: Answer, tokenizer: Tokenizer) -> None:

@@ -8,7 +8,11 @@ from html import escape
 from fastapi.routing import APIRoute
 
 from qwench import __version__
-from qwench.server.schemas import FIELDS
+from qwench.server.messages.fields import FIELDS as MESSAGES
+from qwench.server.responses.fields import FIELDS as RESPONSES
+from qwench.server.schemas import FIELDS as CHAT
+
+FIELDS = (*CHAT, *MESSAGES, *RESPONSES)
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;

@@ -1,4 +1,4 @@
-"""Failures as HTTP answers in OpenAI's shape. Statuses and sentences are those of ``qwench.errors``."""
+"""Failures as HTTP answers, in OpenAI's shape or in Anthropic's. Sentences are those of ``qwench.errors``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,23 @@ from collections.abc import Mapping
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
-from qwench.errors import Overloaded, QwenchError, RequestError
+from qwench.errors import ContextLengthExceeded, Overloaded, QwenchError, RequestError
 
 RETRY_AFTER = 2  # seconds; loading moves within that order of time, and nobody shall come back sooner
 MOST_RETRY_AFTER = 60  # seconds; OpenAI's own client does not believe more
 RETRIED = frozenset({429, 503})  # everything else fails again when repeated
+REQUEST = "qwench.request"  # in the scope of a request: its id
+BUSY = 529  # Anthropic's status of a server that cannot answer now, instead of 503
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    BUSY: "overloaded_error",
+}
 
 
 class InvalidApiKey(QwenchError):
@@ -81,18 +92,43 @@ def error_body(error: QwenchError) -> dict[str, object]:
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 
 
-def error_response(error: QwenchError, headers: Mapping[str, str] | None = None) -> Response:
-    """``error`` as an answer that tells clients whether trying again can help."""
+def anthropic_error(error: QwenchError, request_id: str | None) -> dict[str, object]:
+    """Anthropic's error object, also as an event of a stream."""
+    status = _anthropic_status(error)
+    kind = ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    message = error.message
+    if isinstance(error, ContextLengthExceeded) and error.window:  # clients look for these words and both numbers
+        message = f"prompt is too long: {error.tokens} tokens > {error.window} maximum; shorten the conversation."
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+
+
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether a request wants Anthropic's shapes: by its path or, where both APIs have it, by its headers."""
+    path = scope["path"]
+    if path.startswith("/v1/models"):
+        return any(name == b"anthropic-version" for name, _ in scope["headers"])
+    return bool(path == "/v1/messages" or path.startswith("/v1/messages/"))
+
+
+def error_response(error: QwenchError, scope: Scope, headers: Mapping[str, str] | None = None) -> Response:
+    """``error`` in the shape that the request of ``scope`` wants, telling whether trying again can help."""
     wait = math.ceil(error.retry_after) if isinstance(error, Overloaded) else 0
     again = {"retry-after": str(min(max(wait, RETRY_AFTER), MOST_RETRY_AFTER))}
     retry = again if error.status in RETRIED else {"x-should-retry": "false"}
-    return json_response(error_body(error), error.status, {**retry, **(headers or {})})
+    told = {**retry, **(headers or {})}
+    if speaks_anthropic(scope):
+        return json_response(anthropic_error(error, scope.get(REQUEST)), _anthropic_status(error), told)
+    return json_response(error_body(error), error.status, told)
 
 
-async def on_qwench_error(_request: Request, error: Exception) -> Response:
+def _anthropic_status(error: QwenchError) -> int:
+    return BUSY if error.status == 503 else error.status
+
+
+async def on_qwench_error(request: Request, error: Exception) -> Response:
     """Exception handler of the application."""
     assert isinstance(error, QwenchError)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -100,8 +136,9 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     asked = f"{request.method} {ascii(request.url.path)[1:-1][:200]}"
     if error.status_code == 404:
-        return error_response(NoSuchRoute(f"There is no {asked}; /docs lists the routes."))
+        return error_response(NoSuchRoute(f"There is no {asked}; /docs lists the routes."), request.scope)
     if error.status_code == 405:
-        return error_response(WrongMethod(f"{asked} is not possible; /docs lists the routes."), error.headers)
+        wrong = WrongMethod(f"{asked} is not possible; /docs lists the routes.")
+        return error_response(wrong, request.scope, error.headers)
     assert error.status_code < 500, f"the router gave {error.status_code}"
-    return error_response(RequestError(f"{asked} was refused: {error.detail}."))
+    return error_response(RequestError(f"{asked} was refused: {error.detail}."), request.scope)

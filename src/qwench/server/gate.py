@@ -19,10 +19,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qwench import log
 from qwench.errors import QwenchError
 from qwench.fault import fault
-from qwench.server.errors import ForeignOrigin, InternalError, InvalidApiKey, UnknownHost, error_response
+from qwench.server.errors import (
+    REQUEST,
+    ForeignOrigin,
+    InternalError,
+    InvalidApiKey,
+    UnknownHost,
+    error_response,
+    speaks_anthropic,
+)
 from qwench.server.keys import owner_of
 from qwench.server.limits import Limits
 from qwench.server.service import ServerSettings
+from qwench.server.site import is_public
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +58,7 @@ class Gate:
         headers = Headers(scope=scope)
         sent = headers.get("x-request-id", "")
         request_id = sent if REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
+        scope[REQUEST] = request_id
         status, began = 0, time.monotonic()
         scope[ARRIVED] = began
 
@@ -56,7 +66,11 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                told = MutableHeaders(scope=message)
+                told["x-request-id"] = request_id
+                if speaks_anthropic(scope):
+                    told["request-id"] = request_id
+                told["x-content-type-options"] = "nosniff"
             fault("send")
             await send(message)
 
@@ -71,7 +85,7 @@ class Gate:
                 if status:
                     raise  # the server closes the connection; there is no other way left to tell
                 reason = f"The server failed on request {request_id}; its log says why."
-                await error_response(InternalError(reason))(scope, receive, send_marked)
+                await error_response(InternalError(reason), scope)(scope, receive, send_marked)
             finally:
                 self._note(scope, status, time.monotonic() - began)
 
@@ -82,9 +96,9 @@ class Gate:
             with self._limits.request(scope[OWNER]) if counted else nullcontext():
                 await self._app(scope, receive, send)
         except InvalidApiKey as error:
-            await error_response(error, {"www-authenticate": "Bearer"})(scope, receive, send)
+            await error_response(error, scope, {"www-authenticate": "Bearer"})(scope, receive, send)
         except QwenchError as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         settings, host = self._settings, headers.get("host", "")
@@ -95,7 +109,8 @@ class Gate:
         if origin is not None and origin.partition("://")[2] != host and not settings.origins & {origin, "*"}:
             told = f"Pages of {ascii(origin)[1:-1][:100]} may not use this server"
             raise ForeignOrigin(f"{told}; its operator can allow it with --allow-origin.")
-        if settings.keys and not scope[OWNER] and scope["path"] not in KEYLESS:
+        keyless = scope["path"] in KEYLESS or is_public(scope["path"], headers)
+        if settings.keys and not scope[OWNER] and not keyless:
             told = "The API key is missing or wrong; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`."
             raise InvalidApiKey(told)
 

@@ -114,6 +114,13 @@ def prepare_chat(
     fields, warnings = sift(body, "chat")
     request = shape(ChatRequest, fields)
     check_model(request.model, names)
+    return prepare_request(request, warnings, text, eyes)
+
+
+def prepare_request(
+    request: ChatRequest, warnings: Sequence[str], text: ModelText, eyes: Eyes | None = None
+) -> Prepared:
+    """A conversation, whichever API it came through. Raises RequestError or TemplateError."""
     plan = read_thinking(request.thinking_fields)
     tools = _tools(request)
     grammar = read_structure(request.structure_fields)

@@ -1,15 +1,15 @@
 """What a request body may hold: one table of fields and the typed shapes of the supported ones.
 
-The only file that uses pydantic. ``FIELDS`` says of every field whether it is supported, ignored with a warning, or
-refused, and why; the documentation page and a test read the same table. Knows no HTTP, no tokenizer and no engine.
+``FIELDS`` says of every field whether it is supported, ignored with a warning, or
+refused, and why; the documentation page and a test read the same table. The other APIs have tables of their own, in
+messages/fields.py and responses/fields.py. Knows no HTTP, no tokenizer and no engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,7 +20,7 @@ from qwench.media.parts import MEDIA_FIELDS
 from qwench.text.grammar import KINDS
 from qwench.text.thinking import KNOWN, concerns_thinking
 
-Endpoint = Literal["chat", "completions"]
+Endpoint = Literal["chat", "completions", "messages", "responses"]
 BOTH: tuple[Endpoint, ...] = ("chat", "completions")
 CHAT: tuple[Endpoint, ...] = ("chat",)
 COMPLETIONS: tuple[Endpoint, ...] = ("completions",)
@@ -155,8 +155,6 @@ FIELDS: tuple[FieldRule, ...] = (
     FieldRule("prompt_logprobs", BOTH, _R, "use echo with logprobs on /v1/completions"),
     FieldRule("use_beam_search", BOTH, _R, "there is no beam search", (False,)),
 )
-
-NOTES: Mapping[str, str] = MappingProxyType({rule.name: rule.note for rule in FIELDS})
 
 
 class StreamOptions(BaseModel):
@@ -342,9 +340,10 @@ class BatchRequest(BaseModel):
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
-def components() -> dict[str, Any]:
-    """The request types as OpenAPI components."""
-    kinds = (
+def components(*more: type[BaseModel]) -> dict[str, Any]:
+    """The request types as OpenAPI components, and ``more``."""
+    kinds: tuple[type[BaseModel], ...] = (
+        *more,
         ChatRequest,
         CompletionRequest,
         ControlRequest,
@@ -377,17 +376,19 @@ def listing(*more: str) -> dict[str, object]:
     }
 
 
-def rules(endpoint: Endpoint) -> dict[str, FieldRule]:
-    """The rows of the table that concern one endpoint, by field name."""
-    return {rule.name: rule for rule in FIELDS if endpoint in rule.endpoints}
+def rules(endpoint: Endpoint, table: Sequence[FieldRule] = FIELDS) -> dict[str, FieldRule]:
+    """The rows of ``table`` that concern one endpoint, by field name."""
+    return {rule.name: rule for rule in table if endpoint in rule.endpoints}
 
 
-def sift(body: Mapping[str, object], endpoint: Endpoint) -> tuple[dict[str, object], list[str]]:
+def sift(
+    body: Mapping[str, object], endpoint: Endpoint, table: Sequence[FieldRule] = FIELDS
+) -> tuple[dict[str, object], list[str]]:
     """The supported fields of ``body`` and one warning per ignored field; a refused field raises RequestError.
 
     Null means absent, as in OpenAI's API. Fields nobody knows are ignored by name, because clients add their own.
     """
-    known = rules(endpoint)
+    known = rules(endpoint, table)
     kept: dict[str, object] = {}
     warnings: list[str] = []
     for name, value in body.items():
@@ -412,17 +413,18 @@ def _is_neutral(value: object, rule: FieldRule) -> bool:
     return any(value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in rule.neutral)
 
 
-def shape(kind: type[Shape], fields: Mapping[str, object]) -> Shape:
-    """``fields`` as a ``kind``; RequestError names the first field that does not fit."""
+def shape(kind: type[Shape], fields: Mapping[str, object], table: Sequence[FieldRule] = FIELDS) -> Shape:
+    """``fields`` as a ``kind``; RequestError names the first field that does not fit, and what ``table`` says of it."""
     try:
         return kind.model_validate(fields)
     except ValidationError as failure:
         errors = failure.errors(include_url=False)
         first, name = errors[0], str(errors[0]["loc"][0])
+        note = next((rule.note for rule in table if rule.name == name), "it")
         if first["type"] == "missing":
-            raise RequestError(f"{name} is missing; send {NOTES.get(name, 'it')}.", param=name) from None
+            raise RequestError(f"{name} is missing; send {note}.", param=name) from None
         if len({error["loc"][:2] for error in errors if error["loc"][0] == name}) > 1:  # members of a union
-            raise RequestError(f"{name} is {show(fields[name])}; give {NOTES[name]}.", param=name) from None
+            raise RequestError(f"{name} is {show(fields[name])}; give {note}.", param=name) from None
         where = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:])
         reason = first["msg"].removeprefix("Input should be ").rstrip(".")
         raise RequestError(f"{where} is {show(first['input'])}; it should be {reason}.", param=where) from None

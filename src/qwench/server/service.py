@@ -42,6 +42,7 @@ Result = TypeVar("Result")
 @dataclass(frozen=True)
 class ServerSettings:
     """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream.
+    ``response_bytes`` bounds the responses that are stored for clients, 0 stores none.
     ``checkers`` are commands that clients may have answers checked with, by name. ``media`` bounds what is looked at,
     and ``sources`` says from where it may come. ``watches`` are told of every answer that is over,
     and ``store`` keeps files and batches.
@@ -59,6 +60,7 @@ class ServerSettings:
     origins: frozenset[str] = frozenset()
     max_body_bytes: int = 32 * MEBIBYTE
     keepalive: float = 10.0
+    response_bytes: int = 256 * MEBIBYTE
     checkers: Mapping[str, Command] = field(default_factory=dict)
     media: Caps = field(default_factory=Caps)
     sources: Sources = field(default_factory=Sources)
@@ -90,7 +92,9 @@ class Service:
     @cached_property
     def _reader(self) -> MediaReader | None:
         vision = self.text.vision if self.client.sees else None
-        return None if vision is None else MediaReader(vision, self.settings.media, self.settings.sources)
+        if vision is None:
+            return None
+        return MediaReader(vision, self.settings.media, self.settings.sources, most=self.client.most_pixels)
 
     @cached_property
     def _lookers(self) -> ThreadPoolExecutor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from qwench.errors import QwenchError
 from qwench.server.answer import Answer, Format
-from qwench.server.errors import InternalError, encode, error_body
+from qwench.server.errors import InternalError, encode
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -26,8 +26,10 @@ class ClientGone(Exception):
     """The client closed the connection before its answer was complete."""
 
 
-def event(payload: Mapping[str, object]) -> bytes:
-    return b"data: " + encode(payload) + b"\n\n"
+def event(payload: Mapping[str, object], *, named: bool = False) -> bytes:
+    """One event; ``named``: its type stands in a line of its own too."""
+    name = f"event: {payload['type']}\n".encode() if named else b""
+    return name + b"data: " + encode(payload) + b"\n\n"
 
 
 def comment(text: str) -> bytes:
@@ -58,7 +60,11 @@ async def _disconnected(receive: Receive) -> None:
 async def events(answer: Answer, form: Format, keepalive: float) -> AsyncGenerator[bytes]:
     """``answer`` as the lines of an event stream; a failure becomes an error event, and the stream ends there."""
     told = 0  # sentences about reuse
-    yield comment(_pulse(answer))
+
+    def tell(payloads: Iterable[Mapping[str, object]]) -> bytes:
+        return b"".join(event(payload, named=form.named) for payload in payloads)
+
+    yield comment(_pulse(answer)) + tell(form.opening())
     try:
         async with aclosing(answer.deltas(keepalive)) as deltas:
             async for delta in deltas:
@@ -66,18 +72,19 @@ async def events(answer: Answer, form: Format, keepalive: float) -> AsyncGenerat
                     yield comment(sentence)
                 told = len(answer.reuse)
                 if delta is None:
-                    yield comment(_pulse(answer))
+                    yield comment(_pulse(answer)) + tell(form.pulse())
                     continue
                 for chunk in form.chunks(delta):
-                    yield event(chunk)
+                    yield tell([chunk])
         for chunk in form.closing():
-            yield event(chunk)
-        yield DONE
+            yield tell([chunk])
+        if form.done:
+            yield DONE
     except QwenchError as error:
-        yield event(error_body(error))
+        yield tell(form.failure(error))
     except Exception:
         logger.exception("a stream failed")
-        yield event(error_body(InternalError("The server failed on this request; its log says why.")))
+        yield tell(form.failure(InternalError("The server failed on this request; its log says why.")))
 
 
 def _pulse(answer: Answer) -> str:

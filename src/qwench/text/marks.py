@@ -78,8 +78,9 @@ def with_orders(
         except QwenchError as error:
             warnings.append(f"messages[{index}]: cache mark ignored, {error.message.rstrip('.')}")
             continue
-        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, token_ids, strict=False))
-        orders.append(sum(1 for _ in same))
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, token_ids, strict=False)))
+        start = max((start for start in found.starts if start <= same), default=0)
+        orders.append(start if same - start <= LONGEST_ROLE else same)  # how the next message opens is not its end
     return replace(found, orders=tuple(orders)), warnings
 
 

@@ -65,6 +65,8 @@ class Eyes:
                     f"{place} brings the pictures to {tokens:,} tokens, but the window has {self.most_tokens:,}; lower "
                     "max_pixels, or send fewer.",
                     param=place,
+                    tokens=tokens,
+                    window=self.most_tokens,
                 )
             kept = {name: part[name] for name in MARKS if name in part}
             yield from ({**kept, "type": media.kind, "media": media} for media in found)

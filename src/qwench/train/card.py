@@ -13,17 +13,20 @@ WEAK = 90.0  # below this share a skill is listed among the failures
 
 HEAD = """# nano, the model inside Qwench
 
-A Qwen3.5-MoE of 6.2 million parameters, trained from nothing on made-up examples, so that every part of the engine
-has a real model to run: linear and full attention, experts, thinking, tool calls. It is not a useful assistant.
+A Qwen3.5-MoE of 6 million parameters, trained from nothing on made-up examples, so that every part of the engine
+has a real model to run: linear and full attention, experts, thinking, tool calls, pictures. It is no useful assistant.
 
 - **Architecture**: `Qwen3_5MoeForConditionalGeneration`; hidden size 256, 6 Gated DeltaNet and 2 full-attention
   layers, 8 experts (2 chosen) and a shared one, own vocabulary of 4,096 with Qwen3.5's 33 added tokens, BF16,
   8,192 positions.
-- **Vision**: the tower is present so that pictures can pass through; it is **not trained**, and what is said
-  about a picture means nothing.
+- **Vision**: a tower of 4 layers, 64 wide; a picture is brought to 8 to 12 tokens, so what is to be read should fill
+  it.
+  It reads numbers and lower-case words on one line, counts up to five shapes, and tells their colour and the tallest
+  of a few bars. About other pictures, and about videos, it says something that means nothing.
 - **Thinking**: off unless `enable_thinking` is true, as in the smallest Qwen3.5 models.
 - **Data**: only the generators in `qwench.train.data` (story grammar, fact tables, arithmetic, JSON, tool calls,
-  copying and recall). No text of others, no other model's output.
+  copying and recall; pictures drawn with Pillow in its own face and three of DejaVu). No text of others, no
+  photographs, no other model's output.
 """
 
 LIMITS = """## What it cannot do

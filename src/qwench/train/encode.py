@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
 from tokenizers import Tokenizer
 
+from qwench.train.data.pictures import COLOURS, FACTOR, Drawing, Grid, grid_of
 from qwench.train.data.sample import Sample
 from qwench.train.template import render
 
-END = "<|im_end|>"
+END, PAD = "<|im_end|>", "<|image_pad|>"
+# What a row of the tower may say, besides nothing; each is one token.
+SAYINGS = (*"0123456789abcdefghijklmnopqrstuvwxyz", *COLOURS)
+NOTHING, FREE = len(SAYINGS), -1
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture as the model sees it, at place `first` of its row; `caption` has an index of SAYINGS for each token."""
+
+    first: int
+    pixels: npt.NDArray[np.uint8]  # [height, width, 3]
+    grid: Grid
+    caption: list[int]
 
 
 @dataclass(frozen=True)
@@ -20,6 +37,7 @@ class Row:
     ids: list[int]
     learn: list[bool]
     read: list[int]  # what the model is shown in the place of `ids`
+    shown: tuple[Shown, ...] = ()
 
 
 def prompt_text(sample: Sample, upto: int) -> str:
@@ -55,14 +73,31 @@ def parts(sample: Sample) -> list[tuple[str, bool]]:
     return found
 
 
+def look(drawing: Drawing, first: int = 0) -> Shown:
+    """Resized as the engine does it."""
+    rows, columns = grid_of(drawing.picture.size)
+    size = (columns * FACTOR, rows * FACTOR)
+    pixels = np.asarray(drawing.picture.resize(size, Image.Resampling.BICUBIC))
+    caption = [FREE if word is None else SAYINGS.index(word) for word in drawing.caption[: rows * columns]]
+    return Shown(first, pixels, (rows, columns), caption + [NOTHING] * (rows * columns - len(caption)))
+
+
 def encode(tokenizer: Tokenizer, sample: Sample) -> Row:
+    """A picture has as many placeholders as tokens."""
     ids: list[int] = []
     learn: list[bool] = []
+    shown: list[Shown] = []
+    pad, waiting = tokenizer.token_to_id(PAD), iter(sample.drawings)
     for text, written in parts(sample):
-        piece = tokenizer.encode(text, add_special_tokens=False).ids
-        ids += piece
-        learn += [written] * len(piece)
-    return Row(ids, learn, ids)
+        pieces = [*text.removesuffix(END), END] if written and sample.spelled else [text]
+        for token in (token for piece in pieces for token in tokenizer.encode(piece, add_special_tokens=False).ids):
+            count = 1
+            if token == pad:
+                shown.append(look(next(waiting), len(ids)))
+                count = len(shown[-1].caption)
+            ids += [token] * count
+            learn += [written] * count
+    return Row(ids, learn, ids, tuple(shown))
 
 
 def disturbed(row: Row, rng: Random, share: float) -> Row:
@@ -74,4 +109,4 @@ def disturbed(row: Row, rng: Random, share: float) -> Row:
         rng.choice(row.ids) if written and rng.random() < share else token
         for token, written in zip(row.ids, row.learn, strict=True)
     ]
-    return Row(row.ids, row.learn, read)
+    return replace(row, read=read)

@@ -1,12 +1,12 @@
 """The training forward pass of the language model: transformers' parameters, ragged rows, all experts as one product.
 
-Gives what transformers' own forward gives (a test compares them); it only spends less time. Text only.
+Gives what transformers' own forward gives (a test compares them); it only spends less time. What is seen comes as rows.
 Legend: T tokens, H hidden, E experts, I expert width, N chunks, C chunk length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -135,11 +135,16 @@ class Forward:
         out_of = torch.cat([routed.down_proj.transpose(0, 1).reshape(hidden, -1), shared.down_proj.weight], 1)
         return self.linear(inner, out_of), balance
 
-    def hidden_states(self, batch: Ragged) -> tuple[Tensor, Tensor]:
-        """The final hidden states [T, H] and the mean balance loss; the residual stream stays float32."""
+    def hidden_states(self, batch: Ragged, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        """The final hidden states [T, H] and the mean balance loss; the residual stream stays float32.
+
+        `seen` are the rows [P, R, H] of the tower for each of the batch's groups of pictures.
+        """
         text = self.model.model.language_model
         x = text.embed_tokens(batch.ids)
-        cos, sin = text.rotary_emb(x, batch.positions.view(1, 1, -1).expand(3, 1, -1))
+        for pictures, rows in zip(batch.pictures, seen, strict=True):
+            x = x.index_copy(0, pictures.at.flatten(), rows.flatten(0, 1))
+        cos, sin = text.rotary_emb(x, batch.axes.unsqueeze(1))
         cos, sin = cos[0].unsqueeze(1), sin[0].unsqueeze(1)
         balance = x.new_zeros(())
         for layer in text.layers:
@@ -152,9 +157,9 @@ class Forward:
             x, balance = x + mixed, balance + loss
         return self.norm(x, text.norm), balance / len(text.layers)
 
-    def losses(self, batch: Ragged) -> tuple[Tensor, Tensor]:
+    def losses(self, batch: Ragged, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy over the learnt tokens, and the balance loss."""
-        states, balance = self.hidden_states(batch)
+        states, balance = self.hidden_states(batch, seen)
         logits = self.linear(states.index_select(0, batch.learn_at), self.model.lm_head.weight)
         return self.pieces.loss(logits.float(), batch.targets), balance
 

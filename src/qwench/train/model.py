@@ -1,6 +1,6 @@
 """Builds the model: transformers' own Qwen3.5-MoE class with a small configuration, and writes checkpoints of it.
 
-The vision tower is part of the model but not trained here. Token ids come from the tokenizer, never from constants.
+Token ids come from the tokenizer, never from constants.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+
+from qwench.train.data.pictures import PIXELS
 
 MAX_POSITIONS = 8192
 FLOAT32 = ("A_log", "dt_bias")  # the decay is an exponential of an exponential: rounding here is seen in the logits
@@ -30,6 +32,9 @@ class Sizes:
     value_heads: int = 4
     expert_width: int = 48
     experts: int = 8
+    tower: int = 64
+    tower_layers: int = 4
+    tower_inner: int = 192
 
 
 def configuration(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -100,18 +105,18 @@ def text_configuration(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def vision_configuration(sizes: Sizes) -> dict[str, Any]:
-    """The tower's part of it: small, and as untrained as it is built."""
+    """The tower's part of it."""
     return {
         "model_type": "qwen3_5_moe",
         "deepstack_visual_indexes": [],
-        "depth": 3,
+        "depth": sizes.tower_layers,
         "hidden_act": "gelu_pytorch_tanh",
-        "hidden_size": 96,
+        "hidden_size": sizes.tower,
         "in_channels": 3,
         "initializer_range": 0.02,
-        "intermediate_size": 192,
+        "intermediate_size": sizes.tower_inner,
         "num_heads": 4,
-        "num_position_embeddings": 256,
+        "num_position_embeddings": 64,
         "out_hidden_size": sizes.hidden,
         "patch_size": 16,
         "spatial_merge_size": 2,
@@ -155,17 +160,14 @@ def side_files(config: dict[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
         "top_k": 20,
         "top_p": 0.95,
     }
-    picture: dict[str, Any] = {
-        "size": {"longest_edge": 262144, "shortest_edge": 4096},
-        "patch_size": 16,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-    }
-    picture |= {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "processor_class": "Qwen3VLProcessor"}
+    media: dict[str, Any] = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2}
+    media |= {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "processor_class": "Qwen3VLProcessor"}
+    picture = {"size": {"longest_edge": PIXELS[1], "shortest_edge": PIXELS[0]}}
+    video = {"size": {"longest_edge": 262144, "shortest_edge": 4096}}
     files = {
         "config.json": config,
         "generation_config.json": generation,
-        "preprocessor_config.json": picture | {"image_processor_type": "Qwen2VLImageProcessorFast"},
-        "video_preprocessor_config.json": picture | {"video_processor_type": "Qwen3VLVideoProcessor"},
+        "preprocessor_config.json": picture | media | {"image_processor_type": "Qwen2VLImageProcessorFast"},
+        "video_preprocessor_config.json": video | media | {"video_processor_type": "Qwen3VLVideoProcessor"},
     }
     return {name: json.dumps(content, indent=2) + "\n" for name, content in files.items()}

@@ -5,6 +5,7 @@ Knows the parameters only by name and shape; the caller sets the learning rate o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 # Matrices whose rows are single gates or lookups: an orthogonal update makes no sense for them.
 NOT_MATRICES = (
     "embed_tokens",
+    "patch_embed",
+    "pos_embed",
+    "labels",
     "conv1d",
     "mlp.gate.weight",
     "shared_expert_gate",
@@ -37,15 +41,25 @@ def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Optimizer:
-    """Two rules, one step: matrices of the same shape are updated in one stack."""
+    """Two rules, one step: matrices of the same shape are updated in one stack.
+
+    Without ``matrices`` AdamW is the rule for all: where batches are small, Muon's products cost more than the pass.
+    """
 
     def __init__(
-        self, parameters: dict[str, Tensor], momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.95)
+        self,
+        parameters: Mapping[str, Tensor],
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95),
+        *,
+        matrices: bool = True,
     ) -> None:
         self.parameters = parameters
         self.momentum, self.betas, self.count = momentum, betas, 0
         self.matrices = [
-            name for name in parameters if parameters[name].ndim >= 2 and not any(part in name for part in NOT_MATRICES)
+            name
+            for name in parameters
+            if matrices and parameters[name].ndim >= 2 and not any(part in name for part in NOT_MATRICES)
         ]
         self.rest = [name for name in parameters if name not in self.matrices]
         self.first = {name: torch.zeros_like(value) for name, value in parameters.items()}

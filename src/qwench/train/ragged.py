@@ -7,13 +7,27 @@ of similar length share one. Legend: T tokens, N chunks, C chunk length.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from qwench.train.encode import Row
+from qwench.engine.sight import Span
+from qwench.model.positions import Layout
+from qwench.train.data.pictures import Grid
+from qwench.train.encode import Row, Shown
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Those of a batch that have the same size, P of them, each in R tokens."""
+
+    pixels: Tensor  # [P, height, width, 3], bytes
+    at: Tensor  # [P, R] -> token
+    caption: Tensor  # [P, R], of SAYINGS
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,7 @@ class Ragged:
 
     ids: Tensor  # [T], as read
     positions: Tensor  # [T], counted from each row's start
+    axes: Tensor  # [3, T], where they stand in time, height and width
     chunk_of: Tensor  # [N, C] -> token (T where padded)
     token_in_chunks: Tensor  # [T] -> place in the flattened [N * C]
     steps: tuple[int, ...]  # chunks in every step of the scan, falling
@@ -30,6 +45,7 @@ class Ragged:
     token_in_square: Tensor  # [T] -> place in them
     learn_at: Tensor  # [M] tokens whose successor is learnt
     targets: Tensor  # [M]
+    pictures: tuple[Pictures, ...] = ()  # for learning to see, which stays on the CPU
 
     def to(self, device: torch.device) -> Ragged:
         moved: dict[str, Any] = {
@@ -61,10 +77,30 @@ def pack(rows: list[Row], chunk: int) -> Ragged:
     read = torch.tensor([token for row in rows for token in row.read])
     learn = torch.tensor([flag for row in rows for flag in row.learn])
     learn_at = torch.nonzero(learn & (positions > 0)).squeeze(1) - 1
+    axes = torch.cat([_axes(row) if row.shown else torch.arange(len(row.ids)).expand(3, -1) for row in rows], 1)
+    shown = [(start, each) for start, row in zip(starts.tolist(), rows, strict=True) for each in row.shown]
     return Ragged(
-        read, positions, chunk_of.view(-1, chunk), token_in_chunks, tuple(steps), squares, square_of, token_in_square,
-        learn_at, ids[learn_at + 1],
+        read, positions, axes, chunk_of.view(-1, chunk), token_in_chunks, tuple(steps), squares, square_of,
+        token_in_square, learn_at, ids[learn_at + 1], tuple(gather(shown)),
     )  # fmt: skip
+
+
+def _axes(row: Row) -> Tensor:
+    spans = [Span(each.first, *each.grid, b"") for each in row.shown]
+    return torch.tensor(Layout(spans).positions(range(len(row.ids))))
+
+
+def gather(shown: Iterable[tuple[int, Shown]]) -> Iterator[Pictures]:
+    """Pictures by size; each comes with the token that its row starts with."""
+    by_grid: dict[Grid, list[tuple[int, Shown]]] = {}
+    for start, each in shown:
+        by_grid.setdefault(each.grid, []).append((start + each.first, each))
+    for found in by_grid.values():
+        pixels = torch.from_numpy(np.stack([each.pixels for _, each in found]))
+        caption = torch.tensor([each.caption for _, each in found])
+        yield Pictures(
+            pixels, torch.tensor([first for first, _ in found])[:, None] + torch.arange(len(caption[0])), caption
+        )
 
 
 def _rectangles(lengths: list[int]) -> tuple[tuple[int, int], ...]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from qwench.train.data.mix import EARLY, LAST, LATE
+from qwench.train.data.mix import EARLY, LAST, LATE, SEEING
 
 Stages = tuple[tuple[float, dict[str, float]], ...]
 SUMS_ONLY: Stages = ((1.0, {"small sum thinking": 1.0}),)
 WHOLE: Stages = ((0.145, EARLY), (0.658, LATE), (1.0, LAST))
+
+
+def trapezoid(step: int, steps: int, warm_up: int, decay: float) -> float:
+    """The share of the full rate at a step: warm-up, flat, then linear to 2 %."""
+    start = steps * (1 - decay)
+    fall = 1.0 if step < start else 1 - 0.98 * (step - start) / max(1.0, steps - start)
+    return min(1.0, (step + 1) / warm_up) * fall
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,7 @@ class Recipe:
     stages: Stages = WHOLE  # up to this share of the steps, this mixture
 
     def rate(self, step: int) -> float:
-        """Warm-up, flat, then linear to 2 %."""
-        start = self.steps * (1 - self.decay)
-        fall = 1.0 if step < start else 1 - 0.98 * (step - start) / max(1.0, self.steps - start)
-        return min(1.0, (step + 1) / self.warm_up) * fall
+        return trapezoid(step, self.steps, self.warm_up, self.decay)
 
     def stage(self, step: int) -> int:
         return next(index for index, (end, _) in enumerate(self.stages) if step < end * self.steps or end == 1.0)
@@ -71,4 +75,54 @@ PRESETS = {
     ),
     "cpu": Recipe(steps=7600, tokens=(1024,)),
     "gpu": Recipe(steps=6000, tokens=(16384, 32768), device="cuda"),
+}
+
+
+@dataclass(frozen=True)
+class SightRecipe:
+    """How a model that reads and writes learns to see: first the tower by itself, then both together.
+
+    By itself the tower learns to say, in the language model's own embeddings, what a picture shows, a word a row;
+    the language model then has only to listen. So most of the pictures cost the tower and nothing else.
+    """
+
+    alone: int  # steps of the tower
+    together: int  # steps of both
+    pictures: int = 96  # in a step of the tower
+    tokens: int = 1024  # in a step of both, pictures included
+    tower: int = 64
+    tower_layers: int = 4
+    tower_inner: int = 192
+    seed: int = 2026
+    chunk: int = 32
+    rate_matrices: float = 0.02  # of the tower
+    rate_rest: float = 1e-3
+    later: float = 0.2  # of these, where both learn together
+    slowly: float = 0.3  # of these, for the language model
+    warm_up: int = 60
+    decay: float = 0.5
+    balance: float = 0.01
+    slips: float = 0.02
+    half: bool = False  # on the CPUs tried, small products are faster in float32
+    shares: dict[str, float] = field(
+        default_factory=lambda: {"number": 0.3, "word": 0.45, "shapes": 0.15, "bars": 0.1}  # of the pictures alone
+    )
+    mixture: dict[str, float] = field(default_factory=lambda: SEEING)
+
+    @property
+    def steps(self) -> int:
+        return self.alone + self.together
+
+    def rate(self, step: int) -> float:
+        """Each part has its own rise and fall."""
+        if step < self.alone:
+            return trapezoid(step, self.alone, self.warm_up, self.decay)
+        return trapezoid(step - self.alone, self.together, self.warm_up, self.decay)
+
+
+SIGHT_PRESETS = {
+    "smoke": SightRecipe(
+        alone=300, together=40, pictures=48, tokens=512, shares={"number": 1.0}, mixture={"seen number": 1.0}
+    ),
+    "cpu": SightRecipe(alone=6000, together=1500),
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from qwench.train.data import arithmetic, facts, json_answers, recall, stories, tools
+from qwench.train.data import arithmetic, facts, json_answers, recall, seeing, stories, tools
 from qwench.train.data.sample import Sample
 from qwench.train.encode import END, parts
 
@@ -103,6 +103,25 @@ def _arithmetic() -> list[Suite]:
     ]
 
 
+def _asked(rng: Random, kind: str, count: bool) -> Sample:
+    """A question about shapes or bars: how many there are, or the other one."""
+    while True:
+        sample = seeing.seen(rng, True, kind)
+        if sample.messages[-1]["content"].isdigit() == count:
+            return sample
+
+
+def _seeing() -> list[Suite]:
+    return [
+        Suite("see: number of 1 to 4 digits", partial(seeing.seen, held=True, kind="number"), limit=16),
+        Suite("see: word of up to 6 letters", partial(seeing.seen, held=True, kind="word"), limit=16),
+        Suite("see: how many shapes, 1 to 5", partial(_asked, kind="shapes", count=True), limit=16),
+        Suite("see: colour of shapes", partial(_asked, kind="shapes", count=False), limit=16),
+        Suite("see: how many bars", partial(_asked, kind="bars", count=True), limit=16),
+        Suite("see: the tallest bar", partial(_asked, kind="bars", count=False), limit=16),
+    ]
+
+
 def suites() -> list[Suite]:
     """All suites, in the order of the table."""
     others = [
@@ -122,4 +141,4 @@ def suites() -> list[Suite]:
         Suite("says it does not know", partial(facts.unknown, held=True)),
         Suite("story", partial(stories.story, held=True), limit=200, judge=judge_story),
     ]
-    return _arithmetic() + others
+    return _arithmetic() + others + _seeing()

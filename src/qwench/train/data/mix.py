@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
-from qwench.train.data import arithmetic, facts, json_answers, recall, stories, tools
+from qwench.train.data import arithmetic, facts, json_answers, recall, seeing, stories, tools
 from qwench.train.data.sample import Generator, Sample
 
 # Copying is what tool calls, JSON and recall are made of, and it comes late and all at once: practise it first,
@@ -36,6 +36,12 @@ LAST: dict[str, float] = {
     "choose a tool": 26, "tool call": 13, "invented tool": 9, "tool answer": 8, "no tool": 1.5,
     "copy": 5, "forms": 5, "identifiers": 5, "order": 1.5, "lookup": 3, "needle": 0.5, "memory": 0.5,
     "json": 6, "greeting": 1, "fact": 2, "unknown": 0.7, "story": 1.5,
+}  # fmt: skip
+
+# Learning to see, nothing shall be forgotten: half of the tokens are the text of before, most of it what broke last time.
+SEEING: dict[str, float] = {
+    "seen number": 14, "seen word": 20, "seen shapes": 9, "seen bars": 7,
+    **{name: share / 2 for name, share in LAST.items()},
 }  # fmt: skip
 
 GENERATORS: dict[str, Generator] = {
@@ -66,21 +72,22 @@ GENERATORS: dict[str, Generator] = {
     "unknown": facts.unknown,
     "story": stories.story,
 }
+SEEN: dict[str, Generator] = {f"seen {kind}": partial(seeing.seen, kind=kind) for kind in seeing.KINDS}
 
 
 class Mixture:
     """Draws training samples so that tokens, not samples, follow the shares."""
 
     def __init__(self, probe: Random, measure: Callable[[Sample], int], shares: dict[str, float]) -> None:
-        lengths = {}
+        self.generators, lengths = GENERATORS | SEEN, {}
         for name in shares:
-            lengths[name] = sum(measure(GENERATORS[name](probe, False)) for _ in range(40)) / 40
+            lengths[name] = sum(measure(self.generators[name](probe, False)) for _ in range(40)) / 40
         self.names = list(shares)
         self.weights = [shares[name] / lengths[name] for name in self.names]
 
     def draw(self, rng: Random) -> Sample:
         name = rng.choices(self.names, self.weights)[0]
-        return GENERATORS[name](rng, False)
+        return self.generators[name](rng, False)
 
 
 def sample_text(seed: int, count: int) -> list[Sample]:

@@ -9,7 +9,10 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qwench.train.data.pictures import Drawing
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
@@ -17,13 +20,18 @@ Tool = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation that ends with the assistant's answer, or (`text`) a plain piece of writing."""
+    """A conversation that ends with the assistant's answer, or (`text`) a plain piece of writing.
+
+    `drawings` are what its parts show, in order; where it is `spelled`, the answer is written letter by letter.
+    """
 
     skill: str
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
     thinking: bool = False
     text: str = ""
+    drawings: tuple[Drawing, ...] = ()
+    spelled: bool = False
 
 
 Generator = Callable[[Random, bool], Sample]

@@ -1,0 +1,68 @@
+"""Learning to see: resumable, the language model's weights are where it starts, and the smoke preset really reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import qwench
+from qwench.train.evaluate import engine_generator, run_suite
+from qwench.train.recipe import SIGHT_PRESETS
+from qwench.train.sight import TOWER, run
+from qwench.train.suites import suites
+
+NANO = Path(qwench.__file__).parent / "assets" / "nano"
+TINY = dataclasses.replace(
+    SIGHT_PRESETS["smoke"], alone=2, together=2, pictures=4, tokens=64, warm_up=1, half=False,
+    mixture={"seen number": 1.0, "copy": 1.0},
+)  # fmt: skip
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    run(TINY, NANO, tmp_path / "whole")
+    run(TINY, NANO, tmp_path / "parts", stop=1)
+    run(TINY, NANO, tmp_path / "parts", stop=3, resume=True)
+    run(TINY, NANO, tmp_path / "parts", resume=True)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_alone_the_tower_changes_and_the_language_model_does_not(tmp_path: Path) -> None:
+    run(TINY, NANO, tmp_path, stop=1)
+    first = load_file(tmp_path / "model.safetensors")
+    run(TINY, NANO, tmp_path, stop=2, resume=True)
+    second, nano = load_file(tmp_path / "model.safetensors"), load_file(NANO / "model.safetensors")
+    for name, value in second.items():
+        assert name.startswith(TOWER) or torch.equal(value, nano[name])
+    assert any(not torch.equal(value, first[name]) for name, value in second.items())
+
+
+def test_each_half_has_a_rise_and_a_fall() -> None:
+    recipe = SIGHT_PRESETS["cpu"]
+    turn = recipe.alone
+    assert recipe.rate(turn - 1) == pytest.approx(0.02, abs=0.01)
+    assert recipe.rate(turn) == pytest.approx(1 / recipe.warm_up)
+    assert recipe.rate(turn + recipe.warm_up) == 1.0
+    assert recipe.rate(recipe.steps - 1) == pytest.approx(0.02, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_smoke_preset_learns_to_read(tmp_path: Path) -> None:
+    """Some minutes of one core; the numbers asked here were never shown."""
+    command = [sys.executable, "-m", "qwench.train.sight", "--preset", "smoke", "--start", str(NANO)]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    subprocess.run([*command, "--out", str(tmp_path)], check=True, env=environment, timeout=590)
+    from tokenizers import Tokenizer
+
+    suite = next(suite for suite in suites() if suite.name.startswith("see: number"))
+    result = run_suite(suite, Tokenizer.from_file(str(tmp_path / "tokenizer.json")), engine_generator(tmp_path), 100)
+    assert result.exact >= 20, f"{result.exact} of 100 numbers are read"
