@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-QUESTIONS = ("What is 347 + 586?", "Tell me a story.")
+QUESTIONS = ("What is 347 + 586?", "What is 528 + 164?")
 SHOWN = """The roots of $ax^2 + bx + c$ are
 
 $$x = \\frac{-b \\pm \\sqrt{b^2 - 4ac}}{2a}$$

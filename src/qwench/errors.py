@@ -8,7 +8,9 @@
     ├── TemplateError                  the chat template is missing or refuses the messages
     ├── RequestError                   one request is wrong; names the field in ``param``
     │   ├── ContextLengthExceeded      prompt and answer do not fit the window
-    │   └── MediaTooLarge              a picture, video or document is more than is read
+    │   ├── MediaTooLarge              a picture, video or document is more than is read
+    │   └── GrammarTooComplex          what the answer was to be grew beyond bounds while it was written
+    ├── NotFinite                      the model gave no numbers to choose a token by
     ├── Overloaded                     the queue is full; try again later
     ├── EngineUnavailable              the engine is loading, stopping or has failed
     ├── OutputError                    results cannot be written
@@ -78,6 +80,14 @@ class ContextLengthExceeded(RequestError):
 
 class MediaTooLarge(RequestError):
     status, code = 413, "request_too_large"
+
+
+class GrammarTooComplex(RequestError):
+    code = "grammar_too_complex"
+
+
+class NotFinite(QwenchError):
+    code = "nan_logits"
 
 
 class Overloaded(QwenchError):

@@ -11,7 +11,8 @@ import pytest
 from qwench import cli
 from qwench.errors import UsageError
 from tests.media.files import NANO, data_uri, document, encoded, noise, video
-from tests.server.test_media import Seeing, seeing
+from tests.server.scripted import Seeing
+from tests.server.test_media import seeing
 
 Capsys = pytest.CaptureFixture[str]
 

@@ -39,7 +39,7 @@ def test_a_tool_goes_there_and_back(chat: Any) -> None:
     from langchain_core.messages import HumanMessage, ToolMessage
     from langchain_core.tools import tool
 
-    @tool
+    @tool  # type: ignore[untyped-decorator]
     def get_weather(city: str) -> str:
         """The weather of a city now."""
         return f'{{"city": "{city}", "temperature": 21, "sky": "sunny"}}'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,7 @@ def server() -> Iterator[str]:
             if "ready to accept connections" in line:
                 break
         yield f"postgresql://qwench@/{{}}?host={folder}"
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # who is still connected is not waited for
         process.communicate(timeout=30)
 
 

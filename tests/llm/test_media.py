@@ -11,7 +11,7 @@ import pytest
 from qwench import LLM
 from qwench.errors import RequestError
 from tests.media.files import NANO, encoded, noise
-from tests.server.test_media import Seeing
+from tests.server.scripted import Seeing
 from tests.server.test_media import seeing as see
 
 

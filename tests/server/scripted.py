@@ -38,6 +38,7 @@ class ScriptedEngine(EngineClient):
         self.prompts: list[str] = []
         self.owners: list[str] = []
         self.shown: list[tuple[MediaSpan, ...]] = []
+        self.guides: list[Any] = []
         self.computed = 0  # tokens of every prompt that are read
 
     def stats(self) -> EngineStats:
@@ -63,6 +64,7 @@ class ScriptedEngine(EngineClient):
     ) -> list[Generation]:
         self.background = background
         self.shown.append(more.get("media", ()))
+        self.guides.append(more.get("guide"))
         self.rules += [thinking] * len(choices)
         self.owners.append(owner)
         return [self._answer(prompt_token_ids, sampling) for sampling in choices]

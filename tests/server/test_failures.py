@@ -243,3 +243,29 @@ def test_stopping_the_server_ends_running_streams_with_an_error_event(text_folde
         assert begun.wait(20)
     reader.join(20)
     assert '"code":"engine_unavailable"' in [line for line in lines if line][-1]
+
+
+def test_an_engine_that_stands_still_is_not_healthy(
+    engine: EngineClient, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine._engine is not None
+    runner, go = engine._engine.runner, threading.Event()
+    run = runner.run
+
+    def standing(step: Any) -> Any:
+        assert go.wait(20)
+        return run(step)
+
+    monkeypatch.setattr("qwench.engine.client.STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(engine._engine, "lasted", 0.0)
+    monkeypatch.setattr(runner, "run", standing)
+    asking = threading.Thread(target=http.post, args=(CHAT,), kwargs={"json": BODY | {"max_tokens": 1}})
+    asking.start()
+    wait_until(lambda: http.get("/health").status_code == 503)
+    told = http.get("/health").json()
+    assert (told["status"], told["model"]) == ("stuck", NAME)
+    assert "has not finished a step for" in told["reason"]
+    go.set()
+    asking.join(20)
+    assert http.get("/health").status_code == 200
+    assert engine.stuck_for == 0.0

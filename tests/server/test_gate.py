@@ -124,6 +124,12 @@ def test_a_key_may_have_so_many_requests_at_a_time(scripted: Start) -> None:
         pass
     with limits.request("alice"):
         pass
+    all_of_them = Limits(None, None, 1)
+    with all_of_them.request("alice"), pytest.raises(Overloaded, match="1 requests at a time"):  # noqa: SIM117
+        with all_of_them.request("bob"):
+            pass
+    with all_of_them.request("bob"):
+        pass
     _, http = scripted(answering("Hello"), keys=(Key.of("k"),), key_rate=1)
     headers = {"authorization": "Bearer k"}
     assert http.post(CHAT, json=BODY, headers=headers).status_code == 200

@@ -282,8 +282,9 @@ def test_what_is_shown_is_seen(scripted: Start) -> None:
         {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "look", "input": {}}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [image, pdf]}]},
     ]
+    look: Any = {**WEATHER, "name": "look"}
     with client_of(http) as client:
-        client.messages.create(model=NAME, max_tokens=9, messages=history, tools=[{**WEATHER, "name": "look"}])
+        client.messages.create(model=NAME, max_tokens=9, messages=history, tools=[look])
         count = client.messages.count_tokens(model=NAME, messages=history).input_tokens
     assert [span.media.kind for span in engine.shown[-1]] == ["image"] * 4
     assert count > sum(span.media.tokens for span in engine.shown[-1])

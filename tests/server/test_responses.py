@@ -376,7 +376,7 @@ def test_what_is_shown_is_seen(scripted: Start) -> None:
 def test_logprobs_are_told_where_asked_for(openai: OpenAI) -> None:
     asked: Any = {**GREEDY, "input": "Hello", "include": ["message.output_text.logprobs"], "top_logprobs": 2}
     answer = openai.responses.create(**asked)
-    part = answer.output[0].to_dict()["content"][0]  # type: ignore[index]
+    part = answer.output[0].to_dict()["content"][0]
     assert len(part["logprobs"]) == 12
     assert len(part["logprobs"][0]["top_logprobs"]) == 2
     streamed = [

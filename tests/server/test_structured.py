@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
 import pytest
 from openai import OpenAI
 
+from qwench.text.grammar import AnswerGuide
 from tests.server.conftest import NAME
 from tests.server.test_tools import joined, told
 
@@ -214,3 +215,27 @@ def test_a_schema_that_is_not_strict_is_held_to_by_its_types(http: httpx.Client)
     answer = http.post("/v1/chat/completions", json={"model": NAME, "messages": HELLO, "tools": tools, "max_tokens": 3})
     assert answer.status_code == 200
     assert "only types" in answer.headers["x-qwench-warnings"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_grammar_that_grows_beyond_bounds_ends_the_answer_by_name(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    accept = AnswerGuide.accept
+
+    def tired(self: AnswerGuide, token_ids: Sequence[int]) -> str | None:
+        accept(self, token_ids)
+        return "guided_regex could not be followed further (too many states)"
+
+    monkeypatch.setattr(AnswerGuide, "accept", tired)
+    asked = {"model": NAME, "messages": HELLO, "guided_regex": "[a-c]{30}", "stream": stream}
+    answer = http.post("/v1/chat/completions", json=asked)
+    if stream:
+        error = json.loads(answer.text.strip().splitlines()[-1].removeprefix("data: "))["error"]
+    else:
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+    assert error["code"] == "grammar_too_complex"
+    assert error["message"].endswith("(too many states); ask for a simpler form.")
+    monkeypatch.undo()
+    assert http.post("/v1/chat/completions", json={**asked, "stream": False}).status_code == 200

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from openai import OpenAI
 
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient
+from qwench.engine.request import SamplingParams, TokenEvent
+from qwench.errors import Overloaded
 from qwench.llm import LLM
 from qwench.server.service import ServerSettings
 from qwench.text.model import ModelText
 from tests.server.conftest import NAME, Start, running
-from tests.server.scripted import answering
+from tests.server.scripted import ScriptedEngine, answering
 from tests.server.tiny import WINDOW
 from tests.text.call_corpus import xml
 
@@ -119,11 +122,11 @@ def test_a_cut_call_is_json_and_says_so(scripted: Start) -> None:
 
 def test_a_malformed_call_is_content_with_a_warning(scripted: Start) -> None:
     text = "<tool_call>\nget_weather(Oslo)\n</tool_call>"
-    _, http = scripted(answering(text))
+    _, http = scripted(again(text, text.removeprefix("<tool_call>")))
     choice = http.post("/v1/chat/completions", json=ASKED).json()["choices"][0]
     assert choice["message"]["content"] == text
     assert choice["finish_reason"] == "stop"
-    assert "names no function" in choice["finish_details"]["warnings"][0]
+    assert "names no function" in choice["finish_details"]["warnings"][1]
 
 
 def test_functions_from_before_tools(scripted: Start) -> None:
@@ -196,3 +199,84 @@ def test_the_offline_face_tells_calls_too() -> None:
     assert [(call.name, json.loads(call.arguments)) for call in output.tool_calls] == CALLS[:1]
     assert output.text == ""
     assert output.finish_reason == "tool_calls"
+
+
+CALL = xml("get_weather", ("city", "Oslo"))
+UNREADABLE = "I look.\n<tool_call>\nsome nonsense</tool_call> and more"
+
+
+def again(first: str, then: str) -> Callable[[Path], ScriptedEngine]:
+    """An engine that says ``first``, and ``then`` where a call has begun."""
+
+    def make(folder: Path) -> ScriptedEngine:
+        def script(prompt: str, sampling: SamplingParams) -> list[TokenEvent]:
+            return engine.spell(then if prompt.endswith("<tool_call>") else first, sampling)
+
+        engine = ScriptedEngine(folder, script)
+        return engine
+
+    return make
+
+
+def test_a_call_that_cannot_be_read_is_written_again_under_the_grammar(scripted: Start) -> None:
+    engine, http = scripted(again(UNREADABLE, CALL.removeprefix("<tool_call>")))
+    answer = http.post("/v1/chat/completions", json=ASKED).json()
+    choice = answer["choices"][0]
+    assert choice["message"]["content"] == "I look."
+    assert told(choice["message"]["tool_calls"]) == CALLS[:1]
+    assert choice["finish_reason"] == "tool_calls"
+    assert "written again" in choice["finish_details"]["warnings"][0]
+    message, choices = joined(http.post("/v1/chat/completions", json={**ASKED, "stream": True}).text.splitlines())
+    assert (message["content"], told(message["tool_calls"])) == ("I look.", CALLS[:1])
+    assert choices[-1]["finish_reason"] == "tool_calls"
+    assert len(engine.prompts) == 4
+    assert engine.prompts[1].endswith("I look.<tool_call>")
+    assert engine.guides[1].mask is not None, "its first token is held to the grammar"
+    assert not engine.alive
+    usage = answer["usage"]
+    assert usage["prompt_tokens"] == len(engine.text.tokenizer.encode(engine.prompts[0]))
+    assert usage["completion_tokens"] > len(engine.text.tokenizer.encode(CALL)), "what was dropped was drawn"
+
+
+def test_a_call_is_written_again_once_and_then_it_is_content(scripted: Start) -> None:
+    engine, http = scripted(again(UNREADABLE, "\nnonsense again</tool_call>"))
+    for more in ({}, {"stream": True}):
+        engine.prompts.clear()
+        answer = http.post("/v1/chat/completions", json={**ASKED, **more})
+        assert len(engine.prompts) == 2
+        if more:
+            message, choices = joined(answer.text.splitlines())
+            assert not message["tool_calls"]
+            assert choices[-1]["finish_reason"] == "stop"
+        else:
+            choice = answer.json()["choices"][0]
+            message = choice["message"]
+            assert [warning.partition(";")[0] for warning in choice["finish_details"]["warnings"]] == [
+                "a tool call could not be read",
+                "a tool call names no function",
+            ]
+        assert "nonsense again" in message["content"]
+
+
+def test_a_call_that_cannot_be_written_again_is_content(scripted: Start) -> None:
+    """No room for it, or the engine refuses."""
+
+    class Once(ScriptedEngine):
+        def submit_choices(self, *given: Any, **more: Any) -> Any:
+            if self.prompts:
+                raise Overloaded("the queue is full; try again later.")
+            return super().submit_choices(*given, **more)
+
+    def once(folder: Path) -> ScriptedEngine:
+        engine = Once(folder, lambda _prompt, sampling: engine.spell(UNREADABLE, sampling))
+        return engine
+
+    _, http = scripted(once)
+    choice = http.post("/v1/chat/completions", json=ASKED).json()["choices"][0]
+    assert choice["message"]["content"] == UNREADABLE
+    assert choice["finish_reason"] == "stop"
+    engine, http = scripted(again(UNREADABLE, CALL))
+    cut = len(engine.text.tokenizer.encode("I look.\n<tool_call>\nsome"))
+    choice = http.post("/v1/chat/completions", json={**ASKED, "max_tokens": cut}).json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("I look.\n<tool_call>\nsome", "length")
+    assert len(engine.prompts) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import count
 from typing import Any
 
@@ -166,3 +167,38 @@ def test_numbers_that_json_has_not() -> None:
         assert calls == (("add", {"b": value}),)
     text = '<tool_call>\n{"name": "add", "arguments": {"b": 1e999}}\n</tool_call>'
     assert understood(read([text])[0])[1] == ()
+
+
+BEGUN = "<tool_call>\n<function=add>\n"
+VALUE = f"{BEGUN}<parameter=a>\n"
+FOOD = (
+    " " * 100_000,
+    "\n" * 100_000,
+    "<tool_call>" * 10_000,
+    "<tool_call>\n" + " " * 100_000,
+    "<function=" * 10_000,
+    "<parameter=" * 10_000,
+    BEGUN + "<parameter=a>" * 8_000,
+    VALUE + "</parameter>x" * 8_000,
+    VALUE + "<" * 60_000,
+    VALUE + "{" + "'\"" * 20_000,
+    '<tool_call>\n{"name": "add", "arguments": {"a": "' + '\\"' * 40_000,
+    "<tool_call>\n{" + "'a': '" * 20_000,
+    "<tool_call>\n" + "{" * 40_000,
+    '<tool_call>\n{"name": "' + "\\" * 60_000,
+    "<tool_call>\n{'x': True" + ", " * 40_000,
+    "[f(x=" * 20_000,
+    "__import__('os').mkdir('x')" * 2_000,
+)
+
+
+@pytest.mark.parametrize("portion", [1, 64, 10**9])
+@pytest.mark.parametrize("food", FOOD, ids=lambda food: repr(food[:40]))
+def test_hostile_texts_are_read_in_a_time_that_grows_with_their_length(food: str, portion: int) -> None:
+    text = food[:20_000] if portion == 1 else food
+    began = time.process_time()
+    reader = CallReader(TOOLS)
+    for at in range(0, len(text), portion):
+        reader.push(text[at : at + portion])
+    reader.finish()
+    assert time.process_time() - began < 1.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 import qwench
 from qwench.config import ModelConfig
 from qwench.engine.thinking import ThinkingRules
-from qwench.errors import RequestError
+from qwench.errors import Overloaded, RequestError
+from qwench.text import grammar as module
 from qwench.text.call_grammar import CallGrammar, Form
 from qwench.text.calls import CallReader
 from qwench.text.grammar import MOST_COMPILED, AnswerGuide, Grammar, read_structure
@@ -156,3 +158,23 @@ def test_broken_wishes_are_refused_before_anything_runs(text: ModelText) -> None
     for fields in broken:
         with pytest.raises(RequestError, match="cannot be held to"):
             text.grammars.compile(wanted(**fields))
+
+
+def test_a_compilation_that_hangs_holds_a_place_and_nothing_else(
+    text: ModelText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = text.grammars.compile(wanted(guided_choice=["known"]))
+    go, plain = threading.Event(), module.compiled
+    monkeypatch.setattr(module, "compiled", lambda *given: plain(*given) if go.wait(20) else None)
+    monkeypatch.setattr(module, "COMPILE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "PLACE_SECONDS", 0.05)
+    for number in range(module.COMPILERS):
+        with pytest.raises(RequestError, match="guided_choice is too large: it was not compiled within") as refused:
+            text.grammars.compile(wanted(guided_choice=[f"hangs {number}"]))
+        assert refused.value.param == "guided_choice"
+    with pytest.raises(Overloaded, match="being compiled"):
+        text.grammars.compile(wanted(guided_choice=["comes too late"]))
+    assert text.grammars.compile(wanted(guided_choice=["known"])) is known
+    go.set()
+    monkeypatch.undo()
+    assert not text.grammars.compile(wanted(guided_choice=["comes too late"])).is_error()

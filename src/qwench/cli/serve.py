@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
             keys=keys,
             key_rate=args.key_rate,
             key_running=args.key_running,
+            max_requests=args.max_queue,
             hosts=frozenset(name.lower() for name in (args.host, *args.allow_host)),
             origins=frozenset(origin.rstrip("/") for origin in args.allow_origin),
             response_bytes=args.response_memory << 20,

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from qwench.engine.resolve import Resolved
     from qwench.ops.loading import Loading
 
+STUCK_SECONDS = 10.0  # without a step though there is work; ten times the last step where that was slow
 OWNER_SHARE = 3  # an API key may have this many requests for each place that is still free: others always find some
 
 logger = logging.getLogger(__name__)
@@ -175,6 +177,7 @@ class EngineClient:
         self._resolved: Resolved | None = None
         self._thread: threading.Thread | None = None
         self._begun: Loading | None = None
+        self._turned: float | None = None  # when the loop last came round; None while it waits for work
 
     def prepare(self) -> None:
         """Begin to load what can be begun: worth calling as soon as it is clear that ``start`` will follow."""
@@ -204,6 +207,15 @@ class EngineClient:
 
     def status(self) -> EngineStatus:
         return self._status
+
+    @property
+    def stuck_for(self) -> float:
+        """Seconds since the engine's loop last came round, if it has work and they are too many; else 0."""
+        turned, engine = self._turned, self._engine
+        if turned is None or engine is None:
+            return 0.0
+        still = time.monotonic() - turned
+        return still if still > max(STUCK_SECONDS, 10 * engine.lasted) else 0.0
 
     @property
     def max_model_len(self) -> int:
@@ -459,6 +471,11 @@ class EngineClient:
                 tokens=prompt_len,
                 window=window,
             )
+        if prompt_len + sampling.min_tokens > window:
+            raise RequestError(
+                f"min_tokens is {sampling.min_tokens}, but the window has room for {window - prompt_len}; lower it.",
+                param="min_tokens",
+            )
         if sampling.max_tokens is None:
             return window
         if prompt_len + sampling.max_tokens > window:
@@ -510,7 +527,7 @@ class EngineClient:
             if not self._obey(engine):
                 return True
             while engine.step() and self._commands.empty() and not engine.broken:
-                pass
+                self._turned = time.monotonic()
         return False
 
     def _load(self) -> None:
@@ -534,11 +551,13 @@ class EngineClient:
     def _obey(self, engine: Engine) -> bool:
         """Carry out all commands that are there; wait for one when the engine is idle. False once it is to stop."""
         wait = engine.scheduler.is_idle()
+        self._turned = None if wait else time.monotonic()
         while True:
             try:
                 command = self._commands.get(block=wait)
             except Empty:
                 return True
+            self._turned = time.monotonic()
             if command is None:
                 return False
             command(engine)

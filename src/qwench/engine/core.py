@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
-from qwench.engine.request import Request, Saved, Status, TokenEvent
+from qwench.engine.request import Guide, Request, Saved, Status, TokenEvent
 from qwench.engine.scheduler import Copies, RowResult, Scheduler, Step
 from qwench.engine.shelf import Shelf
 
 Deliver = Callable[[TokenEvent], None]
 MAX_FAILURES_IN_A_ROW = 3
+MAX_FAILURES = 3  # steps among others that may fail before a request is no longer tried alone
 LONGEST_LOOK = 1.0  # seconds until commands are obeyed again
 MAX_CHECKED = 100_000  # shares of pages; to count more takes longer than a request that comes now should wait
 
@@ -32,6 +34,27 @@ class Looking(Protocol):
     def look(self, request: Request, going_on: Callable[[], bool]) -> bool: ...
 
     def release(self, request: Request) -> None: ...
+
+
+class Guarded:
+    """A request's guide, whose failure is that request's alone."""
+
+    def __init__(self, guide: Guide) -> None:
+        self._guide = guide
+
+    @property
+    def mask(self) -> bytes | None:
+        return self._guide.mask
+
+    def accept(self, token_ids: Sequence[int]) -> str | None:
+        try:
+            return self._guide.accept(token_ids)
+        except Exception:
+            logger.exception("a guide failed; its request ends with an error")
+            return "what the answer may say could not be worked out"
+
+    def __copy__(self) -> Self:
+        return type(self)(copy(self._guide))
 
 
 @dataclass
@@ -61,11 +84,14 @@ class Engine:
         self.shelf: Shelf | None = None
         self.failures_in_a_row = 0
         self.eyes: Looking | None = None
-        self._lasted = 0.0  # the last step, in seconds
+        self.lasted = 0.0  # the last step, in seconds
         self._listeners: dict[int, tuple[Request, Deliver]] = {}
 
     def add(self, requests: Sequence[Request], deliver: Sequence[Deliver]) -> None:
         """Queue answers to one prompt; each one's ``deliver`` gets its events, the last with a finish_reason."""
+        for request in requests:
+            if request.guide is not None and not isinstance(request.guide, Guarded):
+                request.guide = Guarded(request.guide)
         self._listeners.update({each.id: (each, told) for each, told in zip(requests, deliver, strict=True)})
         self.scheduler.add(requests)
 
@@ -116,8 +142,8 @@ class Engine:
             self._fail(step, error)
             return True
         self.failures_in_a_row = 0
-        self._lasted = self.clock() - start
-        self.scheduler.took(step, self._lasted)
+        self.lasted = self.clock() - start
+        self.scheduler.took(step, self.lasted)
         self._count(step)
         # All of the step is written down before anyone is told: a listener that raises must not leave half a step.
         events = list(self.scheduler.commit(step, results))
@@ -156,7 +182,7 @@ class Engine:
     def _look(self, eyes: Looking) -> None:
         """Look at what the next prompts show, beside others for as long as their last step took: they go on at half
         their pace. Where that fails, one request ends."""
-        until = self.clock() + (self._lasted if self.scheduler.running else LONGEST_LOOK)
+        until = self.clock() + (self.lasted if self.scheduler.running else LONGEST_LOOK)
         for request in self.scheduler.unseen():
             try:
                 request.looked = eyes.look(request, lambda: self.clock() < until)
@@ -175,12 +201,18 @@ class Engine:
             self.counters.generated_tokens += row.samples
 
     def _fail(self, step: Step, error: Exception) -> None:
-        logger.error("a step failed; its %d requests end with an error", len(step.rows), exc_info=error)
-        self.failures_in_a_row += 1
-        self.scheduler.undo(step)
-        for row in step.rows:
-            self.scheduler.abort(row.request, sound=False)
-            self._publish(row.request, TokenEvent(finish_reason="error", error=f"{type(error).__name__}: {error}"))
+        """One request alone ends with the error; several are tried again one by one, so that only its own kills one."""
+        logger.error("a step of %d requests failed", len(step.rows), exc_info=error)
+        requests = [row.request for row in step.rows]
+        alone = len(requests) == 1
+        if not (alone and self.scheduler.is_suspect(requests[0])):  # else it was counted when it failed among others
+            self.failures_in_a_row += 1
+        self.scheduler.begin_again(step)
+        for request in requests:
+            request.num_failures += 1
+            if alone or request.num_failures > MAX_FAILURES or self.broken:
+                self.scheduler.abort(request, sound=False)
+                self._publish(request, TokenEvent(finish_reason="error", error=f"{type(error).__name__}: {error}"))
 
     def _publish(self, request: Request, event: TokenEvent) -> None:
         _, deliver = self._listeners[request.id]

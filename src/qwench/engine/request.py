@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qwench.cache.prefix import Snapshot
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+Failure = Literal["nan_logits", "grammar_too_complex"]
 MAX_LOGPROBS = 100
 MAX_SEED = 2**64
 GREEDY_BELOW = 1e-5  # temperatures below this cannot be told from 0, and dividing by them overflows
@@ -183,7 +184,8 @@ class Guide(Protocol):
     None lets all come. It stands above whatever else forbids tokens.
     """
 
-    mask: bytes | None
+    @property
+    def mask(self) -> bytes | None: ...
 
     def accept(self, token_ids: Sequence[int]) -> str | None:
         """These have become known. Returns why the answer cannot go on, if it cannot."""
@@ -233,6 +235,7 @@ class Request:
     state_slot: int | None = None
     status: Status = Status.WAITING
     num_preemptions: int = 0
+    num_failures: int = 0  # steps that failed with it among others
     marks: Marks = Marks()
     background: bool = False  # never costs another request what is kept for it, and lets others read first
     owner: str = ""  # whose it is: each gets an equal share of the reading
@@ -296,8 +299,9 @@ class TokenEvent:
     """What one step did for one request; the last event of a request carries ``finish_reason``.
 
     ``stop_token_id`` is the id that ended the answer (it is not among ``token_ids``). ``error`` is the failure behind
-    finish_reason "error". ``prompt_logprobs`` comes in pieces, one entry per prompt token from the second on.
-    ``logprobs``, where asked for, has one entry per token, None for those that were not drawn but written by us.
+    finish_reason "error", and ``failure`` its name, where it has one. ``prompt_logprobs`` comes in pieces, one entry
+    for each prompt token from the second on. ``logprobs``, where asked for, has one for each token, None for those that
+    were not drawn but written by us.
     ``closed_by`` tells how thinking ended, from then on; ``repeats`` that the answer goes in circles.
     ``reuse`` comes with the first event.
     """
@@ -309,6 +313,7 @@ class TokenEvent:
     stop_token_id: int | None = None
     reuse: Reuse | None = None
     error: str | None = None
+    failure: Failure | None = None
     closed_by: Closing | None = None
     repeats: bool = False
 

@@ -93,7 +93,7 @@ def without_lost(row: StepRow) -> StepRow:
 class RowResult:
     """What the runner found for one row: the drawn token if it samples, and log-probabilities where asked for.
 
-    ``error`` says why this row alone cannot go on. ``rank`` is that of the token that closes thinking, where the
+    ``error`` says that this row's logits are no numbers. ``rank`` is that of the token that closes thinking, where the
     request's thought asked for it and it is among the likeliest.
     """
 
@@ -143,6 +143,7 @@ class Scheduler:
         self._kept: list[tuple[Snapshot, list[int]]] = []
         self._forks: dict[Request, Fork] = {}  # by who computes for the others
         self._arrivals = count()
+        self._suspects: dict[Request, int] = {}  # they run apart until so many of their tokens are computed
 
     def add(self, requests: Sequence[Request]) -> None:
         """Queue answers to one prompt: the first computes it, the others begin with its last token."""
@@ -187,25 +188,32 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """The next step; empty only if there is nothing to do."""
+        self._suspects = {each: end for each, end in self._suspects.items() if each.status is not Status.FINISHED}
+        apart = next(iter(self._suspects), None)
         rows = [
             StepRow(request, request.computed, request.missing)
             for request in list(self.running)
             # An older row's growth may have preempted this one.
-            if request.status is Status.RUNNING and request.is_live and self._grow(request)
+            if request.status is Status.RUNNING and request.is_live and apart in (None, request) and self._grow(request)
         ]
         rows = [row for row in rows if row.request.status is Status.RUNNING]
-        fresh = self._read(rows)
+        fresh = self._read(rows, apart)
+        if apart is not None and not rows and self.running:
+            self._suspects.clear()  # there is no room beside those who wait for it: together again
+            return self.schedule()
         # One that went again to make room for another's may have left its slot to somebody who runs.
         rows = [row if all(each.node for each in row.saves) else without_lost(row) for row in rows]
         rows.sort(key=lambda row: row.count > 1)  # stable
         return Step(tuple(rows), tuple(fresh), self.copies())
 
-    def _read(self, rows: list[StepRow]) -> list[int]:
-        """Add to the ``rows`` of streams those of prompts whose turn it is; the slots of those that begin anew."""
+    def _read(self, rows: list[StepRow], apart: Request | None) -> list[int]:
+        """Add to the ``rows`` of streams those of prompts whose turn it is (``apart`` alone, if given); the slots of
+        those that begin anew."""
         budget = self.max_step_tokens - len(rows)
         readers = [request for request in self.running if not request.is_live]
         if len(self.running) < self.max_running:
             readers += (request for request in self.waiting if request.looked and may_begin(request))
+        readers = [request for request in readers if apart in (None, request)]
         fresh: list[int] = []
         self.turns.begin(len(rows), readers)
         while budget > 0 and (request := self.turns.next(readers)) is not None:
@@ -243,13 +251,16 @@ class Scheduler:
         for row, result in zip(step.rows, results, strict=True):
             request = row.request
             request.computed += row.count
+            if request.computed >= self._suspects.get(request, request.computed + 1):
+                del self._suspects[request]
             request.prompt_logprobs_told = max(request.prompt_logprobs_told, row.prompt_targets.stop)
             reuse = None if request.reuse_told else request.reuse
             request.reuse_told = True
             if result.error is not None:
                 self.cache.forget(request.identities())
                 self._finish(request, sound=False)
-                yield request, TokenEvent(finish_reason="error", error=result.error, reuse=reuse)
+                told = TokenEvent(finish_reason="error", error=result.error, failure="nan_logits", reuse=reuse)
+                yield request, told
                 continue
             if not self.cache.policy.state_pages:
                 self._keep_cuts(request, row.start, row.count)
@@ -283,6 +294,7 @@ class Scheduler:
                     prompt_logprobs=result.prompt_logprobs,
                     finish_reason=reason,
                     error=failure,
+                    failure="grammar_too_complex" if failure else None,
                     stop_token_id=token_id if stops else None,
                     reuse=reuse,
                     closed_by=thought.closed_by if thought else None,
@@ -294,6 +306,19 @@ class Scheduler:
         """Nothing of ``step`` was computed: the snapshots it should have filled go."""
         for snapshot in (each for row in step.rows for each in row.saves):
             self.cache.drop(snapshot)
+
+    def begin_again(self, step: Step) -> None:
+        """``step`` failed, so nothing that was being written is trusted: everybody gives it back and waits. Who of
+        several was to blame shows when those of the step come again one by one, before anybody else."""
+        self.undo(step)
+        ends = {row.request: row.start + row.count for row in step.rows}
+        for request in list(self.running):
+            self._preempt(request)
+        if len(ends) > 1:
+            self._suspects = ends
+
+    def is_suspect(self, request: Request) -> bool:
+        return request in self._suspects
 
     def copies(self) -> Copies:
         """The copies that are due now; asking takes them over."""

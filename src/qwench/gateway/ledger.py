@@ -31,6 +31,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -90,11 +91,15 @@ class Ledger:
     """One ledger, open for reading and writing; several processes may have it open."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
-        anchored = _check_anchor(store)
-        self.store = store
-        self._anchor, self._clock = Anchor(store.beside), clock
-        self._host = socket.gethostname() if store.shared else ""
-        write_now(store, self._anchor, clock, partial(self._recover, anchored=anchored))
+        with ExitStack() as undone:
+            undone.callback(store.close)
+            anchored = _check_anchor(store)
+            self.store = store
+            self._anchor, self._clock = Anchor(store.beside), clock
+            undone.callback(self._anchor.close)
+            self._host = socket.gethostname() if store.shared else ""
+            write_now(store, self._anchor, clock, partial(self._recover, anchored=anchored))
+            undone.pop_all()
         self._writer = Writer(store, self._anchor, clock)
 
     @classmethod

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ REASONS = (
     ("malformed", "its file is damaged; put a copy of it back"),
     ("not a database", "its file is damaged; put a copy of it back"),
     ("disk I/O", "the disk does not obey; see `dmesg`"),
-    ("resolve host", "the database server's name is unknown; check the URL"),
-    ("onnection", "the database server cannot be reached; check that it runs and the URL is right"),
     ("authentication", "the database server refuses the user or password of the URL"),
     ("does not exist", "the database server knows no such database or user; create it"),
+    ("resolve host", "the database server's name is unknown; check the URL"),
+    ("onnection", "the database server cannot be reached; check that it runs and the URL is right"),
 )
 
 
@@ -93,20 +93,29 @@ def connect(where: str, *, make: bool, now: float = 0.0) -> Store:
     path = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
     if path is not None:
         _check_file(path, make)
-    with _told(name, "opened"):
+    with ExitStack() as undone, _told(name, "opened"):
         fault("open.ledger")
         engine = sa.create_engine(url, **({"connect_args": {"timeout": PATIENCE}} if path else {"pool_pre_ping": True}))
+        undone.callback(engine.dispose)
         if path is not None:
             sa.event.listen(engine, "connect", _prepare)
             sa.event.listen(engine, "begin", _begin)
-        with engine.connect() as connection:
-            there = set(sa.inspect(connection).get_table_names())
-        if not there and make:
-            _make(engine, now)
-        elif "ledger" not in there or "attempt" not in there:
-            raise LedgerError(f"{name} is a database, but holds no ledger; name another one.")
-        with engine.connect() as connection:
-            row = connection.execute(sa.select(tables.LEDGER)).one_or_none()
+        row = _ledger_of(engine, name, now if make else None)
+        undone.pop_all()
+    beside = path.with_name(f"{path.name}.anchor") if path else default_path().with_name(f"{row.id}.anchor")
+    return Store(engine, name, beside, tables.first_hash(row.id, row.made, row.version), row.id)
+
+
+def _ledger_of(engine: sa.Engine, name: str, made: float | None) -> sa.Row[Any]:
+    """The row that says what ledger this is; an empty database becomes one, ``made`` now. Raises LedgerError."""
+    with engine.connect() as connection:
+        there = set(sa.inspect(connection).get_table_names())
+    if not there and made is not None:
+        _make(engine, made)
+    elif "ledger" not in there or "attempt" not in there:
+        raise LedgerError(f"{name} is a database, but holds no ledger; name another one.")
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(tables.LEDGER)).one_or_none()
     if row is None:
         raise LedgerError(f"{name} is no ledger any more: the row with its id is gone.")
     if row.version != tables.VERSION:
@@ -115,8 +124,7 @@ def connect(where: str, *, make: bool, now: float = 0.0) -> Store:
             f"{name} is a ledger of version {row.version}, {which} than version {tables.VERSION} which this Qwench "
             "writes; use the Qwench that wrote it, or name a new ledger. Nothing was changed."
         )
-    beside = path.with_name(f"{path.name}.anchor") if path else default_path().with_name(f"{row.id}.anchor")
-    return Store(engine, name, beside, tables.first_hash(row.id, row.made, row.version), row.id)
+    return row
 
 
 def _url(where: str) -> tuple[sa.URL, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from fastapi import APIRouter, Request
-from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.responses import HTMLResponse, Response
 
@@ -15,8 +14,9 @@ from qwench.server.body import parse, read_body
 from qwench.server.docs import page
 from qwench.server.errors import RETRY_AFTER, json_response
 from qwench.server.messages.fields import CountRequest, MessagesRequest
+from qwench.server.openapi import document
 from qwench.server.responses.fields import ResponsesRequest
-from qwench.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, components, shape
+from qwench.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, shape
 from qwench.server.service import Service
 from qwench.text.model import ChatPrompt
 from qwench.text.thinking import read_thinking
@@ -35,11 +35,15 @@ def health_routes(service: Service) -> APIRouter:
 
     @router.get("/health")
     async def health() -> Response:
-        """200 when requests are answered, 503 before and after, with the progress of loading; needs no key."""
+        """200 when requests are answered, 503 before (with the progress of loading), after, and while the engine stands
+        still; needs no key."""
         status = service.client.status()
         told: dict[str, object] = {"status": status.state, "model": service.name}
         if status.state != "ready":
             return json_response({**told, "progress": round(status.loaded, 3)}, 503, {"retry-after": str(RETRY_AFTER)})
+        if still := service.client.stuck_for:
+            reason = f"the engine has work and has not finished a step for {still:.0f} seconds"
+            return json_response({**told, "status": "stuck", "reason": reason}, 503)
         config = {**asdict(service.client.config), "model": service.name, "max_model_len": service.client.max_model_len}
         return json_response({**told, "progress": 1.0, "config": config, "resolved": service.client.banner()})
 
@@ -97,11 +101,7 @@ def docs_routes(service: Service, routes: list[APIRoute]) -> APIRouter:
     @router.get("/openapi.json")
     async def openapi() -> Response:
         """The OpenAPI document."""
-        document = get_openapi(title="Qwench", version=__version__, routes=routes)
-        document.setdefault("components", {}).setdefault("schemas", {}).update(
-            components(CountRequest, MessagesRequest, ResponsesRequest)
-        )
-        return json_response(document)
+        return json_response(document(routes, CountRequest, MessagesRequest, ResponsesRequest))
 
     return router
 

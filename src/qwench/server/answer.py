@@ -10,9 +10,10 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from qwench.engine.request import TokenEvent, TokenLogprob
@@ -21,8 +22,8 @@ from qwench.media.patches import Media
 from qwench.server.errors import error_body
 from qwench.server.prepare import Prepared, Prompt
 from qwench.text.model import ModelText
-from qwench.text.reading import EndReason, Reading
-from qwench.text.stream import Call
+from qwench.text.reading import EndReason, Reading, named_failure
+from qwench.text.stream import TOOL_CALL, Call, Piece
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient, Generation
@@ -76,6 +77,7 @@ class Choice:
             thinking_open=prepared.thinking_open,
             split_thinking=prepared.split_thinking,
             tools=prepared.tools,
+            call_id=None if prepared.guide is None else text.tokenizer.id_of(TOOL_CALL),
         )
         self.begun: float | None = None  # by the answer's clock: when the engine had read the first of its prompt
         self.first: float | None = None  # its first token
@@ -110,7 +112,8 @@ class Choice:
         """What ``event`` adds. Raises QwenchError when the engine gave this choice up."""
         if event.finish_reason == "error":
             logger.error("the engine failed on a request: %s", event.error)
-            raise QwenchError("The engine failed on this request and dropped it; the server's log says why.")
+            told = "The engine failed on this request and dropped it; the server's log says why."
+            raise named_failure(event) or QwenchError(told)
         if event.finish_reason == "abort":
             raise EngineUnavailable("The engine stopped before the answer was complete; send the request again.")
         reading, deltas = self.reading, list[Delta]()
@@ -118,6 +121,14 @@ class Choice:
         if self._echo_due and (event.token_ids or self.finished):
             self._echo_due = False
             deltas.append(Delta(self.index, "echo", self.prompt.echo or "", tuple(reading.prompt_logprobs)))
+        return deltas + self._deltas(pieces)
+
+    def give_up(self) -> list[Delta]:
+        """The call that could not be read is content."""
+        return self._deltas(self.reading.give_up())
+
+    def _deltas(self, pieces: Iterable[Piece]) -> list[Delta]:
+        reading, deltas = self.reading, list[Delta]()
         for piece in () if self._silent else pieces:
             if piece.kind != "reasoning" or self._show_reasoning:
                 deltas.append(Delta(self.index, piece.kind, piece.text, piece.logprobs, call=piece.call))
@@ -160,6 +171,7 @@ class Answer:
         self.started = clock()
         self.trail = trail or Trail(self.started)
         self._client = client
+        self.owner = owner
         sampling = prepared.sampling
         try:
             for prompt in prepared.prompts:
@@ -239,19 +251,55 @@ class Answer:
             await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _pump(self, choice: Choice, queue: asyncio.Queue[Delta | asyncio.Task[None]]) -> None:
+        while await self._follow(choice, queue):
+            pass
+
+    async def _follow(self, choice: Choice, queue: asyncio.Queue[Delta | asyncio.Task[None]]) -> bool:
+        """Read the choice's generation to its end; True if another one goes on from it."""
         async for event in choice.generation:
             choice.note(event, self.clock())
-            if event.reuse is not None and choice.index % self.prepared.sampling.n == 0:
+            first = choice.reading.reuse is None and choice.index % self.prepared.sampling.n == 0
+            if event.reuse is not None and first:
                 self.reuse.append(choice.prompt.layout.told(event.reuse))
                 logger.info("%s", self.reuse[-1])
             if event.finish_reason == "error" and self._client.status().state != "ready":
                 break
             for delta in choice.take(event):
                 queue.put_nowait(delta)
+            if choice.reading.lost:
+                if self._write_again(choice):
+                    return True
+                for delta in choice.give_up():
+                    queue.put_nowait(delta)
             if choice.finished:
                 choice.generation.abort()  # a stop string is our finding; the engine would go on
-                return
+                return False
         raise EngineUnavailable("The engine stopped before the answer was complete; send the request again.")
+
+    def _write_again(self, choice: Choice) -> bool:
+        """Have the call that could not be read written anew, by the grammar from its first token on, if that can be."""
+        prepared, begun = self.prepared, choice.reading.anew()
+        sampling, guide = prepared.sampling.for_choice(choice.index % prepared.sampling.n), copy(prepared.guide)
+        left = None if sampling.max_tokens is None else sampling.max_tokens - len(begun)
+        if guide is None or guide.accept(begun[-1:]) or guide.mask is None or (left is not None and left < 1):
+            return False
+        try:
+            again = self._client.submit(
+                (*choice.prompt.token_ids, *begun),
+                replace(sampling, max_tokens=left, min_tokens=0),
+                marks=choice.prompt.layout.marks,
+                background=prepared.background,
+                owner=self.owner,
+                media=choice.prompt.media,
+                guide=guide,
+            )
+        except QwenchError as error:
+            logger.info("a call that could not be read is not tried again: %s", error)
+            return False
+        choice.generation.abort()
+        choice.generation = again
+        choice.reading.write_again()
+        return True
 
     @property
     def first_token(self) -> float | None:

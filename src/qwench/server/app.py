@@ -21,7 +21,7 @@ from qwench.server.chat import ChatFormat
 from qwench.server.completions import CompletionFormat
 from qwench.server.errors import NoSuchResponse, json_response, on_http_error, on_qwench_error
 from qwench.server.files import file_routes
-from qwench.server.gate import Gate
+from qwench.server.gate import OWNER, Gate
 from qwench.server.messages.routes import message_routes
 from qwench.server.metrics import metrics_routes
 from qwench.server.models import model_routes
@@ -90,7 +90,7 @@ def answer_routes(service: Service) -> APIRouter:
         """End the thinking of a running response: its id, and the action reasoning_end."""
         asked = shape(ControlRequest, await read_json(service, request))
         answer = service.answers.get(asked.id)
-        if answer is None or not answer.end_thinking():
+        if answer is None or answer.owner != request.scope[OWNER] or not answer.end_thinking():
             raise NoSuchResponse(f"No response {show(asked.id)} is running; send the id of one that is.", param="id")
         return json_response({"id": asked.id, "action": asked.action, "success": True})
 

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from typing import NoReturn
 
 from starlette.requests import Request
+from starlette.types import Message, Receive
 
 from qwench.errors import RequestError
 from qwench.fault import fault
-from qwench.server.errors import BodyTooLarge
+from qwench.server.errors import BodyTooLarge, BodyTooSlow
+
+BODY_SECONDS = 20.0  # for a body to come, and one second more for each so many bytes of it:
+LEAST_RATE = 64 * 1024
+MOST_VALUES = 1_000_000  # in one body: JSON is parsed at one go, and others wait meanwhile
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The raw body. Raises BodyTooLarge as soon as more than ``limit`` bytes are announced or have come."""
+    """The raw body. Raises BodyTooLarge as soon as more than ``limit`` bytes are announced or have come, BodyTooSlow
+    when they come too slowly."""
     check_announced(request, limit)
     body = bytearray()
-    async for piece in request.stream():
+    async for piece in Request(request.scope, timely(request.receive)).stream():
         fault("receive")
         body += piece
         if len(body) > limit:
             raise too_large(limit)
     return bytes(body)
+
+
+def timely(receive: Receive) -> Receive:
+    """``receive``, for a body that has to come on. Raises BodyTooSlow."""
+    began, total = asyncio.get_running_loop().time(), 0
+
+    async def timed() -> Message:
+        nonlocal total
+        try:
+            async with asyncio.timeout_at(began + BODY_SECONDS + total / LEAST_RATE):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTooSlow(f"The body did not come within {BODY_SECONDS:g} seconds; send it at once.") from None
+        total += len(message.get("body", b""))
+        return message
+
+    return timed
 
 
 def check_announced(request: Request, limit: int) -> None:
@@ -34,6 +58,8 @@ def check_announced(request: Request, limit: int) -> None:
 
 def parse(body: bytes) -> dict[str, object]:
     """The body as a JSON object. Raises RequestError with line and column."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise BodyTooLarge(f"The body holds more than {MOST_VALUES} values, the most this server reads; send fewer.")
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except UnicodeDecodeError as error:

@@ -52,6 +52,24 @@ class BodyTooLarge(RequestError):
     status, code = 413, "request_too_large"
 
 
+class HeadTooLarge(RequestError):
+    """The request has more headers, or longer ones, than the server reads."""
+
+    status, code = 431, "headers_too_large"
+
+
+class BodyTooSlow(RequestError):
+    """The body does not come on."""
+
+    status, code = 408, "request_timeout"
+
+
+class EncodedBody(RequestError):
+    """The body is compressed."""
+
+    status, code = 415, "unsupported_encoding"
+
+
 class NoSuchRoute(QwenchError):
     """No route has this path."""
 
@@ -134,7 +152,7 @@ async def on_qwench_error(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Exception handler for what the router refuses: unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    asked = f"{request.method} {ascii(request.url.path)[1:-1][:200]}"
+    asked = f"{request.method} {ascii(request.scope['path'])[1:-1][:200]}"  # not `url`: that is made of the Host header
     if error.status_code == 404:
         return error_response(NoSuchRoute(f"There is no {asked}; /docs lists the routes."), request.scope)
     if error.status_code == 405:

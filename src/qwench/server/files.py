@@ -16,7 +16,7 @@ from starlette.types import Message, Receive
 
 from qwench.errors import RequestError
 from qwench.fault import fault
-from qwench.server.body import check_announced, too_large
+from qwench.server.body import check_announced, timely, too_large
 from qwench.server.errors import json_response
 from qwench.server.gate import OWNER
 from qwench.server.reply import warning_header
@@ -39,7 +39,7 @@ def file_routes(service: Service) -> APIRouter:
     async def upload(request: Request) -> Response:
         """Keep a file: a form with the file and its purpose, which is batch."""
         check_announced(request, MOST_UPLOADED + FORM)
-        bounded = Request(request.scope, _bounded(request.receive, MOST_UPLOADED + FORM))
+        bounded = Request(request.scope, _bounded(timely(request.receive), MOST_UPLOADED + FORM))
         async with bounded.form(max_files=1, max_fields=8, max_part_size=FORM) as form:
             fields = {name: value for name, value in form.items() if not isinstance(value, UploadFile)}
             found = form.get("file")
@@ -113,7 +113,7 @@ def page(found: Sequence[Document], request: Request, usual: int, most: int) -> 
     if after is not None and at is None:
         raise RequestError(f"after is {show(after)}, which is not in the list; give an id of it.", param="after")
     rest = listed[at or 0 :]
-    told = rest[: int(limit)]
+    told = rest[: int(limit[:6])]
     ends = {"first_id": told[0]["id"], "last_id": told[-1]["id"]} if told else {"first_id": None, "last_id": None}
     return {"object": "list", "data": told, **ends, "has_more": len(rest) > len(told)}
 

@@ -17,11 +17,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwench import log
-from qwench.errors import QwenchError
+from qwench.errors import QwenchError, RequestError
 from qwench.fault import fault
+from qwench.server.connection import HEAD_BYTES
 from qwench.server.errors import (
     REQUEST,
+    EncodedBody,
     ForeignOrigin,
+    HeadTooLarge,
     InternalError,
     InvalidApiKey,
     UnknownHost,
@@ -39,8 +42,14 @@ OWNER = "qwench.owner"  # in the scope of a request: whose key it came with
 ARRIVED = "qwench.arrived"  # when it came, by the monotonic clock
 KEYLESS = frozenset({"/health"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+MOST_HEADERS = 100
+LAST = {"connection": "close"}  # what follows on this connection is not to be read as another request
 CLIENT_CLOSED = 499  # nobody reads it; the status nginx's logs made known
 QUIET = frozenset({"/health", "/metrics"})  # asked for every few seconds; not worth a line each
+
+
+class Unclear(RequestError):
+    """Where the request ends can be read in two ways."""
 
 
 class Gate:
@@ -49,12 +58,14 @@ class Gate:
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
         self._settings = settings
-        self._limits = Limits(settings.key_rate, settings.key_running)
+        self._limits = Limits(settings.key_rate, settings.key_running, settings.max_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        if scope["type"] != "http":
+            raise RuntimeError("nothing but HTTP is served, so nothing else may pass")
         headers = Headers(scope=scope)
         sent = headers.get("x-request-id", "")
         request_id = sent if REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
@@ -97,15 +108,20 @@ class Gate:
                 await self._app(scope, receive, send)
         except InvalidApiKey as error:
             await error_response(error, scope, {"www-authenticate": "Bearer"})(scope, receive, send)
+        except Unclear as error:
+            await error_response(error, scope, LAST)(scope, receive, send)
         except QwenchError as error:
             await error_response(error, scope)(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         settings, host = self._settings, headers.get("host", "")
+        check_head(headers)
         if not settings.keys and not _is_known(host, settings.hosts):
             told = "is not one this server goes by; ask for its address, or start it with --allow-host"
             raise UnknownHost(f"The host {ascii(host)[1:-1][:100]} {told}.")
         origin = headers.get("origin")
+        if origin is None and scope["method"] == "POST" and headers.get("sec-fetch-site") == "cross-site":
+            origin = "another site"
         if origin is not None and origin.partition("://")[2] != host and not settings.origins & {origin, "*"}:
             told = f"Pages of {ascii(origin)[1:-1][:100]} may not use this server"
             raise ForeignOrigin(f"{told}; its operator can allow it with --allow-origin.")
@@ -124,6 +140,17 @@ class Gate:
         }
         level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
         logger.log(level, "%(method)s %(path)s: %(status)d after %(seconds).3f s", facts, extra={"facts": facts})
+
+
+def check_head(headers: Headers) -> None:
+    """Refuse more than is read, bodies that would have to be unpacked, and two lengths of one body."""
+    if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers.raw) > HEAD_BYTES:
+        told = f"The request has more than {MOST_HEADERS} headers or {HEAD_BYTES} bytes of them; send fewer."
+        raise HeadTooLarge(told)
+    if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+        raise EncodedBody("The body is encoded (content-encoding), which this server does not take; send it as it is.")
+    if "transfer-encoding" in headers and "content-length" in headers:
+        raise Unclear("The request has a content-length and a transfer-encoding; send one of them.")
 
 
 def _secret(headers: Headers) -> str:

@@ -29,6 +29,7 @@ from qwench.text.tools import Tools, read_tools
 from qwench.text.vision import Eyes
 
 MAX_STOP_STRINGS = 32
+MAX_STOP_CHARACTERS = 1000  # of each: the end of an answer is compared with all of it at every token
 MAX_TOP_LOGPROBS = 20
 MAX_ANSWERS = 128  # prompts times n in one request
 BACKGROUND_TIER = "flex"  # OpenAI's word for work that nobody waits for
@@ -192,10 +193,10 @@ def prepare_completion(
     grammar = read_structure(request.structure_fields)
     guide = text.grammars.guide(grammar, ThinkingRules()) if grammar else None
     _check_ends(sampling, guide)
-    prompts = tuple(_completion_prompt(item, text, request) for item in _prompt_items(request.prompt))
-    if len(prompts) * sampling.n > MAX_ANSWERS:
-        count = len(prompts) * sampling.n
+    items = _prompt_items(request.prompt)
+    if (count := len(items) * sampling.n) > MAX_ANSWERS:
         raise RequestError(f"prompt and n ask for {count} answers; ask for at most {MAX_ANSWERS}.", param="prompt")
+    prompts = tuple(_completion_prompt(item, text, request) for item in items)
     return Prepared(
         prompts=prompts,
         sampling=sampling,
@@ -306,6 +307,10 @@ def _asked(request: ChatRequest | CompletionRequest, own: Mapping[str, Any]) -> 
     stop = sent.get("stop")
     if isinstance(stop, list) and len(stop) > MAX_STOP_STRINGS:
         raise RequestError(f"stop holds {len(stop)} strings; send at most {MAX_STOP_STRINGS}.", param="stop")
+    longest = max(map(len, [stop] if isinstance(stop, str) else stop or ()), default=0)
+    if longest > MAX_STOP_CHARACTERS:
+        told = f"stop holds a string of {longest} characters; send at most {MAX_STOP_CHARACTERS} in each"
+        raise RequestError(f"{told}.", param="stop")
     if request.logit_bias:
         sent["logit_bias"] = _logit_bias(request.logit_bias)
     return sent | {name: value for name, value in own.items() if value is not None}

@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from qwench.errors import EngineUnavailable
+from qwench.server.connection import HEAD_BYTES, Connection
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
@@ -48,10 +49,16 @@ class Server(uvicorn.Server):
 
 
 def configure(app: ASGIApp) -> uvicorn.Config:
-    """Uvicorn's settings: no log set-up of its own, no line per request, no server name in the headers."""
+    """Uvicorn's settings: no log set-up of its own, no line per request, no server name in the headers,
+    nothing believed of proxies, no web sockets."""
     return uvicorn.Config(
         app,
+        http=Connection,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        ws="none",
+        proxy_headers=False,
         lifespan="on",
+        log_level="error",  # what is wrong with a request is told to who sent it
         log_config=None,
         access_log=False,
         server_header=False,

@@ -49,13 +49,15 @@ class ServerSettings:
 
     Without ``keys`` everybody is let in who asks for an address of this machine or one of ``hosts``; with several, the
     engine's time is shared equally among them, and each may send ``key_rate`` requests a minute and have
-    ``key_running`` at a time. Pages of other ``origins`` than its own and these may not use the server from a browser.
+    ``key_running`` at a time; all together have at most ``max_requests``. Pages of other ``origins`` than its own and
+    these may not use the server from a browser.
     """
 
     names: tuple[str, ...]
     keys: tuple[Key, ...] = ()
     key_rate: int | None = None
     key_running: int | None = None
+    max_requests: int | None = None
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
     max_body_bytes: int = 32 * MEBIBYTE

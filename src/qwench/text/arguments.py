@@ -22,7 +22,8 @@ LONGEST_NUMBER = 400  # digits; Python refuses whole numbers of some thousand
 CLOSING = {"{": "}", "[": "]"}
 STEPS = {"{": 1, "[": 1, "}": -1, "]": -1}
 DEEPEST = 100
-PYTHON = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|\b(?:True|False|None)\b', re.DOTALL)
+# A text that is not closed goes to the end, so that none is looked at twice.
+PYTHON = re.compile(r'"(?:\\.|[^"\\])*"?|\'((?:\\.|[^\'\\])*)(\'?)|\b(?:True|False|None)\b', re.DOTALL)
 
 
 def kinds_of(schema: object, root: Schema, depth: int = 0) -> frozenset[str]:
@@ -137,7 +138,7 @@ def _finite(number: str) -> float:
 def _as_json(token: re.Match[str]) -> str:
     text = token[0]
     if text[0] == "'":
-        return '"' + text[1:-1].replace("\\'", "'").replace('"', '\\"') + '"'
+        return '"' + token[1].replace("\\'", "'").replace('"', '\\"') + ('"' if token[2] else "")
     return {"True": "true", "False": "false", "None": "null"}.get(text, text)
 
 

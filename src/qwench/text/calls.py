@@ -6,7 +6,8 @@ is written. The parts of a call's arguments always join to one JSON object, also
 
 Models forget tags. A call may lack its opening tag (then its name must be one of the tools'), its closing ones, or be
 ended by the next; a value ends at ``</parameter>`` only where the call goes on behind it, so code may contain the tag.
-What cannot be a call is content as it was written, with a warning. Knows no token ids.
+What cannot be a call is content as it was written, with a warning; or, where it may be written ``again``, is kept back
+until whoever reads has decided. Knows no token ids.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ FUNCTION, FUNCTION_CLOSE = "<function=", "</function>"
 PARAMETER, PARAMETER_CLOSE = "<parameter=", "</parameter>"
 LONGEST_NAME = 256
 NAME = re.compile(rf"([^<>\n]{{1,{LONGEST_NAME}}})>")
-OPENING = re.compile(rf"\s*(?:{TOOL_CALL}|{FUNCTION})")
+OPENING = re.compile(rf"{TOOL_CALL}|{FUNCTION}")  # not with the white space before it: models write it without end
 GOES_ON = ("<parameter", FUNCTION_CLOSE, TOOL_CLOSE)  # what may follow a value, however it goes on
 ENDS = (PARAMETER_CLOSE, FUNCTION_CLOSE, PARAMETER)  # what may end one
 NO_END = -1
@@ -37,7 +38,7 @@ def new_id() -> str:
 class CallReader:
     """``tools`` are the parameters' schemas by the functions' names; after ``most`` calls the answer is ``over``.
 
-    ``warnings`` tell what was repaired or given up.
+    ``warnings`` tell what was repaired or given up. ``lost`` is a call that cannot be read, while ``again`` is allowed.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class CallReader:
     ) -> None:
         self.warnings: list[str] = []
         self.over = False
+        self.again = False
+        self.lost: str | None = None
         self._tools = tools
         self._most = most
         self._make_id = make_id
@@ -55,7 +58,7 @@ class CallReader:
         self._call = Call(0, "", "")
         self._schema: Schema = {}
         self._keys: set[str] = set()
-        self._junk = ""
+        self._junk = self._why = ""
         self._key = ""
         self._value = ""  # what is known of a value that is told as a whole
         self._streams = False
@@ -68,9 +71,25 @@ class CallReader:
         """Whether the last letters belong to a call, as far as is known."""
         return self._state != self._text
 
+    @property
+    def holds(self) -> bool:
+        """Whether anything was kept back."""
+        return bool(self._buffer) or self.in_call
+
     def push(self, text: str) -> list[Piece]:
         self._buffer += text
         return self._run(final=False)
+
+    def begin_again(self) -> None:
+        """Forget the lost call: it is being written anew."""
+        self.lost, self.again, self._buffer, self._state = None, False, "", self._text
+        self.warnings.append("a tool call could not be read; it was written again under the grammar")
+
+    def give_up(self, *, final: bool) -> list[Piece]:
+        """The lost call is content, and so is no other."""
+        lost, self.lost, self.again, self._state = self.lost or "", None, False, self._text
+        self._lose(lost, self._why)
+        return self._run(final=final)
 
     def finish(self) -> list[Piece]:
         """What was still undecided; a call that was cut is closed."""
@@ -90,28 +109,29 @@ class CallReader:
             keep = 0 if final else self._held()
             self._say(self._take(len(self._buffer) - keep))
             return False
-        if self._buffer[found.end() - 1] == "=":
-            opened = self._name(found.end(), final)
+        begin, tagged = len(self._buffer[: found.start()].rstrip()), found.end()
+        if self._buffer[tagged - 1] == "=":
+            opened = self._name(tagged, final)
             if opened is None:
                 return False
             name, end = opened
             if name in self._tools:
-                self._say(self._take(found.start()))
-                self._take(end - found.start())
+                self._say(self._take(begin))
+                self._take(end - begin)
                 self._open(name)
             else:
-                self._say(self._take(found.end()))
+                self._say(self._take(tagged))
             return True
-        return self._tagged(found, final)
+        return self._tagged(begin, tagged, final)
 
-    def _tagged(self, found: re.Match[str], final: bool) -> bool:
-        """Behind ``<tool_call>``: a function, or JSON."""
-        behind = self._buffer[found.end() :]
+    def _tagged(self, begin: int, tagged: int, final: bool) -> bool:
+        """Behind the ``<tool_call>`` from ``begin`` to ``tagged``: a function, or JSON."""
+        behind = self._buffer[tagged:]
         body = behind.lstrip()
-        start = found.end() + len(behind) - len(body)
+        start = tagged + len(behind) - len(body)
         if body.startswith("{"):
-            self._say(self._take(found.start()))
-            self._junk = self._take(start - found.start())
+            self._say(self._take(begin))
+            self._junk = self._take(start - begin)
             self._state, self._scanned, self._depth, self._quoted, self._escaped = self._json, 0, 0, False, False
             return True
         if body.startswith(FUNCTION):
@@ -119,16 +139,16 @@ class CallReader:
             if opened is None:
                 return False
             if opened[0]:
-                self._say(self._take(found.start()))
-                self._take(opened[1] - found.start())
+                self._say(self._take(begin))
+                self._take(opened[1] - begin)
                 if opened[0] not in self._tools:
                     self.warnings.append(f"{opened[0]!r:.80} was called, which is none of the tools")
                 self._open(opened[0])
                 return True
         elif not final and FUNCTION.startswith(body):
             return False
-        self.warnings.append("a tool call names no function; it is left in the content")
-        self._say(self._take(found.end()))
+        self._say(self._take(begin))
+        self._lose(self._take(tagged - begin), "names no function")
         return True
 
     def _name(self, start: int, final: bool) -> tuple[str, int] | None:
@@ -205,6 +225,9 @@ class CallReader:
 
     def _end_of_value(self, at: int, final: bool) -> int | None:
         """Where the call goes on if the value ends at the tag at ``at``: NO_END if not, None if that is unknown."""
+        if not self._buffer.startswith(ENDS, at):
+            rest = self._buffer[at : at + len(PARAMETER_CLOSE)]
+            return None if not final and any(tag.startswith(rest) for tag in ENDS) else NO_END
         rest = self._buffer[at:]
         if rest.startswith(PARAMETER_CLOSE):
             behind = rest[len(PARAMETER_CLOSE) :].lstrip()
@@ -216,9 +239,7 @@ class CallReader:
             if behind.startswith(TOOL_CLOSE) or (final and not behind):
                 return at
             return None if not final and TOOL_CLOSE.startswith(behind) else NO_END
-        if rest.startswith(PARAMETER):
-            return self._next_parameter(at, final)
-        return None if not final and any(tag.startswith(rest) for tag in ENDS) else NO_END
+        return self._next_parameter(at, final)
 
     def _next_parameter(self, at: int, final: bool) -> int | None:
         """The same where another parameter of the tool begins on a line of its own though this one was not closed."""
@@ -290,9 +311,8 @@ class CallReader:
         name = call.get("name")
         known = isinstance(name, str) and (name in self._tools if cut else bool(name))
         if not known or not isinstance(name, str) or not isinstance(arguments, Mapping):
-            self.warnings.append("a tool call is no JSON object with a name; it is left in the content")
-            self._say(self._junk + body)
             self._state = self._text
+            self._lose(self._junk + body, "is no JSON object with a name")
             return
         if name not in self._tools:
             self.warnings.append(f"{name!r:.80} was called, which is none of the tools")
@@ -309,6 +329,18 @@ class CallReader:
                 self._complain(f"has a value for {key!r:.80} that is not of its type")
             self._tell(self._named(key) + _dump(fitted))
             self._keys.add(key)
+
+    def _lose(self, text: str, why: str) -> None:
+        """What begins like a call is none."""
+        if self.again:
+            self.lost, self._why, self._state = text, why, self._waiting
+        else:
+            self.warnings.append(f"a tool call {why}; it is left in the content")
+            self._say(text)
+
+    def _waiting(self, _final: bool) -> bool:
+        """For a word on what was lost."""
+        return False
 
     def _between(self, final: bool) -> bool:
         """Behind a call: white space and its closing tag say nothing."""

@@ -13,11 +13,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from threading import Lock
+from threading import BoundedSemaphore, Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 from qwench.engine.thinking import ThinkingRules
-from qwench.errors import RequestError
+from qwench.errors import Overloaded, RequestError
 from qwench.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 MOST_COMPILED = 64
 MOST_CHARACTERS = 256 * 1024  # of a grammar's source
+COMPILERS = 2  # grammars that are compiled at a time
+COMPILE_SECONDS = 5.0  # what hangs longer holds one of these places; whoever waits for one is told to come again
+PLACE_SECONDS = 2.0
 # Between two parts of JSON: a line and its indent, and no more of a model that writes nothing but blanks.
 JSON_OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": r"\n?[ \t]{0,40}"}
 
@@ -60,6 +63,7 @@ class Grammars:
         self._tokenizer = tokenizer
         self._end_ids = end_ids
         self._lock = Lock()
+        self._places = BoundedSemaphore(COMPILERS)
         self._vocabulary: llguidance.LLTokenizer | None = None
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
 
@@ -68,9 +72,7 @@ class Grammars:
         return AnswerGuide(self.compile(grammar), grammar, rules, self._breaks())
 
     def compile(self, grammar: Grammar) -> llguidance.LLMatcher:
-        """The automaton at its beginning, to be copied."""
-        import llguidance
-
+        """The automaton at its beginning, to be copied. Raises RequestError, or Overloaded while others compile."""
         if len(grammar.source) > MOST_CHARACTERS:
             reason = f"its grammar has {len(grammar.source)} characters, more than {MOST_CHARACTERS}"
             raise RequestError(f"{grammar.field} is too large: {reason}.", param=grammar.field)
@@ -81,10 +83,7 @@ class Grammars:
             if found is not None:
                 self._compiled.move_to_end(grammar.source)
                 return found
-        bounds = limits()
-        matcher = llguidance.LLMatcher(self._vocabulary, grammar.source, log_level=0, limits=bounds)
-        if not matcher.is_error():
-            matcher.compute_bitmask()  # some limits are met only here
+        matcher = self._in_time(self._vocabulary, grammar)
         if matcher.is_error():
             raise RequestError(f"{grammar.field} cannot be held to: {_reason(matcher)}.", param=grammar.field)
         with self._lock:
@@ -92,6 +91,26 @@ class Grammars:
             if len(self._compiled) > MOST_COMPILED:
                 self._compiled.popitem(last=False)
         return matcher
+
+    def _in_time(self, vocabulary: llguidance.LLTokenizer, grammar: Grammar) -> llguidance.LLMatcher:
+        """The compiled grammar, made on a thread that nobody waits for when it hangs."""
+        if not self._places.acquire(timeout=PLACE_SECONDS):
+            raise Overloaded("Too many grammars are being compiled; send the request again later.")
+        found: list[llguidance.LLMatcher] = []
+        done = Event()
+
+        def work() -> None:
+            try:
+                found.append(compiled(vocabulary, grammar.source))
+            finally:
+                self._places.release()
+                done.set()
+
+        Thread(target=work, name="qwench-grammar", daemon=True).start()
+        if not done.wait(COMPILE_SECONDS) or not found:
+            reason = f"it was not compiled within {COMPILE_SECONDS:g} seconds; simplify it"
+            raise RequestError(f"{grammar.field} is too large: {reason}.", param=grammar.field)
+        return found[0]
 
     def _lay_out(self) -> llguidance.LLTokenizer:
         import llguidance
@@ -110,6 +129,16 @@ def limits() -> llguidance.LLParserLimits:
     import llguidance
 
     return llguidance.LLParserLimits(max_items_in_row=20_000, step_max_items=500_000, max_grammar_size=500_000)
+
+
+def compiled(vocabulary: llguidance.LLTokenizer, source: str) -> llguidance.LLMatcher:
+    """The automaton of ``source``, or one that says what is wrong with it."""
+    import llguidance
+
+    matcher = llguidance.LLMatcher(vocabulary, source, log_level=0, limits=limits())
+    if not matcher.is_error():
+        matcher.compute_bitmask()  # some limits are met only here
+    return matcher
 
 
 class _Words:

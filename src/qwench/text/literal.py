@@ -1,8 +1,9 @@
 """What only looks like a special token stays text: nobody may end a turn, or begin a system's, by writing its tag.
 
-Before a prompt is rendered, every such text in what users, systems and tools say is broken with a character that no
-text contains; the tokens are made without it, piece by piece between the template's own tags. Prompts without such a
-text, nearly all, are encoded as they are. The model's own earlier answers keep the tags of thoughts and calls.
+Before a prompt is rendered, every such text in what users, systems and tools say, in the tools' own descriptions and in
+a request's variables is broken with a character that no text contains; the tokens are made without it, piece by piece
+between the template's own tags. Prompts without such a text, nearly all, are encoded as they are. The model's own
+earlier answers keep the tags of thoughts and calls.
 """
 
 from __future__ import annotations
@@ -20,19 +21,30 @@ RESULT = re.compile(r"(\s*<tool_response>)(.*)(</tool_response>\s*)", re.DOTALL)
 
 
 class Literal:
-    """The breaking of one conversation. ``mark`` is None where nothing had to be broken."""
+    """The breaking of one conversation, of the ``tools`` it offers and the ``variables`` of its template. ``mark`` is
+    None where nothing had to be broken."""
 
-    def __init__(self, tokenizer: Tokenizer, messages: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        messages: Iterable[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._all = _any_of(tokenizer.added.values())
         self._special = _any_of(text for number, text in tokenizer.added.items() if number in tokenizer.special_ids)
         self.mark: str | None = None
         self.messages: list[Mapping[str, Any]] = list(messages)
-        texts = [text for message in self.messages for text in _strings(message)]
+        self.tools = tools
+        self.variables = variables or {}
+        texts = list(_strings([*self.messages, *(tools or ()), self.variables]))
         if any(self._all.search(text) for text in texts):
             self.mark = next((each for each in NEVER_IN_TEXT if not any(each in text for text in texts)), None)
         if self.mark is not None:
             self.messages = [self._broken(message) for message in self.messages]
+            self.tools = None if tools is None else [self._everywhere(tool, "tools") for tool in tools]
+            self.variables = self._everywhere(self.variables, "chat_template_kwargs")
 
     def text(self, rendered: str) -> str:
         """The prompt as it reads."""
@@ -64,26 +76,28 @@ class Literal:
                 {**part, "text": self._break(part["text"], own=own)} if isinstance(part.get("text"), str) else part
                 for part in content
             ]
-        broken = {**message, "content": content}
+        others = {name: value for name, value in message.items() if name not in ("role", "content")}
+        broken = {"role": message["role"], **self._everywhere(others, "messages"), "content": content}
         if isinstance(thought := message.get("reasoning_content"), str):
             broken["reasoning_content"] = self._break(thought, own=own)
-        if message.get("tool_calls"):
-            broken["tool_calls"] = self._everywhere(message["tool_calls"])
         return broken
 
     def _break(self, text: str, *, own: bool = False) -> str:
         pattern = self._special if own else self._all
         return pattern.sub(lambda tag: f"{tag[0][0]}{self.mark}{tag[0][1:]}", text)
 
-    def _everywhere(self, value: Any, depth: int = 0) -> Any:
-        """JSON with all of its strings broken."""
+    def _everywhere(self, value: Any, field: str, depth: int = 0) -> Any:
+        """JSON of ``field`` with all of its strings broken, keys too. Raises RequestError where it is too deep."""
         if depth > DEEPEST:
-            raise RequestError(f"messages hold a tool call that nests deeper than {DEEPEST} levels.", param="messages")
+            reason = f"what reads like a tag and nests deeper than {DEEPEST} levels; send flatter JSON"
+            raise RequestError(f"{field} holds {reason}.", param=field)
         if isinstance(value, str):
             return self._break(value)
         if isinstance(value, Mapping):
-            return {key: self._everywhere(inner, depth + 1) for key, inner in value.items()}
-        return [self._everywhere(inner, depth + 1) for inner in value] if isinstance(value, list) else value
+            return {
+                self._everywhere(key, field): self._everywhere(each, field, depth + 1) for key, each in value.items()
+            }
+        return [self._everywhere(inner, field, depth + 1) for inner in value] if isinstance(value, list) else value
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
@@ -99,6 +113,6 @@ def _strings(value: object) -> Iterable[str]:
         if isinstance(each, str):
             yield each
         elif isinstance(each, Mapping):
-            waiting += each.values()
+            waiting += [*each.keys(), *each.values()]
         elif isinstance(each, Sequence):
             waiting += each

@@ -133,13 +133,13 @@ class ModelText:
         clean, added = complete(clean)
         warnings += [f"messages: {rule}" for rule in (*used, *added)]
         seen = media_of(clean)
-        literal = Literal(self.tokenizer, without_pixels(clean))
+        literal = Literal(self.tokenizer, without_pixels(clean), tools, more)
         text = self.chat.render(
             literal.messages,
-            tools=tools,
+            tools=literal.tools,
             add_generation_prompt=add_generation_prompt,
             enable_thinking=switch,
-            variables=more,
+            variables=literal.variables,
         )
         opened = prompt_opens_thinking(text)
         may_think = self.chat.will_think(text)

@@ -15,7 +15,7 @@ from typing import Any
 # token budget, of which the old values stay in the prompt (issue 2881 of omlx).
 KNOWN = {
     "Claude Code's billing line": re.compile(r"^x-anthropic-billing-header:[^\n]*\n*", re.MULTILINE),
-    "a countdown of tokens": re.compile(r"\n*<total_tokens>[^<\n]{0,60}</total_tokens>"),
+    "a countdown of tokens": re.compile(r"(?<!\n)\n*<total_tokens>[^<\n]{0,60}</total_tokens>"),
 }
 
 # How a chat program's own errands begin (titles, tags, follow-up questions of Open WebUI): nobody goes on from them.

@@ -13,7 +13,7 @@ from typing import Literal
 
 from qwench.engine.request import FinishReason, Reuse, SamplingParams, TokenEvent, TokenLogprob
 from qwench.engine.thinking import Closing
-from qwench.errors import EngineUnavailable
+from qwench.errors import EngineUnavailable, GrammarTooComplex, NotFinite, QwenchError
 from qwench.text.calls import CallReader
 from qwench.text.stream import AnswerStream, Call, Piece, join
 from qwench.text.tokenizer import Tokenizer
@@ -35,11 +35,23 @@ class ToolCall:
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
+def named_failure(event: TokenEvent) -> QwenchError | None:
+    """The failure of an answer as whoever asked is told it, where it has a name."""
+    if event.failure == "grammar_too_complex":
+        return GrammarTooComplex(f"{event.error}; ask for a simpler form.")
+    if event.failure == "nan_logits":
+        return NotFinite("The model gave no finite numbers for this answer; its weights may be damaged.")
+    return None
+
+
 class Reading:
     """``token_ids`` and ``logprobs`` go up to and with the token that completed a stop string.
 
     ``stop_reason`` is that string, or the id from ``stop_token_ids`` that ended the answer. ``untold`` are the
     log-probabilities of content tokens whose text has not come, at the end those that have none.
+
+    With ``call_id``, the tag that begins a call, one call that cannot be read is ``lost`` instead of content: nothing
+    more is told until whoever reads says ``write_again`` or ``give_up``.
     """
 
     def __init__(
@@ -50,6 +62,7 @@ class Reading:
         thinking_open: bool = False,
         split_thinking: bool = True,
         tools: Tools | None = None,
+        call_id: int | None = None,
     ) -> None:
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob | None] = []
@@ -65,6 +78,11 @@ class Reading:
         self._texts: dict[str, list[str]] = {"reasoning": [], "content": []}
         self._arguments: dict[Call, list[str]] = {}
         self._calls = None if tools is None else CallReader(tools.parameters, tools.most)
+        self._call_id = call_id
+        self._sure = (0, 0)  # tokens, and letters of content, behind which nothing was kept back
+        self._last: TokenEvent | None = None  # the end that came while a call was lost
+        if self._calls is not None:
+            self._calls.again = call_id is not None
         self._stream = AnswerStream(
             tokenizer,
             stop=sampling.stop_strings,
@@ -106,18 +124,49 @@ class Reading:
         """What was wrong with the calls."""
         return self._calls.warnings if self._calls else ()
 
+    @property
+    def lost(self) -> bool:
+        """Whether a call cannot be read, and may be written again."""
+        return self._calls is not None and self._calls.lost is not None
+
+    def anew(self) -> list[int]:
+        """The answer up to the lost call, and the tag that begins a call: what another try goes on from."""
+        assert self._call_id is not None, "nothing can be lost without it"
+        known, letters = self._sure
+        return [*self.token_ids[:known], *self._tokenizer.encode_plain(self.content[letters:]), self._call_id]
+
+    def write_again(self) -> None:
+        """From now on events tell what comes behind ``anew``."""
+        assert self._calls is not None, "nothing can be lost without them"
+        token_ids = self.anew()
+        self.logprobs = [*self.logprobs[: self._sure[0]], *[None] * (len(token_ids) - self._sure[0])]
+        self.token_ids = token_ids
+        self.untold.clear()
+        self._last = None
+        self._calls.begin_again()
+        self._stream.push(token_ids[-1:])
+
+    def give_up(self) -> list[Piece]:
+        """The lost call is content after all; and the end, if that came."""
+        last, self._last = self._last, None
+        pieces = self._stream.give_up(final=last is not None)
+        return self._told(pieces) if last is None else self._finish(last, pieces)
+
     def begin(self, token_ids: Iterable[int]) -> None:
         """The answer goes on from these, which the prompt holds already."""
         self._told(self._stream.push(token_ids))
 
     def take(self, event: TokenEvent) -> list[Piece]:
-        """What ``event`` adds; nothing once the answer is over. Raises EngineUnavailable if the engine gave it up."""
+        """What ``event`` adds; nothing once the answer is over. Raises EngineUnavailable, or the named failure,
+        if the engine gave it up.
+        """
         if event.finish_reason == "error":
-            raise EngineUnavailable(f"the engine failed on this answer: {event.error or 'no reason given'}.")
+            told = f"the engine failed on this answer: {event.error or 'no reason given'}."
+            raise named_failure(event) or EngineUnavailable(told)
         if self.finish_reason is not None:
             return []
         self.prompt_logprobs += event.prompt_logprobs
-        self.reuse = event.reuse or self.reuse
+        self.reuse = self.reuse or event.reuse
         self.closed_by, self.repeats = event.closed_by or self.closed_by, event.repeats or self.repeats
         pieces: list[Piece] = []
         for at, token in enumerate(event.token_ids):  # the token that ends an answer has a log-probability too
@@ -127,9 +176,19 @@ class Reading:
                 return self._end("stop", pieces)
         if event.finish_reason is None:
             return self._told(pieces)
+        if self._calls is not None and event.finish_reason == "length":
+            self._calls.again = False  # there is no room for another try
+            self._add(self._stream.give_up(final=False) if self.lost else (), pieces)
+        self._add(self._stream.finish(), pieces)
+        if self.lost:
+            self._last = event
+            return self._told(pieces)
+        return self._finish(event, pieces)
+
+    def _finish(self, event: TokenEvent, pieces: list[Piece]) -> list[Piece]:
         if event.stop_token_id in (self._sampling.stop_token_ids or ()):
             self.stop_reason = event.stop_token_id
-        self._add(self._stream.finish(), pieces)
+        assert event.finish_reason is not None
         return self._end(event.finish_reason, pieces)
 
     def _end(self, reason: FinishReason, pieces: list[Piece]) -> list[Piece]:
@@ -147,6 +206,9 @@ class Reading:
         if logprob is not None and is_content and not self._is_border(token):
             self.untold.append(logprob)
         self._add(found, pieces)
+        if self._calls is not None and not self._calls.holds:
+            told = "".join(piece.text for piece in pieces if piece.kind == "content")
+            self._sure = len(self.token_ids), len(self.content) + len(told)
 
     def _is_border(self, token: int) -> bool:
         """Whether ``token`` is line breaks between the reasoning and the content, which belong to neither."""

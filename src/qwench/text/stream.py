@@ -183,6 +183,15 @@ class AnswerStream:
         """The stop string that ended the answer."""
         return self._stop_filter.stopped
 
+    def give_up(self, *, final: bool) -> list[Piece]:
+        """The call that was lost is content."""
+        pieces: list[Piece] = []
+        if self._calls is not None:
+            self._tell(self._calls.give_up(final=final), pieces)
+        if final:
+            join(pieces, Piece("content", self._stop_filter.finish()))
+        return pieces
+
     @property
     def is_over(self) -> bool:
         """Whether nothing that follows counts."""

@@ -85,7 +85,8 @@ def _allowed(choice: object, parameters: Mapping[str, Schema]) -> tuple[list[str
         return [_known(_named(choice), parameters)], True
     if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
         inner = choice.get("allowed_tools", choice)
-        names = [_named(each) for each in inner.get("tools") or ()] if isinstance(inner, Mapping) else []
+        given = inner.get("tools") if isinstance(inner, Mapping) else None
+        names = [_named(each) for each in given] if isinstance(given, list) else []
         mode = inner.get("mode", "auto") if isinstance(inner, Mapping) else None
         if mode in ("auto", "required") and names:
             return [_known(name, parameters) for name in names], mode == "required"

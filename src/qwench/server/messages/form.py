@@ -12,7 +12,7 @@ from qwench.server.errors import anthropic_error
 from qwench.server.stretches import Stretch, Stretches
 from qwench.text.tokenizer import Tokenizer
 
-PING = {"type": "ping"}
+PING: dict[str, object] = {"type": "ping"}
 
 
 class MessageFormat(Format):

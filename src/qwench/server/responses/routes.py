@@ -126,8 +126,8 @@ async def understood(service: Service, store: ResponseStore, body: Mapping[str, 
         warnings += ["store: nothing is stored here (--response-memory is 0)"] if request.store else []
         request = request.model_copy(update={"store": False})
     if request.background and (request.stream or not request.stores):
-        other, told = ("stream", "leave it out") if request.stream else ("store", "nobody could ask for it later")
-        raise RequestError(f"background cannot be combined with {other} like this: {told}.", param="background")
+        other, reason = ("stream", "leave it out") if request.stream else ("store", "nobody could ask for it later")
+        raise RequestError(f"background cannot be combined with {other} like this: {reason}.", param="background")
     earlier = None
     if request.previous_response_id is not None:
         earlier = store.get(request.previous_response_id, owner, "previous_response_id")

@@ -164,6 +164,7 @@ def call_item(origin: Origin, item_id: str, call_id: str, arguments: str, status
 def call_of(item: Mapping[str, Any], place: str) -> dict[str, Any]:
     """An earlier call of the model, as chat has it. Raises RequestError."""
     kind, namespace = item["type"], item.get("namespace")
+    arguments: Any
     if kind == "local_shell_call":
         action = item.get("action")
         given = action if isinstance(action, Mapping) else {}
