@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from qwench.errors import QwenchError
-from qwench.gateway.as_anthropic import EventStream, completion_to_message, error_to_anthropic
+from qwench.gateway.as_anthropic import EventStream, completion_to_message
 from qwench.gateway.providers import Face
 from qwench.gateway.upstream import DONE, Event
-from qwench.server.errors import encode, error_body
+from qwench.server.errors import anthropic_error, encode, error_body
 
 Receipt = Mapping[str, Any]  # the extension of usage
 
@@ -97,7 +97,7 @@ class AnthropicWriter:
         return b"".join(map(_event, closing))
 
     def fail(self, error: QwenchError) -> bytes:
-        return _event(error_to_anthropic(error))
+        return _event(anthropic_error(error, None))
 
     def whole(self, answer: Answer, receipt: Receipt) -> dict[str, Any]:
         if answer.spoken == "anthropic":
