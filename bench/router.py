@@ -111,7 +111,7 @@ def out_of_fold(
     for fold in range(FOLDS):
         router = fitted(table, folds != fold, value, cascades=cascades)
         decisions = {kind: router.decide(Ask(SILENT, PUBLIC, told=kind)) for kind in set(kinds)}
-        for task in np.flatnonzero(folds == fold):
+        for task in np.flatnonzero(folds == fold).tolist():
             decision = decisions[kinds[task]]
             first[task] = table.options.index(decision.option.model)
             if decision.cascade:
@@ -125,11 +125,11 @@ def guessed(table: Outcomes, folds: Choices) -> list[str]:
     found = [UNKNOWN] * len(table.kinds)
     for fold in range(FOLDS):
         examples: dict[str, list[str]] = {kind: [] for kind in table.kinds}
-        for task in np.flatnonzero(folds != fold):
+        for task in np.flatnonzero(folds != fold).tolist():
             examples[table.kinds[task]].append(table.prompts[task])
         classes = {kind: TaskClass(kind, 0.0, examples=tuple(texts)) for kind, texts in examples.items()}
         classifier = Classifier(classes, unknown, Routing().likeness)
-        for task in np.flatnonzero(folds == fold):
+        for task in np.flatnonzero(folds == fold).tolist():
             found[task] = classifier.find(replace(SILENT, said=table.prompts[task])).task.name
     return found
 

@@ -58,7 +58,7 @@ async def garbage(exchange: Exchange) -> None:
 
 
 async def misshapen(exchange: Exchange) -> None:
-    told = random.choice(({"choices": []}, {"choices": "none"}, {"choices": [{"index": 0}]}, [], {"hello": 1}))
+    told: object = random.choice(({"choices": []}, {"choices": "none"}, {"choices": [{"index": 0}]}, [], {"hello": 1}))
     if exchange.seen.body.get("stream"):
         await exchange.events([event(told)])
     else:

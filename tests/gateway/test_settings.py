@@ -75,7 +75,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
     assert own.url == "http://127.0.0.1:8101"
     assert own.data == frozenset(DataClass)
     assert own.engine == ("nano", "--port", "8101")
-    assert (api.url, api.secret.value, api.data) == ("https://api.example.com", "sk-1", {DataClass.PUBLIC})
+    assert (api.url, api.secret.value, api.data) == ("https://api.example.com", "sk-1", frozenset({DataClass.PUBLIC}))
     assert settings.unknown.name == "general"
     assert settings.owners["ann"].budget == 2.5
     assert "sk-1" not in repr(settings)

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from qwench.errors import EngineUnavailable, QwenchError, RequestError
 from qwench.gateway.admin import admin_routes
-from qwench.gateway.as_anthropic import error_to_anthropic, request_to_chat
+from qwench.gateway.as_anthropic import request_to_chat
 from qwench.gateway.courier import Job
 from qwench.gateway.faces import writer
 from qwench.gateway.gates import Limits, data_class
@@ -34,7 +34,7 @@ from qwench.gateway.router import Ask
 from qwench.gateway.signals import read_signals
 from qwench.gateway.tiers import AUTO
 from qwench.server.body import parse, read_body
-from qwench.server.errors import InternalError, error_response, json_response, on_http_error
+from qwench.server.errors import InternalError, error_response, json_response, on_http_error, on_qwench_error
 from qwench.server.gate import CLIENT_CLOSED, OWNER, Gate
 from qwench.server.sse import HEADERS, ClientGone, unless_gone
 
@@ -67,26 +67,13 @@ def build_app(house: House) -> Gate:
     async def messages(request: Request) -> Response:
         return await generate(house, request, "anthropic")
 
-    async def failed(request: Request, error: Exception) -> Response:
-        assert isinstance(error, QwenchError)
-        return shaped(error, "anthropic" if request.url.path.startswith("/v1/messages") else "openai")
-
     routes = [
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/messages", messages, methods=["POST"]),
         *admin_routes(house),
     ]
-    app = Starlette(routes=routes, exception_handlers={QwenchError: failed, HTTPException: on_http_error})
+    app = Starlette(routes=routes, exception_handlers={QwenchError: on_qwench_error, HTTPException: on_http_error})
     return Gate(app, house.server)
-
-
-def shaped(error: QwenchError, face: Face) -> Response:
-    """``error`` as the face words it, with what tells clients whether to try again."""
-    response = error_response(error)
-    if face == "openai":
-        return response
-    kept = {name: response.headers[name] for name in ("retry-after", "x-should-retry") if name in response.headers}
-    return json_response(error_to_anthropic(error), error.status, kept)
 
 
 async def generate(house: House, request: Request, face: Face) -> Response:
@@ -194,13 +181,13 @@ async def whole(house: House, job: Job, request: Request) -> Response:
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED)
     except QwenchError as error:
-        return refused(house, job, error)
+        return refused(house, job, error, request.scope)
     return json_response(told, headers=headers_of(house, job, done=True))
 
 
-def refused(house: House, job: Job, error: QwenchError) -> Response:
+def refused(house: House, job: Job, error: QwenchError, scope: Scope) -> Response:
     """A failure before the first byte, with what it took and cost all the same."""
-    response = shaped(error, job.wanted.face)
+    response = error_response(error, scope)
     response.headers.update(headers_of(house, job, done=True))
     return response
 
@@ -228,7 +215,7 @@ class Relay(Response):
                 last = face.end(job.receipt(house.settings.routing.currency))
             except QwenchError as error:
                 if not self._started:
-                    await refused(house, job, error)(scope, receive, send)
+                    await refused(house, job, error, scope)(scope, receive, send)
                     return
                 last = face.fail(error)
             except Exception:

@@ -1,6 +1,6 @@
 """Anthropic's Messages API as a face: what a client sends becomes a chat completion, the answer becomes a message.
 
-Pure: bodies and chunks in, bodies and events out. Errors of this face are shaped here too.
+Pure: bodies and chunks in, bodies and events out.
 """
 
 from __future__ import annotations
@@ -9,18 +9,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qwench.errors import QwenchError, RequestError
+from qwench.errors import RequestError
 
 STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 COPIED = ("model", "stream", "temperature", "top_p", "top_k", "max_tokens", "thinking", "output_config", "service_tier")
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-ERRORS = {400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error"} | {
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
 
 
 def request_to_chat(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,13 +169,9 @@ class EventStream:
         if not self._begun:
             self._begun = True
             head = {"id": chunk.get("id", ""), "type": "message", "role": "assistant", "model": chunk.get("model", "")}
-            empty: dict[str, Any] = {
-                "content": [],
-                "stop_reason": None,
-                "stop_sequence": None,
-                "usage": usage_to_anthropic(None),
-            }
-            yield {"type": "message_start", "message": {**head, **empty}}
+            empty: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None}
+            told = {**head, **empty, "usage": usage_to_anthropic(None)}
+            yield {"type": "message_start", "message": told}
         if chunk.get("usage"):
             self._usage = chunk["usage"]
         for choice in chunk.get("choices") or ():
@@ -233,8 +222,3 @@ class EventStream:
             yield {"type": "content_block_delta", "index": self._index, "delta": signed}
         yield {"type": "content_block_stop", "index": self._index}
         self._open = ""
-
-
-def error_to_anthropic(error: QwenchError) -> dict[str, Any]:
-    kind = ERRORS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-    return {"type": "error", "error": {"type": kind, "message": error.message}}

@@ -23,7 +23,8 @@ def lines(ask: Ask, decision: Decision, currency: str) -> Iterator[str]:
     yield f"value      V = {decision.value:g} {currency} for a completed task"
     yield f"limits     {_limits(ask)}"
     yield ""
-    width = max(len(each.option.name) for each in (*decision.weighed, *decision.shut))
+    options = [each.option for each in decision.weighed] + [each.option for each in decision.shut]
+    width = max(len(option.name) for option in options)
     head = f"{'open options':{width}}  p     90 % interval  outcomes  c ({currency})     p·V − c"
     yield head
     for weighed in decision.weighed:

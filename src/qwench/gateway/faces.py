@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from qwench.errors import QwenchError
-from qwench.gateway.as_anthropic import EventStream, completion_to_message, error_to_anthropic
+from qwench.gateway.as_anthropic import EventStream, completion_to_message
 from qwench.gateway.providers import Face
 from qwench.gateway.upstream import DONE, Event
-from qwench.server.errors import encode, error_body
+from qwench.server.errors import anthropic_error, encode, error_body
 
 Receipt = Mapping[str, Any]  # the extension of usage
 
@@ -63,8 +63,9 @@ class OpenAIWriter:
         if not self._wants_usage:
             return b": qwench " + json.dumps(receipt).encode() + b"\n\n" + DONE
         usage = _with(self._usage, receipt)
-        head = {name: self._head[name] for name in ("id", "object", "created", "model") if name in self._head}
-        return b"data: " + encode({**head, "choices": [], "usage": usage}) + b"\n\n" + DONE
+        told: dict[str, Any] = {"choices": [], "usage": usage}
+        told |= {name: self._head[name] for name in ("id", "object", "created", "model") if name in self._head}
+        return b"data: " + encode(told) + b"\n\n" + DONE
 
     def fail(self, error: QwenchError) -> bytes:
         return b"data: " + encode(error_body(error)) + b"\n\n"
@@ -96,7 +97,7 @@ class AnthropicWriter:
         return b"".join(map(_event, closing))
 
     def fail(self, error: QwenchError) -> bytes:
-        return _event(error_to_anthropic(error))
+        return _event(anthropic_error(error, None))
 
     def whole(self, answer: Answer, receipt: Receipt) -> dict[str, Any]:
         if answer.spoken == "anthropic":
