@@ -87,7 +87,7 @@ LAYERS = {
             *(*BASE, "text", "media", "model.parameters", "engine.client", "engine.request", "engine.thinking"),
             *("reason", "server", "__init__"),
         ),
-        ("fastapi", "starlette", "pydantic", "uvicorn"),
+        ("fastapi", "starlette", "pydantic", "uvicorn", "h11"),
     ),
     # The accounts know nothing of HTTP; engines are reached over it alone.
     **dict.fromkeys(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def configure(page: Any, **values: object) -> None:
     page.get_by_text("nano is listening.").wait_for()
 
 
-def bring(page: Any, *turns: dict[str, object], title: str = "Brought") -> None:
+def bring(page: Any, *turns: Mapping[str, object], title: str = "Brought") -> None:
     """A conversation from a file, opened."""
     document = json.dumps({"id": "brought", "title": title, "changed": 1, "turns": turns}).encode()
     page.get_by_role("button", name="Settings").click()
