@@ -1,0 +1,53 @@
+"""Requests that Schemathesis makes of our own OpenAPI document: never a failure of the server's, never an answer that the
+document does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+from qwench.config import EngineConfig
+from qwench.engine.client import EngineClient
+from qwench.server.service import ServerSettings
+from qwench.text.model import ModelText
+from tests.reliability.effort import effort
+from tests.server.conftest import running
+
+WINDOW = 160  # tokens: what is not refused ends soon
+CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    client = EngineClient(EngineConfig(model="nano", max_model_len=WINDOW, max_num_seqs=8))
+    text = ModelText(client.files, client.model)
+    client.start(text.vocabulary)
+    client.wait_ready(60)
+    with running(client, text, ServerSettings(names=("nano",))) as address:
+        yield address
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_no_request_of_our_document_fails_in_the_server(address: str) -> None:
+    schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
+    operations = [found.ok() for found in schema.get_all_operations()]
+    each = -(-effort("documented requests") // len(operations))
+    for operation in operations:
+
+        @hypothesis.given(case=operation.as_strategy())
+        @hypothesis.settings(
+            max_examples=each,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        def ask(case: schemathesis.Case) -> None:
+            case.call_and_validate(checks=CHECKS, timeout=60)
+
+        ask()
