@@ -66,7 +66,7 @@ def test_thousands_of_answers_say_something(first: int) -> None:
 
 
 def test_the_runs_above_really_meet_every_end_of_thinking() -> None:
-    met = {reader.last.closed_by for reader in answered(range(150))}
+    met = {reader.last.closed_by for reader in answered(range(400))}
     assert met >= {"model", "tool_call", "soft", "budget", "reserve", "end_of_turn"}
 
 

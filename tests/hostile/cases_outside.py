@@ -146,6 +146,8 @@ def media() -> Iterator[Case]:
         {"min_pixels": -1},
     ):
         yield Case(f"{fields}", message(picture(good), **fields))
+    vague = {"type": "image_url", "image_url": {"url": good, "detail": {}}}
+    yield Case("detail of another type", message(vague), allowed=EITHER)
     yield Case("a uuid", message(picture(good, uuid="../../x")), allowed=EITHER)
     yield Case(
         "forged grid", message(picture(good, grid_thw=[1, 10**6, 10**6], image_grid_thw=[9, 9, 9])), allowed=EITHER
@@ -154,7 +156,7 @@ def media() -> Iterator[Case]:
         picture(None), picture(5), picture([good]), picture({"url": good}), {"type": "image_url"}, {"type": "image_url", "image_url": 5},
         {"type": "video", "video": []}, {"type": "video", "video": {}}, {"type": "video", "video": [[good]]}, {"type": "file"},
         {"type": "file", "file": {"file_data": "%"}}, {"type": "image", "source": {"type": "base64", "data": 5}},
-        {"type": "image", "source": {"type": "base64"}}, {"type": ["image_url"]}, {"type": "image_url", "image_url": {"url": good, "detail": {}}},
+        {"type": "image", "source": {"type": "base64"}}, {"type": ["image_url"]},
         {"type": "file", "file": {"file_data": data_uri(document(3)[:120], "application/pdf")}},
         {"type": "file", "file": {"file_data": data_uri(document(2), "application/pdf")}, "pages": "9-1"},
         {"type": "file", "file": {"file_data": data_uri(document(2), "application/pdf")}, "pages": "1-999999999999"},

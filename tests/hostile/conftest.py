@@ -14,7 +14,9 @@ from qwench.server.keys import Key
 from qwench.server.service import ServerSettings
 from qwench.text.model import ModelText
 from tests.hostile.target import Target
-from tests.server.conftest import running
+from tests.server.conftest import running, scripted, text_folder
+
+__all__ = ["scripted", "text_folder"]  # fixtures of the server's tests
 
 SECRET = "sk-hostile-0123456789abcdef"
 BODY_LIMIT = 4 << 20

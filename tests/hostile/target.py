@@ -126,6 +126,8 @@ def faults_of(answer: httpx.Response, sent: str = "", key: str | None = None) ->
     if answer.status_code >= 400:
         try:
             error = answer.json()["error"]
+            if answer.request.url.path.startswith("/api/"):  # Ollama's shape is a sentence
+                error = {"message": error, "type": ""}
             shaped = {"message", "type"} <= error.keys() and isinstance(error["message"], str) and error["message"]
         except (ValueError, KeyError, TypeError, AttributeError):
             shaped = False

@@ -68,7 +68,9 @@ def test_without_include_usage_the_stream_has_no_usage(openai: OpenAI) -> None:
 
 def test_n_gives_different_choices_that_a_seed_repeats(openai: OpenAI) -> None:
     def ask() -> list[str | None]:
-        answer = openai.chat.completions.create(messages=HELLO, model=NAME, n=3, seed=5, max_tokens=8)
+        answer = openai.chat.completions.create(
+            messages=HELLO, model=NAME, n=3, seed=5, max_tokens=8, extra_body={"ignore_eos": True}
+        )
         assert [choice.index for choice in answer.choices] == [0, 1, 2]
         assert answer.usage is not None
         assert answer.usage.completion_tokens == 24

@@ -276,7 +276,9 @@ def test_a_call_that_cannot_be_written_again_is_content(scripted: Start) -> None
     assert choice["message"]["content"] == UNREADABLE
     assert choice["finish_reason"] == "stop"
     engine, http = scripted(again(UNREADABLE, CALL))
-    cut = len(engine.text.tokenizer.encode("I look.\n<tool_call>\nsome"))
+    begun = "I look.\n<tool_call>\n"
+    cut = len(engine.text.tokenizer.encode(begun)) + 1  # the token that shows that it is no call, and no more
     choice = http.post("/v1/chat/completions", json={**ASKED, "max_tokens": cut}).json()["choices"][0]
-    assert (choice["message"]["content"], choice["finish_reason"]) == ("I look.\n<tool_call>\nsome", "length")
+    assert choice["message"]["content"].startswith(f"{begun}s")
+    assert choice["finish_reason"] == "length"
     assert len(engine.prompts) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 
 from fastapi import APIRouter, Request
@@ -88,18 +89,19 @@ def token_routes(service: Service) -> APIRouter:
 
 
 def docs_routes(service: Service, routes: list[APIRoute]) -> APIRouter:
-    """``/docs`` and ``/openapi.json`` over ``routes``."""
+    """``/docs`` and ``/openapi.json`` over ``routes``. Both are written once."""
     router = APIRouter()
+    described, shown = functools.cache(lambda: document(routes)), functools.cache(lambda: page(service.name, routes))
 
     @router.get("/docs")
     async def docs() -> Response:
         """This page."""
-        return HTMLResponse(page(service.name, routes))
+        return HTMLResponse(shown())
 
     @router.get("/openapi.json")
     async def openapi() -> Response:
         """The OpenAPI document."""
-        return json_response(document(routes))
+        return json_response(described())
 
     return router
 

@@ -267,7 +267,7 @@ class Answer:
             for delta in choice.take(event):
                 queue.put_nowait(delta)
             if choice.reading.lost:
-                if self._write_again(choice):
+                if event.finish_reason != "length" and self._write_again(choice):  # cut short, it was no mistake
                     return True
                 for delta in choice.give_up():
                     queue.put_nowait(delta)

@@ -37,6 +37,7 @@ CREATE TABLE lines (
     status INTEGER, result BLOB, PRIMARY KEY (batch, number)) WITHOUT ROWID;
 CREATE INDEX waiting ON lines (batch, number) WHERE NOT claimed;
 """
+NEW = f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"
 
 Document = dict[str, Any]
 
@@ -80,7 +81,7 @@ class Store:
         if version not in (0, VERSION):
             raise sqlite3.DatabaseError(f"it is of version {version}, this Qwench knows {VERSION}")
         if version == 0:
-            database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+            database.executescript(NEW)
         database.execute("UPDATE lines SET claimed = 0 WHERE claimed AND status IS NULL")  # whoever had them was killed
 
     def close(self) -> None:
@@ -242,21 +243,23 @@ class Store:
                 row = (untold(json.loads(request)), batch_id, number)
                 database.execute("UPDATE lines SET status = 0, result = ? WHERE batch = ? AND number = ?", row)
             written = {
-                "output_file_id": self._gather(database, before, owner, "output", "status = 200"),
-                "error_file_id": self._gather(database, before, owner, "error", "status <> 200"),
+                "output_file_id": self._gather(database, before, owner, "output"),
+                "error_file_id": self._gather(database, before, owner, "error"),
             }
             counts = before["request_counts"]
             self._change(database, batch_id, status=over, request_counts=counts, **{f"{over}_at": now}, **written)
             database.execute("UPDATE batches SET running = 0 WHERE id = ?", (batch_id,))
             database.execute("DELETE FROM lines WHERE batch = ?", (batch_id,))
 
-    def _gather(self, database: sqlite3.Connection, batch: Document, owner: str, kind: str, which: str) -> str | None:
-        """A file of the results of one kind, a line each; None if there are none."""
-        lines = f"FROM lines WHERE batch = ? AND {which}"
-        (size,) = database.execute(f"SELECT sum(length(result) + 1) {lines}", (batch["id"],)).fetchone()
+    def _gather(self, database: sqlite3.Connection, batch: Document, owner: str, kind: str) -> str | None:
+        """A file of the results of one kind, "output" or "error", a line each; None if there are none."""
+        wanted = (batch["id"], kind == "output")
+        sizes = "SELECT sum(length(result) + 1) FROM lines WHERE batch = ? AND (status = 200) = ?"
+        (size,) = database.execute(sizes, wanted).fetchone()
         if not size:
             return None
-        found = database.execute(f"SELECT result {lines} ORDER BY number", (batch["id"],))
+        results = "SELECT result FROM lines WHERE batch = ? AND (status = 200) = ? ORDER BY number"
+        found = database.execute(results, wanted)
         expiry = batch["output_expires_after"]
         expires = int(self._clock()) + expiry["seconds"] if expiry else None
         given: Document = {"filename": f"{batch['id']}_{kind}.jsonl", "purpose": "batch_output"}
