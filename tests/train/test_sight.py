@@ -21,7 +21,7 @@ from qwench.train.suites import suites
 NANO = Path(qwench.__file__).parent / "assets" / "nano"
 TINY = dataclasses.replace(
     SIGHT_PRESETS["smoke"], alone=2, together=2, pictures=4, tokens=64, warm_up=1, half=False,
-    mixture={"seen number": 1.0, "copy": 1.0},
+    stages=((0.5, {"seen number": 1.0}), (1.0, {"seen number": 1.0, "copy": 1.0})),
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from qwench.train.data.mix import EARLY, LAST, LATE, SEEING
+from qwench.train.data.mix import EARLY, LAST, LATE, SEEING, SETTLING
 
 Stages = tuple[tuple[float, dict[str, float]], ...]
 SUMS_ONLY: Stages = ((1.0, {"small sum thinking": 1.0}),)
@@ -107,7 +107,7 @@ class SightRecipe:
     shares: dict[str, float] = field(
         default_factory=lambda: {"number": 0.3, "word": 0.45, "shapes": 0.15, "bars": 0.1}  # of the pictures alone
     )
-    mixture: dict[str, float] = field(default_factory=lambda: SEEING)
+    stages: Stages = ((0.675, SEEING), (1.0, SETTLING))  # up to this share of the steps together, this mixture
 
     @property
     def steps(self) -> int:
@@ -119,10 +119,15 @@ class SightRecipe:
             return trapezoid(step, self.alone, self.warm_up, self.decay)
         return trapezoid(step - self.alone, self.together, self.warm_up, self.decay)
 
+    def stage(self, step: int) -> int:
+        """Of the steps together."""
+        share = (step - self.alone) / self.together
+        return next(index for index, (end, _) in enumerate(self.stages) if share < end or end == 1.0)
+
 
 SIGHT_PRESETS = {
     "smoke": SightRecipe(
-        alone=300, together=40, pictures=48, tokens=512, shares={"number": 1.0}, mixture={"seen number": 1.0}
+        alone=300, together=40, pictures=48, tokens=512, shares={"number": 1.0}, stages=((1.0, {"seen number": 1.0}),)
     ),
-    "cpu": SightRecipe(alone=6000, together=1500),
+    "cpu": SightRecipe(alone=3700, together=770),
 }

@@ -62,7 +62,10 @@ class Trainer:
         }
         self.words = [*(self.tokenizer.token_to_id(word) for word in SAYINGS), self.tokenizer.token_to_id(PAD)]
         assert None not in self.words, "a word of the captions is no token of this tokenizer"
-        self.mixture = Mixture(Random(0), lambda sample: len(encode(self.tokenizer, sample).ids), recipe.mixture)
+        self.mixtures = [
+            Mixture(Random(0), lambda sample: len(encode(self.tokenizer, sample).ids), shares)
+            for _, shares in recipe.stages
+        ]
         self.right: dict[str, float] = {}
 
     def advance(self) -> float:
@@ -111,9 +114,9 @@ class Trainer:
 
     def together(self, rng: Random) -> Tensor:
         """The language model answers, with what the tower shows it and without."""
-        rows, left = [], self.recipe.tokens
+        mixture, rows, left = self.mixtures[self.recipe.stage(self.step)], [], self.recipe.tokens
         while left > 0:
-            sample = self.mixture.draw(rng)
+            sample = mixture.draw(rng)
             row = encode(self.tokenizer, sample)
             rows.append(row if sample.thinking else disturbed(row, rng, self.recipe.slips))
             left -= len(row.ids)

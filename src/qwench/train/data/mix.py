@@ -44,6 +44,12 @@ SEEING: dict[str, float] = {
     **{name: share / 2 for name, share in LAST.items()},
 }  # fmt: skip
 
+# At the end mostly text again, and most of what suffered while pictures came.
+SETTLING: dict[str, float] = {
+    "seen number": 6, "seen word": 13, "seen shapes": 7, "seen bars": 4,
+    **LAST, "choose a tool": 18, "tool call": 9, "json": 14, "identifiers": 9, "order": 4, "lookup": 7, "memory": 3, "story": 6,
+}  # fmt: skip
+
 GENERATORS: dict[str, Generator] = {
     "sum thinking": partial(arithmetic.addition, thinking=True),
     "small sum thinking": partial(arithmetic.addition, thinking=True, top=2),
