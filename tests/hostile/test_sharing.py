@@ -58,7 +58,7 @@ def test_wrong_keys_open_nothing(nano: EngineClient, nano_text: ModelText) -> No
                     assert ALICE not in answer.text
                     assert hers or answer.json()["error"]["code"] == "invalid_api_key"
         assert http.get("/v1/models?api_key=" + ALICE).status_code == 401
-        assert http.get("/v1/models", cookies={"api_key": ALICE}).status_code == 401
+        assert http.get("/v1/models", headers={"cookie": f"api_key={ALICE}"}).status_code == 401
 
 
 def test_every_route_but_health_asks_for_a_key(nano: EngineClient, nano_text: ModelText) -> None:
@@ -73,7 +73,8 @@ def test_every_route_but_health_asks_for_a_key(nano: EngineClient, nano_text: Mo
 def test_a_running_response_is_its_owners(scripted: Start) -> None:
     """Its id is random, and another key is told that there is none."""
     engine, http = scripted(
-        pausing("<think>", "x"), keys=(Key("alice", Key.of(ALICE).digest), Key("bob", Key.of(BOB).digest))
+        pausing("<think>Hello world. The answer is", "x"),
+        keys=(Key("alice", Key.of(ALICE).digest), Key("bob", Key.of(BOB).digest)),
     )
     body = {"model": NAME, "messages": HELLO, "stream": True}
     with http.stream("POST", CHAT, json=body, headers={"x-api-key": ALICE}) as answer:
