@@ -22,7 +22,7 @@ from qwench.text.thinking import ThinkingPlan
 from qwench.text.tokenizer import Tokenizer
 from tests.gguf.conftest import NANO
 from tests.gguf.export import tell_tokenizer
-from tests.text.tiny import PATTERN, TEMPLATE, tokenizer_json
+from tests.text.tiny import INFILL, PATTERN, TEMPLATE, tokenizer_json
 
 RAW: dict[str, Any] = json.loads(tokenizer_json())
 SIZE = len(RAW["model"]["vocab"]) + len(RAW["added_tokens"])
@@ -73,13 +73,16 @@ def test_any_text_has_the_same_ids(pair: tuple[Tokenizer, Tokenizer], text: str)
 @given(ids=st.lists(st.integers(0, SIZE + 30), max_size=30), skip=st.booleans())
 def test_any_ids_have_the_same_text(pair: tuple[Tokenizer, Tokenizer], ids: list[int], skip: bool) -> None:
     theirs, ours = pair
-    assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
+    more = ours.special_ids - theirs.special_ids  # a file calls special whatever looks so
+    kept = [each for each in ids if not (skip and each in more)]
+    assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(kept, skip_special_tokens=skip)
 
 
 def test_rows_of_padding_are_no_tokens(pair: tuple[Tokenizer, Tokenizer]) -> None:
     theirs, ours = pair
     assert ours.size == theirs.size == SIZE
-    assert ours.special_ids == theirs.special_ids
+    assert theirs.special_ids <= ours.special_ids
+    assert {ours.token_text(each) for each in ours.special_ids - theirs.special_ids} == set(INFILL)
 
 
 def test_nano_s_tokenizer_template_and_advice(nano_f32: Path) -> None:
