@@ -73,10 +73,9 @@ def look(wire: Wire, wanted: str | None, key: str) -> Served:
     name = wanted or next(iter(cards), "")
     if name not in cards:
         raise UsageError(f"{wire.url} does not serve {name!r}; it serves {', '.join(cards) or 'nothing'}.")
-    window = cards[name].get("max_input_tokens") or cards[name].get(
-        "context_length"
-    )  # as Anthropic tells it, or OpenAI
-    return Served(wire.url, name, int(window or 0), key)
+    card = cards[name]
+    window = card.get("max_input_tokens") or card.get("context_length") or 0  # Anthropic's card, or OpenAI's
+    return Served(wire.url, name, int(window), key)
 
 
 def rehearse(agent: Agent, wire: Wire, served: Served) -> Iterator[Finding]:

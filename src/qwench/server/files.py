@@ -75,7 +75,6 @@ def file_routes(service: Service) -> APIRouter:
         size = (await asyncio.to_thread(service.store.file, owner, file_id))["bytes"]
         headers = {
             "content-length": str(size),
-            "x-content-type-options": "nosniff",
             "content-disposition": "attachment",
         }
         return StreamingResponse(service.store.content(owner, file_id), 200, headers, "application/octet-stream")
