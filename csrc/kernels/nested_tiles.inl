@@ -168,19 +168,26 @@ QW_INLINE void add_sums(const Pending& from, int64_t first) {
     }
 }
 
-// A quarter of what is pending.
-template <int kParts, bool kMin, bool kCutScales>
-QW_INLINE void add_quarter(const Pending& from, int64_t quarter) {
-    constexpr int64_t kRows = 2 * kTokenTile / kSteps;
-    const int64_t first = quarter * kRows;
+// Rows [first, first + kRows) of what is pending.
+template <int kParts, bool kMin, bool kCutScales, int kRows>
+QW_INLINE void add_rows(const Pending& from, int64_t first) {
     if (first + kRows <= from.rows) return add_sums<kParts, kMin, kCutScales, kRows>(from, first);
     for (int64_t row = first; row < from.rows; ++row) add_sums<kParts, kMin, kCutScales, 1>(from, row);
 }
 
-// Sums of one panel's super-block times one or two tiles; meanwhile those before them are added up.
+// Sums of one panel's super-block times one or two tiles. While the tile unit multiplies, a few of the sums before these are
+// added up in each turn: what is far from it in the program would wait for it.
 template <int kTiles, int kParts, bool kMin, bool kCutScales>
 void multiply_products(const ProductStage& stage, const SuperTile (&tiles)[2], ProductSums& sums, const Pending& before,
                        const int8_t* ahead) {
+    constexpr int64_t kTurns = 2 * kTiles * kSteps, kRows = 2 * kTokenTile / kTurns, kLines = 64 / kTurns;
+    int64_t turn = 0;
+    const auto take_turn = [&] {
+        add_rows<kParts, kMin, kCutScales, kRows>(before, turn * kRows);
+#pragma GCC unroll 8
+        for (int64_t line = turn * kLines; line < (turn + 1) * kLines; ++line) __builtin_prefetch(ahead + line * 64);
+        ++turn;
+    };
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -190,16 +197,17 @@ void multiply_products(const ProductStage& stage, const SuperTile (&tiles)[2], P
         _tile_loadd(4, tiles[0].numbers + step * kStepDepth, QW_SUPER_BLOCK);
         _tile_loadd(6, stage.lows + step * kStepBytes, kVectorBytes);
         _tile_dpbsud(0, 4, 6);
+        take_turn();
         _tile_loadd(7, stage.highs + step * kStepBytes, kVectorBytes);
         _tile_dpbssd(1, 4, 7);
+        take_turn();
         if constexpr (kTiles == 2) {
             _tile_loadd(5, tiles[1].numbers + step * kStepDepth, QW_SUPER_BLOCK);
             _tile_dpbsud(2, 5, 6);
+            take_turn();
             _tile_dpbssd(3, 5, 7);
+            take_turn();
         }
-        add_quarter<kParts, kMin, kCutScales>(before, step);
-#pragma GCC unroll 16
-        for (int line = 0; line < 16; ++line) __builtin_prefetch(ahead + step * 1024 + line * 64);
     }
     _tile_stored(0, sums.lows[0], kLanes * 4);
     _tile_stored(1, sums.highs[0], kLanes * 4);
@@ -252,7 +260,7 @@ void sum_products(const CodedJob& job, int64_t panel, int64_t panels, int64_t fi
         asm volatile("" : : : "memory");  // the intrinsics do not say that tiles are loaded from memory
         Pending pending = {};
         int64_t turn = 0;
-        const int64_t tile_ahead = job.inputs.blocks * kBlock;
+        const int64_t depth = job.inputs.blocks * kBlock;
         for (int64_t token = first; token < last; token += 2 * kTokenTile) {
             const bool two = last - token > kTokenTile;
             const int64_t tile = token / kTokenTile;
@@ -260,15 +268,16 @@ void sum_products(const CodedJob& job, int64_t panel, int64_t panels, int64_t fi
             const SuperTile tiles[2] = {one, two ? view_super(job.inputs, tile + 1, 0, super) : one};
             const int64_t rows = last - token < 2 * kTokenTile ? last - token : 2 * kTokenTile;
             for (int64_t p = 0; p < panels; ++p, turn ^= 1) {
+                const int8_t* ahead = one.numbers + (2 + p) * kTokenTile * depth;
                 if (two) {
-                    multiply_products<2, kParts, kMin, kCutScales>(stages[p], tiles, sums[turn], pending, tiles[0].numbers + (2 + p) * kTokenTile * tile_ahead);
+                    multiply_products<2, kParts, kMin, kCutScales>(stages[p], tiles, sums[turn], pending, ahead);
                 } else {
-                    multiply_products<1, kParts, kMin, kCutScales>(stages[p], tiles, sums[turn], pending, tiles[0].numbers + (2 + p) * kTokenTile * tile_ahead);
+                    multiply_products<1, kParts, kMin, kCutScales>(stages[p], tiles, sums[turn], pending, ahead);
                 }
                 pending = {&sums[turn], &stages[p].super, {tiles[0], tiles[1]}, rows, totals[p] + (token - first)};
             }
         }
-        for (int64_t quarter = 0; quarter < kSteps; ++quarter) add_quarter<kParts, kMin, kCutScales>(pending, quarter);
+        for (int64_t row = 0; row < pending.rows; row += 8) add_rows<kParts, kMin, kCutScales, 8>(pending, row);
     }
 }
 
