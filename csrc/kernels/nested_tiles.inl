@@ -297,7 +297,7 @@ void shape_product_tiles() {
 }
 
 void nested_by_tiles(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
-    if (last - first < kFewTokens) return linear_nested(job, begin, end, first, last);
+    if (last - first < kFewNested) return linear_nested(job, begin, end, first, last);
     const qw_weight& weight = *job.arguments->weight;
     const qw_weight_type& type = *weight.type;
     const B table = table_bytes(type);
