@@ -44,9 +44,12 @@ test-slow: $(VENV)/.installed-dev
 oracle: $(VENV)/.installed-dev
 	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF" $(PIP) --no-binary llama-cpp-python -e '.[dev,oracle]'
 
-# The browser itself is the system's: Debian's package is called chromium.
+# The browser itself is the system's: Debian's package is called chromium. litellm wants an older openai than the others, so it
+# gets an environment of its own.
 clients: $(VENV)/.installed-dev
 	$(PIP) -e '.[dev,clients]'
+	$(PYTHON) -m venv $(VENV)/litellm
+	$(VENV)/litellm/bin/python -m pip install -qq --disable-pip-version-check litellm==1.99.4
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(CODE)
