@@ -139,5 +139,5 @@ SIGHT_PRESETS = {
         shares={"number": 1.0},
         stages=((1.0, {"seen number": 1.0}),),
     ),
-    "cpu": SightRecipe(alone=3700, together=1000, keeping=600),
+    "cpu": SightRecipe(alone=3700, together=1000, keeping=500),
 }
