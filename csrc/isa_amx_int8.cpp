@@ -15,7 +15,7 @@
 namespace qwench {
 namespace {
 
-constexpr int64_t kFewTokens = 16;  // fewer are faster without tiles
+constexpr int64_t kFewTokens = 16, kFewNested = 13;  // fewer are faster without tiles
 
 // Whole sums [16 tokens][16] of one part of a block.
 struct alignas(64) WholeSums {

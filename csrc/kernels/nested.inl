@@ -138,68 +138,102 @@ SuperMultipliers choose_supers(const qw_weight_type& type) {
     return wide ? kMultipliers<true, kMaxSuperParts> : kMultipliers<false, kMaxSuperParts>;
 }
 
-// One panel's totals [16] for one token: from the stream into registers, nothing staged.
-template <class Form, int kParts>
-void stream_panel(const CodedJob& job, int64_t panel, B table, float* totals) {
+// One panel's totals [kTokens][16], from row `row` of the inputs' one tile on: from the stream into registers, nothing staged.
+template <class Form, int kParts, int kTokens>
+void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, float (*totals)[kLanes]) {
     constexpr int64_t kFloats = 2 * kPanel;
     constexpr int kOfBlock = kParts / kChunkBlocks, kVectors = kBlockVectors / kOfBlock;
     const qw_weight& weight = *job.arguments->weight;
     const qw_weight_type& type = *weight.type;
     const int32_t minus_zero = -zero_of(type);
     const uint8_t* chunk = panel_of(weight, panel);
-    V total = zero();
+    V sums[kTokens];
+    for (int m = 0; m < kTokens; ++m) sums[m] = zero();
     for (int64_t super = 0; super < job.inputs.blocks / kChunkBlocks; ++super) {
-        const SuperTile tile = view_super(job.inputs, 0, 0, super);
+        const SuperTile tile = view_super(job.inputs, 0, row, super);
         const int16_t* words = tile.words + (kParts == kMaxSuperParts ? 0 : kMaxSuperParts);
         const uint8_t* scales = chunk + kFloats * floats_of(type);
         const uint8_t* codes = chunk + scale_bytes(type, kChunkBlocks);
         ask_for_scales(type, chunk, kChunkBlocks);
-        int32_t starts[kParts];  // so that codes may count from 0
-        for (int i = 0; i < kParts; ++i) starts[i] = minus_zero * words[i];
-        I whole = all_whole(0);
+        int32_t starts[kTokens][kParts];  // so that codes may count from 0
+        I wholes[kTokens];
+#pragma GCC unroll 8
+        for (int m = 0; m < kTokens; ++m) {
+            for (int i = 0; i < kParts; ++i) starts[m][i] = minus_zero * words[m * kSumWords + i];
+            wholes[m] = all_whole(0);
+        }
         for (int64_t block = 0; block < kChunkBlocks; ++block, codes += kVectorBytes * Form::kBits) {
 #pragma GCC unroll 8
             for (int line = 0; line < Form::kBits; ++line) ask_ahead(codes + line * 64);
             B v[kBlockVectors];
             spread<Form::kBits>(codes, v);
+            if constexpr (Form::kTable) {
+#pragma GCC unroll 8
+                for (int j = 0; j < kBlockVectors; ++j) v[j] = look_up(table, v[j]);
+            }
             const int8_t* numbers = tile.numbers + block * kBlock;
 #pragma GCC unroll 2
             for (int64_t part = 0; part < kOfBlock; ++part) {
                 const int64_t at = block * kOfBlock + part;
-                I sum = all_whole(starts[at]);
+                const I scale = whole_signed(scales + at * kPanel);
+                I products[kTokens];
+#pragma GCC unroll 8
+                for (int m = 0; m < kTokens; ++m) products[m] = all_whole(starts[m][at]);
 #pragma GCC unroll 8
                 for (int64_t j = part * kVectors; j < (part + 1) * kVectors; ++j) {
-                    const B values = Form::kTable ? look_up(table, v[j]) : v[j];
-                    sum = multiply_add<Form::kWide>(sum, values, numbers + j * 4);
+#pragma GCC unroll 8
+                    for (int m = 0; m < kTokens; ++m) {
+                        products[m] = multiply_add<Form::kWide>(products[m], v[j], numbers + m * QW_SUPER_BLOCK + j * 4);
+                    }
                 }
-                whole = add(whole, mul(sum, whole_signed(scales + at * kPanel)));
+#pragma GCC unroll 8
+                for (int m = 0; m < kTokens; ++m) wholes[m] = add(wholes[m], mul(products[m], scale));
             }
         }
-        V part = mul(to_float(whole), load_scales(type.scale_type, chunk));
+        V parts[kTokens];
+        const V super_scale = load_scales(type.scale_type, chunk);
+#pragma GCC unroll 8
+        for (int m = 0; m < kTokens; ++m) parts[m] = mul(to_float(wholes[m]), super_scale);
         if (type.has_min) {
             const uint8_t* mins = scales + kParts * kPanel;
-            I lows = all_whole(0);
+            I lows[kTokens];
+#pragma GCC unroll 8
+            for (int m = 0; m < kTokens; ++m) lows[m] = all_whole(0);
 #pragma GCC unroll 8
             for (int i = 0; i < kParts; i += 2) {
                 const I pairs = pairs_of(whole_unsigned(mins + i * kPanel), whole_unsigned(mins + (i + 1) * kPanel));
-                lows = multiply_add_pairs(lows, pairs, words + i);
+#pragma GCC unroll 8
+                for (int m = 0; m < kTokens; ++m) lows[m] = multiply_add_pairs(lows[m], pairs, words + m * kSumWords + i);
             }
-            part = fma_exact(sub(zero(), load_scales(type.scale_type, chunk + kFloats)), to_float(lows), part);
+            const V minus = sub(zero(), load_scales(type.scale_type, chunk + kFloats));
+#pragma GCC unroll 8
+            for (int m = 0; m < kTokens; ++m) parts[m] = fma_exact(minus, to_float(lows[m]), parts[m]);
         }
-        total = fma_exact(part, all(*tile.scales), total);
+#pragma GCC unroll 8
+        for (int m = 0; m < kTokens; ++m) sums[m] = fma_exact(parts[m], all(tile.scales[m]), sums[m]);
         chunk += chunk_bytes(type, kChunkBlocks);
     }
-    store(totals, total);
+#pragma GCC unroll 8
+    for (int m = 0; m < kTokens; ++m) store(totals[m], sums[m]);
 }
 
-using StreamPanel = void (*)(const CodedJob&, int64_t, B, float*);
+using StreamPanel = void (*)(const CodedJob&, int64_t panel, int64_t row, B table, float (*)[kLanes]);
+
+// For eight tokens, four, two and one.
+struct Streams {
+    StreamPanel eight, four, two, one;
+};
+
+template <class Form, int kParts>
+constexpr Streams kStreams = {stream_panel<Form, kParts, 8>, stream_panel<Form, kParts, 4>, stream_panel<Form, kParts, 2>,
+                              stream_panel<Form, kParts, 1>};
 
 template <class Form>
-StreamPanel choose_parts(const qw_weight_type& type) {
-    return parts_of(type) == 1 ? stream_panel<Form, kChunkBlocks> : stream_panel<Form, kMaxSuperParts>;
+Streams choose_parts(const qw_weight_type& type) {
+    return parts_of(type) == 1 ? kStreams<Form, kChunkBlocks> : kStreams<Form, kMaxSuperParts>;
 }
 
-StreamPanel choose_stream(const qw_weight_type& type) {
+Streams choose_streams(const qw_weight_type& type) {
     if (type.has_table) return choose_parts<Form<4, true, true>>(type);
     switch (type.bits) {
         case 2: return choose_parts<Form<2, false, false>>(type);
@@ -233,12 +267,19 @@ void sum_supers(const CodedJob& job, int64_t panel, int64_t first, int64_t last,
     }
 }
 
+// One tile's tokens read the stream anew for every eight of them: after the first a panel is in a near cache.
+constexpr int64_t kStreamedTokens = kTokenTile;
+
 void linear_nested(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
     const B table = table_bytes(*job.arguments->weight->type);
-    if (job.inputs.tokens == 1) {
-        const StreamPanel stream = choose_stream(*job.arguments->weight->type);
+    if (job.inputs.tokens <= kStreamedTokens) {
+        const Streams stream = choose_streams(*job.arguments->weight->type);
         return for_each_panel(job, begin, end, first, last, [&](int64_t panel, float (*totals)[kLanes]) {
-            stream(job, panel, table, *totals);
+            int64_t row = 0;
+            for (; row + 8 <= last; row += 8) stream.eight(job, panel, row, table, totals + row);
+            for (; row + 4 <= last; row += 4) stream.four(job, panel, row, table, totals + row);
+            for (; row + 2 <= last; row += 2) stream.two(job, panel, row, table, totals + row);
+            for (; row < last; ++row) stream.one(job, panel, row, table, totals + row);
         });
     }
     SuperStage stage;

@@ -1,7 +1,8 @@
 // Nested codes through AMX. Included once, after nested.inl and tiles.h.
 //
 // A code times its scale takes at most 16 bits. Cut into two bytes it makes two matrices whose products run through a whole
-// super-block inside the tile registers: what leaves them is the sum that quantised.h calls whole, in two parts.
+// super-block inside the tile registers: what leaves them is the sum that quantised.h calls whole, in two parts. Where codes
+// are of 4 bits the scale is cut instead, into its lowest 4 bits and the rest: a code times either is a byte.
 
 namespace qwench {
 namespace {
@@ -16,6 +17,50 @@ struct ProductStage {
     alignas(64) uint8_t lows[kSuperVectors * kVectorBytes];
     alignas(64) uint8_t highs[kSuperVectors * kVectorBytes];
 };
+
+// How far the second matrix's sums are to be moved: what its scales were divided by.
+template <bool kCutScales>
+constexpr int kCut = kCutScales ? 4 : 8;
+
+bool cuts_scales(const qw_weight_type& type) { return type.bits <= 4 && !type.has_table && type.has_min && type.zero == 0; }
+
+// Two bytes' products with a negative number, multiplied as one: the upper one lacks what the lower one borrowed.
+void return_borrowed(uint8_t* products) {
+    for (int64_t j = 0; j < kBlockVectors; ++j, products += kVectorBytes) {
+        const __m512i both = _mm512_load_si512(products), borrowed = _mm512_and_si512(both, _mm512_set1_epi16(0x80));
+        _mm512_store_si512(products, _mm512_add_epi16(both, _mm512_slli_epi16(borrowed, 1)));
+    }
+}
+
+// Both matrices of a super-block where scales are cut: two codes at once are multiplied, each product has room in its byte.
+template <int kBits>
+void stage_cut_scales(const uint8_t* codes, ProductStage& stage, int64_t parts) {
+    uint8_t *lows = stage.lows, *highs = stage.highs;
+    const int32_t(*scales)[kLanes] = stage.super.scales;
+    for (int64_t block = 0; block < kChunkBlocks; ++block, codes += kBits * kVectorBytes) {
+        B v[kBlockVectors];
+#pragma GCC unroll 8
+        for (int line = 0; line < kBits; ++line) ask_ahead(codes + line * 64);
+        spread<kBits>(codes, v);
+        __m512i low, high;
+        __mmask32 negative = 0;
+#pragma GCC unroll 8
+        for (int64_t j = 0; j < kBlockVectors; ++j) {
+            if (j == 0 || (j == kBlockVectors / 2 && parts > 1)) {
+                const I scale = load_whole(*scales++);
+                const __m512i pair = pairs_of(scale, scale).v;
+                low = _mm512_and_si512(pair, _mm512_set1_epi16(15));
+                high = _mm512_srai_epi16(pair, 4);
+                negative |= _mm512_movepi16_mask(pair);
+            }
+            _mm512_store_si512(lows + j * kVectorBytes, _mm512_mullo_epi16(v[j].v, low));
+            _mm512_store_si512(highs + j * kVectorBytes, _mm512_mullo_epi16(v[j].v, high));
+        }
+        if (negative != 0) return_borrowed(highs);
+        lows += kBlockVectors * kVectorBytes;
+        highs += kBlockVectors * kVectorBytes;
+    }
+}
 
 template <class Form>
 void stage_products(const uint8_t* codes, B table, int32_t zero_byte, ProductStage& stage, int64_t parts) {
@@ -52,6 +97,13 @@ void stage_products(const uint8_t* codes, B table, int32_t zero_byte, ProductSta
 
 void stage_products(const qw_weight_type& type, const uint8_t* codes, B table, ProductStage& stage) {
     const int64_t parts = parts_of(type);
+    if (cuts_scales(type)) {
+        switch (type.bits) {
+            case 2: return stage_cut_scales<2>(codes, stage, parts);
+            case 3: return stage_cut_scales<3>(codes, stage, parts);
+            default: return stage_cut_scales<4>(codes, stage, parts);
+        }
+    }
     const int32_t zero_byte = zero_of(type);
     if (type.has_table) return stage_products<Form<4, true, true>>(codes, table, zero_byte, stage, parts);
     switch (type.bits) {
@@ -80,32 +132,62 @@ struct Pending {
     float (*totals)[kLanes];
 };
 
-template <int kParts, bool kMin, int kRows>
+template <int kParts, bool kMin, bool kCutScales, int kRows>
 QW_INLINE void add_sums(const Pending& from, int64_t first) {
     const int64_t t = first / kTokenTile, at = first % kTokenTile;
     const SuperTile& tile = from.tiles[t];
+    const int16_t* words = tile.words + at * kSumWords;
+    I wholes[kRows];
+    V parts[kRows];
 #pragma GCC unroll 8
-    for (int64_t m = at; m < at + kRows; ++m) {
-        const __m512i high = _mm512_slli_epi32(load_whole(from.sums->highs[t][m]).v, 8);
-        const I whole = add({high}, load_whole(from.sums->lows[t][m]));
-        float* total = from.totals[t * kTokenTile + m];
-        store(total, add_super<kParts>(kMin, *from.stage, whole, tile.words + m * kSumWords, tile.scales[m], load(total)));
+    for (int m = 0; m < kRows; ++m) {
+        const __m512i high = _mm512_slli_epi32(load_whole(from.sums->highs[t][at + m]).v, kCut<kCutScales>);
+        wholes[m] = add({high}, load_whole(from.sums->lows[t][at + m]));
+    }
+    const V scale = load(from.stage->super_scale);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) parts[m] = mul(to_float(wholes[m]), scale);
+    if constexpr (kMin) {
+        const int16_t* pairs = words + (kParts == kMaxSuperParts ? 0 : kMaxSuperParts);
+#pragma GCC unroll 8
+        for (int m = 0; m < kRows; ++m) wholes[m] = all_whole(0);
+#pragma GCC unroll 8
+        for (int i = 0; i < kParts / 2; ++i) {
+            const I mins = load_whole(from.stage->mins[i]);
+#pragma GCC unroll 8
+            for (int m = 0; m < kRows; ++m) wholes[m] = multiply_add_pairs(wholes[m], mins, pairs + m * kSumWords + 2 * i);
+        }
+        const V minus = load(from.stage->minus_super_min);
+#pragma GCC unroll 8
+        for (int m = 0; m < kRows; ++m) parts[m] = fma_exact(minus, to_float(wholes[m]), parts[m]);
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+        float* total = from.totals[t * kTokenTile + at + m];
+        store(total, fma_exact(parts[m], all(tile.scales[at + m]), load(total)));
     }
 }
 
-// A quarter of what is pending.
-template <int kParts, bool kMin>
-QW_INLINE void add_quarter(const Pending& from, int64_t quarter) {
-    constexpr int64_t kRows = 2 * kTokenTile / kSteps;
-    const int64_t first = quarter * kRows;
-    if (first + kRows <= from.rows) return add_sums<kParts, kMin, kRows>(from, first);
-    for (int64_t row = first; row < from.rows; ++row) add_sums<kParts, kMin, 1>(from, row);
+// Rows [first, first + kRows) of what is pending.
+template <int kParts, bool kMin, bool kCutScales, int kRows>
+QW_INLINE void add_rows(const Pending& from, int64_t first) {
+    if (first + kRows <= from.rows) return add_sums<kParts, kMin, kCutScales, kRows>(from, first);
+    for (int64_t row = first; row < from.rows; ++row) add_sums<kParts, kMin, kCutScales, 1>(from, row);
 }
 
-// Sums of one panel's super-block times one or two tiles; meanwhile those before them are added up.
-template <int kTiles, int kParts, bool kMin>
+// Sums of one panel's super-block times one or two tiles. While the tile unit multiplies, a few of the sums before these are
+// added up in each turn: what is far from it in the program would wait for it.
+template <int kTiles, int kParts, bool kMin, bool kCutScales>
 void multiply_products(const ProductStage& stage, const SuperTile (&tiles)[2], ProductSums& sums, const Pending& before,
                        const int8_t* ahead) {
+    constexpr int64_t kTurns = 2 * kTiles * kSteps, kRows = 2 * kTokenTile / kTurns, kLines = 64 / kTurns;
+    int64_t turn = 0;
+    const auto take_turn = [&] {
+        add_rows<kParts, kMin, kCutScales, kRows>(before, turn * kRows);
+#pragma GCC unroll 8
+        for (int64_t line = turn * kLines; line < (turn + 1) * kLines; ++line) __builtin_prefetch(ahead + line * 64);
+        ++turn;
+    };
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -115,16 +197,17 @@ void multiply_products(const ProductStage& stage, const SuperTile (&tiles)[2], P
         _tile_loadd(4, tiles[0].numbers + step * kStepDepth, QW_SUPER_BLOCK);
         _tile_loadd(6, stage.lows + step * kStepBytes, kVectorBytes);
         _tile_dpbsud(0, 4, 6);
+        take_turn();
         _tile_loadd(7, stage.highs + step * kStepBytes, kVectorBytes);
         _tile_dpbssd(1, 4, 7);
+        take_turn();
         if constexpr (kTiles == 2) {
             _tile_loadd(5, tiles[1].numbers + step * kStepDepth, QW_SUPER_BLOCK);
             _tile_dpbsud(2, 5, 6);
+            take_turn();
             _tile_dpbssd(3, 5, 7);
+            take_turn();
         }
-        add_quarter<kParts, kMin>(before, step);
-#pragma GCC unroll 16
-        for (int line = 0; line < 16; ++line) __builtin_prefetch(ahead + step * 1024 + line * 64);
     }
     _tile_stored(0, sums.lows[0], kLanes * 4);
     _tile_stored(1, sums.highs[0], kLanes * 4);
@@ -161,7 +244,7 @@ void stream_outputs(const qw_linear_arguments& a, int64_t panel, int64_t token, 
 }
 
 // Totals of `panels` panels from `panel` on, tokens [first, last).
-template <int kParts, bool kMin>
+template <int kParts, bool kMin, bool kCutScales>
 void sum_products(const CodedJob& job, int64_t panel, int64_t panels, int64_t first, int64_t last, B table,
                   float (*totals)[kTokenBlock + 1][kLanes]) {
     const qw_weight& weight = *job.arguments->weight;
@@ -177,7 +260,7 @@ void sum_products(const CodedJob& job, int64_t panel, int64_t panels, int64_t fi
         asm volatile("" : : : "memory");  // the intrinsics do not say that tiles are loaded from memory
         Pending pending = {};
         int64_t turn = 0;
-        const int64_t tile_ahead = job.inputs.blocks * kBlock;
+        const int64_t depth = job.inputs.blocks * kBlock;
         for (int64_t token = first; token < last; token += 2 * kTokenTile) {
             const bool two = last - token > kTokenTile;
             const int64_t tile = token / kTokenTile;
@@ -185,16 +268,26 @@ void sum_products(const CodedJob& job, int64_t panel, int64_t panels, int64_t fi
             const SuperTile tiles[2] = {one, two ? view_super(job.inputs, tile + 1, 0, super) : one};
             const int64_t rows = last - token < 2 * kTokenTile ? last - token : 2 * kTokenTile;
             for (int64_t p = 0; p < panels; ++p, turn ^= 1) {
+                const int8_t* ahead = one.numbers + (2 + p) * kTokenTile * depth;
                 if (two) {
-                    multiply_products<2, kParts, kMin>(stages[p], tiles, sums[turn], pending, tiles[0].numbers + (2 + p) * kTokenTile * tile_ahead);
+                    multiply_products<2, kParts, kMin, kCutScales>(stages[p], tiles, sums[turn], pending, ahead);
                 } else {
-                    multiply_products<1, kParts, kMin>(stages[p], tiles, sums[turn], pending, tiles[0].numbers + (2 + p) * kTokenTile * tile_ahead);
+                    multiply_products<1, kParts, kMin, kCutScales>(stages[p], tiles, sums[turn], pending, ahead);
                 }
                 pending = {&sums[turn], &stages[p].super, {tiles[0], tiles[1]}, rows, totals[p] + (token - first)};
             }
         }
-        for (int64_t quarter = 0; quarter < kSteps; ++quarter) add_quarter<kParts, kMin>(pending, quarter);
+        for (int64_t row = 0; row < pending.rows; row += 8) add_rows<kParts, kMin, kCutScales, 8>(pending, row);
     }
+}
+
+using SumProducts = void (*)(const CodedJob&, int64_t panel, int64_t panels, int64_t first, int64_t last, B table,
+                             float (*totals)[kTokenBlock + 1][kLanes]);
+
+template <int kParts>
+SumProducts choose_sums(const qw_weight_type& type) {
+    if (cuts_scales(type)) return sum_products<kParts, true, true>;
+    return type.has_min ? sum_products<kParts, true, false> : sum_products<kParts, false, false>;
 }
 
 void shape_product_tiles() {
@@ -204,15 +297,13 @@ void shape_product_tiles() {
 }
 
 void nested_by_tiles(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
-    if (last - first < kFewTokens) return linear_nested(job, begin, end, first, last);
+    if (last - first < kFewNested) return linear_nested(job, begin, end, first, last);
     const qw_weight& weight = *job.arguments->weight;
     const qw_weight_type& type = *weight.type;
     const B table = table_bytes(type);
     const bool streamed = streams(*job.arguments);
     const V factor = all(factor_of(weight));
-    const auto sum = parts_of(type) == 1 ? type.has_min ? sum_products<kChunkBlocks, true> : sum_products<kChunkBlocks, false>
-                     : type.has_min      ? sum_products<kMaxSuperParts, true>
-                                         : sum_products<kMaxSuperParts, false>;
+    const auto sum = parts_of(type) == 1 ? choose_sums<kChunkBlocks>(type) : choose_sums<kMaxSuperParts>(type);
     alignas(64) float totals[kPanelsTogether][kTokenBlock + 1][kLanes];
     shape_product_tiles();
     for (int64_t panel = begin; panel < end; panel += kPanelsTogether) {
