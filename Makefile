@@ -16,7 +16,7 @@ STARTED := $(shell date +%s)
 .PHONY: help demo test test-slow oracle clients check format bench bench-cache bench-vision bench-router bench-gateway llama.cpp clean
 
 help:
-	@echo "make demo       install, then see the embedded model answer, think and call a tool"
+	@echo "make demo       install, then see the embedded model answer, think, call a tool and read"
 	@echo "make test       install, then run the tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make oracle     install llama-cpp-python, which some of them need; builds it, which takes long"
