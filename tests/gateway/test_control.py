@@ -214,3 +214,21 @@ def test_a_cascade_pays_for_the_strong_only_where_the_check_refuses(start: Start
     assert [answer.json()["usage"]["qwench"]["attempts"] for answer in answers] == [1, 2]
     assert len(other.seen) == 1
     assert [row["tier"] for row in running.rows()] == ["own", "own", "premium"]
+    told = {each.tier: (each.accepted, each.rejected) for each in running.ledger.tallies()}
+    assert told == {"own": (1, 1), "premium": (1, 0)}, "what the check found of each answer is known of each option"
+
+
+def test_the_report_is_live_for_operators_alone(start: Start) -> None:
+    with standing_in(well) as own:
+        text = tiers(own.url, gateway="budget = 2.0")
+        running = start(text)
+        httpx.post(f"{running.url}/v1/chat/completions", json=ASKED)
+        page = httpx.get(running.url)
+        keyed = start(text + keys("ann"))
+        shut = httpx.get(keyed.url, headers={"authorization": "Bearer ann"})
+        nobody = httpx.get(keyed.url)
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for told in ("The last 24 hours", "1 tasks", "tier own", "of 2 spent today", 'http-equiv="refresh"'):
+        assert told in page.text
+    assert (shut.status_code, nobody.status_code) == (403, 401)

@@ -101,6 +101,7 @@ LAYERS = {
     # The rest stands behind the server's own gate, reads what clients send as the server does, and calls upstreams.
     **dict.fromkeys(("gateway.engines", "gateway.upstream"), Layer((*BASE, "gateway"), ("httpx",))),
     **dict.fromkeys(("gateway.app", "gateway.admin"), Layer((*BASE, "gateway", "server"), ("starlette",))),
+    "gateway.deltas": Layer(("server.answer", "text.reading", "text.stream")),
     "gateway.run": Layer(("gateway", "server.run"), ("uvicorn",)),
     "gateway": Layer((*BASE, "plan", "text.thinking", "text.grammar", "media.parts", "gateway", "server"), ()),
     "bench": ANYTHING,

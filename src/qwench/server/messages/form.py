@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from typing import Any
 
 from qwench.errors import QwenchError
@@ -15,15 +16,14 @@ from qwench.text.tokenizer import Tokenizer
 PING: dict[str, object] = {"type": "ping"}
 
 
-class MessageFormat(Format):
-    """Writes one message. It begins with its first token, when it is known how much of the prompt was."""
+class MessageForm(Format):
+    """Writes one message. Who answered knows why it ended and what it took."""
 
     named = True
     done = False
 
-    def __init__(self, head: Head, answer: Answer, _tokenizer: Tokenizer) -> None:
+    def __init__(self, head: Head) -> None:
         self._head = head
-        self._answer = answer
         self._stretches = Stretches()
         self._begun = False
 
@@ -65,7 +65,8 @@ class MessageFormat(Format):
         return {**self._message(content), **self._stop(), "usage": self._usage()}
 
     def _start(self) -> dict[str, object]:
-        message = {**self._message([]), "stop_reason": None, "stop_sequence": None, "usage": self._usage()}
+        unknown = {"stop_reason": None, "stop_sequence": None, "stop_details": None}
+        message = {**self._message([]), **unknown, "usage": self._usage()}
         return {"type": "message_start", "message": message}
 
     def _close(self, index: int) -> list[dict[str, object]]:
@@ -86,8 +87,23 @@ class MessageFormat(Format):
             "container": None,
         }
 
+    @abstractmethod
     def _stop(self) -> dict[str, object]:
-        """Why the message ends; ``max_tokens`` are left away where the window is the nearer bound."""
+        """``stop_reason`` and ``stop_sequence``."""
+
+    @abstractmethod
+    def _usage(self) -> dict[str, object]: ...
+
+
+class MessageFormat(MessageForm):
+    """A message that is answered here. It begins with its first token, when it is known how much of the prompt was."""
+
+    def __init__(self, head: Head, answer: Answer, _tokenizer: Tokenizer) -> None:
+        super().__init__(head)
+        self._answer = answer
+
+    def _stop(self) -> dict[str, object]:
+        """``max_tokens`` are left away where the window is the nearer bound."""
         assert self._stretches.end is not None
         reading = self._answer.choices[0].reading
         reason = {"tool_calls": "tool_use", "length": "max_tokens"}.get(
@@ -96,7 +112,7 @@ class MessageFormat(Format):
         if reason == "max_tokens" and self._answer.prepared.sampling.max_tokens is None:
             reason = "model_context_window_exceeded"
         text = reading.stop_reason if reason == "end_turn" and isinstance(reading.stop_reason, str) else None
-        return {"stop_reason": "stop_sequence" if text else reason, "stop_sequence": text}
+        return {"stop_reason": "stop_sequence" if text else reason, "stop_sequence": text, "stop_details": None}
 
     def _usage(self) -> dict[str, object]:
         """Each prompt token counts once: as known already, as kept by a mark of the client, or else as input."""
@@ -112,6 +128,7 @@ class MessageFormat(Format):
             "output_tokens": sum(choice.reading.num_tokens for choice in answer.choices),
             "output_tokens_details": {"thinking_tokens": thinking},
             "server_tool_use": None,
+            "inference_geo": None,
             "service_tier": "standard",
         }
 
@@ -123,7 +140,8 @@ def signature(thinking: str) -> str:
 
 def _empty(stretch: Stretch) -> dict[str, Any]:
     if stretch.call is not None:
-        return {"type": "tool_use", "id": stretch.call.id, "name": stretch.call.name, "input": {}}
+        told = {"id": stretch.call.id, "name": stretch.call.name, "input": {}}
+        return {"type": "tool_use", **told, "caller": {"type": "direct"}}
     if stretch.kind == "reasoning":
         return {"type": "thinking", "thinking": "", "signature": ""}
     return {"type": "text", "text": "", "citations": None}
