@@ -16,7 +16,7 @@ STARTED := $(shell date +%s)
 .PHONY: help demo test test-slow oracle clients check format bench bench-cache bench-vision bench-router bench-gateway bench-planner llama.cpp clean
 
 help:
-	@echo "make demo       install, then see the embedded model answer, think and call a tool"
+	@echo "make demo       install, then see the embedded model answer, think, call a tool and read"
 	@echo "make test       install, then run the tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make oracle     install llama-cpp-python, which some of them need; builds it, which takes long"
@@ -45,9 +45,12 @@ test-slow: $(VENV)/.installed-dev
 oracle: $(VENV)/.installed-dev
 	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF" $(PIP) --no-binary llama-cpp-python -e '.[dev,oracle]'
 
-# The browser itself is the system's: Debian's package is called chromium.
+# The browser itself is the system's: Debian's package is called chromium. litellm wants an older openai than the others, so it
+# gets an environment of its own.
 clients: $(VENV)/.installed-dev
 	$(PIP) -e '.[dev,clients]'
+	$(PYTHON) -m venv $(VENV)/litellm
+	$(VENV)/litellm/bin/python -m pip install -qq --disable-pip-version-check litellm==1.99.4
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(CODE)

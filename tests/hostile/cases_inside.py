@@ -189,15 +189,16 @@ def schemas() -> Iterator[Case]:
         "length 1e9": {"type": "string", "minLength": 10**9}, "items 1e9": {"type": "array", "minItems": 10**9}, "minimum 1e308": {"type": "number", "minimum": 1e308},
         "multipleOf 0": {"type": "number", "multipleOf": 0}, "multipleOf tiny": {"type": "number", "multipleOf": 1e-300}, "maximum below": {"type": "integer", "minimum": 5, "maximum": 1},
         "all of itself": {"allOf": [{"$ref": "#"}]}, "any of itself": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}, "lookahead": {"type": "string", "pattern": "(?=a)"},
+        "3,000 in a chain": {"$defs": {str(n): {"type": "object", "properties": {"a": {"$ref": f"#/$defs/{n + 1}"}}} for n in range(3_000)} | {"3000": {}}, "$ref": "#/$defs/0"},
         "200 deep": nested(200), "300 deep": nested(300), "format": {"type": "string", "format": "x"}, "unicode": {"type": "string", "pattern": "\\p{L}{1,9999}"},
         "towers of any": {"anyOf": [{"anyOf": [{"anyOf": [{"type": "object"}] * 20}] * 20}] * 20}, "$defs 5": {"$defs": 5, "type": "string"},
     }  # fmt: skip
-    for name, schema in given.items():
+    for at, (name, schema) in enumerate(given.items()):
         form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-        yield Case(f"schema {name}", {"messages": HELLO, "max_tokens": 2, "response_format": form}, allowed=EITHER)
-        yield Case(
-            f"guided_json {name}", {"prompt": "x", "max_tokens": 2, "guided_json": schema}, COMPLETIONS, allowed=EITHER
-        )
+        body = {"messages": HELLO, "max_tokens": 2, "response_format": form}
+        yield Case(f"schema {name}", body, allowed=EITHER, again=at % 3 != 0)
+        body = {"prompt": "x", "max_tokens": 2, "guided_json": schema}
+        yield Case(f"guided_json {name}", body, COMPLETIONS, allowed=EITHER, again=at % 3 != 1)
         tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
         for strict in (False, True):
             asked = {**tool, "function": {**tool["function"], "strict": strict}}
@@ -205,6 +206,7 @@ def schemas() -> Iterator[Case]:
                 f"tool {name} {strict}",
                 {"messages": HELLO, "max_tokens": 2, "tools": [asked], "tool_choice": "required"},
                 allowed=EITHER,
+                again=not strict or at % 3 != 2,
             )
     for pattern in (
         "(",
@@ -226,7 +228,8 @@ def schemas() -> Iterator[Case]:
         )
     for grammar in ("", "start:", "start: start", "start: a\na: b\nb: a", "start: start start | \"a\"", "start: " + "(" * 5_000, "start: " + "(" * 30_000 + '"a"' + ")" * 30_000,
                     "start: " + "[" * 30_000, 'start: ("a"?)*', 'start: (("a"*)*)*', "start: %json {", '%import x', "root ::= x", "start: <[999999]>", 'start: /(/', "start: " + '"a" | ' * 20_000 + '"b"',
-                    'start: "a"{1000000000}', "start: " + "a" * 200_000, "\n".join(f"r{n}: r{n + 1} r{n + 1}" for n in range(60)) + '\nr60: "a"\nstart: r0'):  # fmt: skip
+                    'start: "a"{1000000000}', "start: " + "a" * 200_000, "\n".join(f"r{n}: r{n + 1} r{n + 1}" for n in range(60)) + '\nr60: "a"\nstart: r0',
+                    "start: r0\n" + "\n".join(f"r{n}: r{n + 1}" for n in range(18_000)) + '\nr18000: "a"'):  # fmt: skip
         yield Case(
             f"grammar {grammar[:20]!r}", {"messages": HELLO, "max_tokens": 2, "grammar": grammar}, allowed=EITHER
         )
@@ -238,6 +241,7 @@ def schemas() -> Iterator[Case]:
             f"schema number {number}",
             {"messages": HELLO, "max_tokens": 1, "guided_json": {"const": f"c{number}"}},
             allowed=EITHER,
+            again=number >= 70,  # more than are kept compiled
         )
 
 

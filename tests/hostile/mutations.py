@@ -27,6 +27,30 @@ TOOL = {
     "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}},
 }
 CALL = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+FLAT = {"type": "function", **TOOL["function"]}  # type: ignore[dict-item]
+RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
+ITEMS: list[dict[str, Any]] = [
+    {"role": "user", "content": [{"type": "input_text", "text": "x"}]},
+    {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "x"}]},
+    {"type": "function_call", "call_id": "c", "name": "add", "arguments": '{"a": 1}'},
+]
+BLOCKS: list[dict[str, Any]] = [
+    *HELLO,
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "x", "signature": "y"},
+            {"type": "tool_use", "id": "c", "name": "add", "input": {"a": 1}},
+        ],
+    },
+    {
+        "role": "user",
+        "content": [
+            {"type": "tool_result", "tool_use_id": "c", "content": [{"type": "text", "text": "1"}]},
+            {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}},
+        ],
+    },
+]
 SHORT: dict[str, Any] = {"messages": HELLO, "max_tokens": 2}
 VALID: tuple[tuple[str, dict[str, Any]], ...] = (
     (CHAT, SHORT | {"temperature": 0.5, "top_p": 0.9, "seed": 1, "stop": ["x"], "logprobs": True, "top_logprobs": 2, "n": 2}),
@@ -44,6 +68,18 @@ VALID: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/detokenize", {"tokens": [1, 2, 3]}),
     ("/apply-template", {"messages": HELLO, "enable_thinking": False, "chat_template_kwargs": {}}),
     (CHAT + "/control", {"id": "chatcmpl-x", "action": "reasoning_end"}),
+    (RESPONSES, {"input": "x", "max_output_tokens": 2, "instructions": "y", "text": {"format": {"type": "json_object"}}, "reasoning": {"effort": "low"}, "metadata": {"a": "b"}}),
+    (RESPONSES, {"input": [*ITEMS, {"type": "function_call_output", "call_id": "c", "output": "1"}], "tools": [FLAT], "tool_choice": "auto", "max_output_tokens": 2, "store": False}),
+    (RESPONSES, {"input": ITEMS, "stream": True, "max_output_tokens": 2, "include": ["reasoning.encrypted_content"], "top_logprobs": 1}),
+    (RESPONSES + "/input_tokens", {"input": ITEMS, "tools": [FLAT]}),
+    (RESPONSES + "/compact", {"model": "nano", "input": [*ITEMS, {"type": "compaction", "encrypted_content": "qwench.eA=="}], "max_output_tokens": 2}),
+    (MESSAGES, {"messages": BLOCKS, "max_tokens": 2, "system": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}], "tools": [{"name": "add", "input_schema": {"type": "object"}}], "tool_choice": {"type": "auto"}}),
+    (MESSAGES, {"messages": BLOCKS[:1], "max_tokens": 2, "stream": True, "thinking": {"type": "enabled", "budget_tokens": 4}, "stop_sequences": ["x"], "top_k": 5}),
+    (MESSAGES + "/count_tokens", {"messages": BLOCKS}),
+    ("/api/chat", {"model": "nano", "messages": HELLO, "stream": False, "options": {"num_predict": 2, "temperature": 0.5}, "format": {"type": "object"}}),
+    ("/api/generate", {"model": "nano", "prompt": "x", "suffix": "y", "think": False, "options": {"num_predict": 2}, "keep_alive": "5m"}),
+    ("/api/show", {"model": "nano", "verbose": True}),
+    ("/v1/batches", {"input_file_id": "file-x", "endpoint": CHAT, "completion_window": "24h", "metadata": {"a": "b"}}),
 )  # fmt: skip
 
 

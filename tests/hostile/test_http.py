@@ -72,7 +72,7 @@ def test_one_header_of_a_megabyte(target: Target) -> None:
 
 
 def test_ten_thousand_headers(target: Target) -> None:
-    status, told = target.raw(head(target, *[f"x{n}: y" for n in range(10_000)]))
+    status, told = target.raw(head(target, "connection: close", *[f"x{n}: y" for n in range(10_000)]))
     assert status in (431, 0), told[:200]
 
 

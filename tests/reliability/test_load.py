@@ -29,7 +29,7 @@ from tests.reliability.process import Served, served
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 MEBIBYTE = 2**20
-LONG: dict[str, Any] = {**NORMAL, "max_tokens": 400, "ignore_eos": True, "stream": True}
+LONG: dict[str, Any] = {**NORMAL, "max_tokens": 400, "min_tokens": 400, "stream": True}  # text to its end
 SMALL = ("--max-model-len", "2048", "--max-num-seqs", "8")
 
 
@@ -95,9 +95,10 @@ async def _burst(server: Served, count: int) -> tuple[list[tuple[int, float, byt
     where = urlsplit(server.address)
     lines = [await asyncio.open_connection(where.hostname, where.port) for _ in range(count)]
     asked = request_of({**NORMAL, "max_tokens": 100, "ignore_eos": True})
-    began, healths, over = time.monotonic(), list[float](), asyncio.Event()
+    healths, over = list[float](), asyncio.Event()
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[int, float, bytes]:
+        began = time.monotonic()
         writer.write(asked)
         first = await reader.read(65_536)
         took = time.monotonic() - began
@@ -166,7 +167,7 @@ def test_goal_06_a_slow_reader_stalls_nobody(server: Served) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         connection.settimeout(30)
         connection.connect((urlsplit(server.address).hostname or "", urlsplit(server.address).port or 0))
-        connection.sendall(request_of({**LONG, "max_tokens": 1_500}))
+        connection.sendall(request_of({**LONG, "max_tokens": 1_900, "min_tokens": 1_900}))
         readers.append(connection)
     server.rest(180 * busy())  # their answers are written, and wait to be read
     held = server.resident - memory

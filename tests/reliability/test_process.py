@@ -18,7 +18,7 @@ from tests.reliability.process import Served, served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-LONG: dict[str, Any] = {**NORMAL, "max_tokens": 3_500, "ignore_eos": True, "stream": True}
+LONG: dict[str, Any] = {**NORMAL, "max_tokens": 3_500, "min_tokens": 3_500, "stream": True}
 DRAIN = 5.0
 
 

@@ -17,6 +17,7 @@ import pytest
 from openai import OpenAI
 from openai.types import Batch
 from openai.types.chat import ChatCompletion
+from openai.types.responses import Response
 
 from qwench.engine.request import SamplingParams, TokenEvent
 from qwench.server import files as module
@@ -29,6 +30,7 @@ from tests.server.test_serve import address_of, serve
 
 CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 COMPLETIONS: Literal["/v1/completions"] = "/v1/completions"
+RESPONSES: Literal["/v1/responses"] = "/v1/responses"
 
 
 def line(custom_id: str, content: str = "Hello", url: str = CHAT, **fields: Any) -> dict[str, Any]:
@@ -100,6 +102,23 @@ def test_completions_have_batches_too(openai: OpenAI) -> None:
     (told,) = results(openai, over.output_file_id).values()
     assert told["response"]["body"]["object"] == "text_completion"
     assert over.error_file_id is None
+
+
+def test_responses_have_batches_too(openai: OpenAI) -> None:
+    given = {"model": NAME, "input": "Hello", "temperature": 0, "max_output_tokens": 6}
+    asked = {"method": "POST", "url": RESPONSES}
+    lines: list[dict[str, Any]] = [
+        {"custom_id": "a", **asked, "body": given},
+        {"custom_id": "b", **asked, "body": {**given, "previous_response_id": "resp_x"}},
+        {"custom_id": "c", **asked, "body": {**given, "max_output_tokens": 0}},
+    ]
+    over = ended(openai, begin(openai, jsonl(*lines), RESPONSES))
+    (told,) = results(openai, over.output_file_id).values()
+    answer = Response.model_validate(told["response"]["body"])
+    assert answer.output_text == openai.responses.create(**given).output_text  # type: ignore[call-overload]
+    wrong = results(openai, over.error_file_id)
+    params = {custom_id: each["response"]["body"]["error"]["param"] for custom_id, each in wrong.items()}
+    assert params == {"b": "previous_response_id", "c": "max_output_tokens"}
 
 
 def test_its_requests_are_background_work_of_their_key(scripted: Start) -> None:

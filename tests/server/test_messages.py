@@ -118,7 +118,12 @@ def test_events_come_in_order_and_every_block_is_closed(scripted: Start) -> None
     starts = [event for event in told if event["type"] == "content_block_start"]
     assert [event["index"] for event in starts] == [0, 1, 2, 3]
     assert [event["content_block"]["type"] for event in starts] == ["thinking", "text", "tool_use", "tool_use"]
-    assert told[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None, "container": None}
+    assert told[-2]["delta"] == {
+        "stop_reason": "tool_use",
+        "stop_sequence": None,
+        "stop_details": None,
+        "container": None,
+    }
     assert told[-2]["usage"]["output_tokens_details"]["thinking_tokens"] > 1
     body = http.post(PATH, json={**asked, "stream": False}).json()
     assert [block["type"] for block in body["content"]] == ["thinking", "text", "tool_use", "tool_use"]

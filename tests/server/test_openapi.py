@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from qwench.server.openapi import ANSWERS
 from tests.server.test_structured import NAMED
 from tests.server.test_tools import ASKED
 
@@ -31,6 +32,27 @@ REQUESTS: tuple[tuple[str, str, Any], ...] = (
     ("get", "/health", None),
     ("get", "/version", None),
     ("get", "/metrics", None),
+    (
+        "post",
+        "/v1/messages",
+        {"messages": HELLO, "max_tokens": 40, "thinking": {"type": "enabled", "budget_tokens": 9}},
+    ),
+    ("post", "/v1/messages", {"messages": HELLO}),
+    ("post", "/v1/messages/count_tokens", {"messages": HELLO}),
+    ("post", "/v1/responses", {"input": "x", "max_output_tokens": 2}),
+    ("post", "/v1/responses/input_tokens", {"input": "x"}),
+    ("post", "/v1/responses/compact", {"model": "tiny", "input": "x", "max_output_tokens": 2}),
+    ("get", "/v1/responses/{name}", None),
+    ("get", "/v1/files", None),
+    ("get", "/v1/batches", None),
+    ("post", "/v1/batches", {}),
+    ("post", "/api/chat", {"model": "tiny", "messages": HELLO, "stream": False, "options": {"num_predict": 2}}),
+    ("post", "/api/generate", {"model": "tiny", "prompt": "x", "stream": False, "options": {"num_predict": 2}}),
+    ("post", "/api/chat", {"model": "tiny", "messages": 5}),
+    ("get", "/api/tags", None),
+    ("get", "/api/ps", None),
+    ("post", "/api/show", {"model": "tiny"}),
+    ("get", "/api/version", None),
     ("post", CHAT, {"messages": 5}),
     ("post", COMPLETIONS, {}),
     ("post", CHAT + "/control", {"id": "x", "action": "reasoning_end"}),
@@ -64,6 +86,12 @@ def test_a_stream_is_documented_as_one(http: httpx.Client, document: dict[str, A
     answer = http.post(CHAT, json={"messages": HELLO, "max_tokens": 1, "stream": True})
     kind = answer.headers["content-type"].partition(";")[0]
     assert kind in document["paths"][CHAT]["post"]["responses"]["200"]["content"]
+
+
+def test_every_answer_has_a_shape(document: dict[str, Any]) -> None:
+    """But for the pages, and what is a probe of them."""
+    pages = {path for path in document["paths"] if path not in ANSWERS}
+    assert pages <= {"/", "/docs", "/openapi.json", "/favicon.ico", "/page/{path}"}, pages
 
 
 def test_references_lead_somewhere(document: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ WEATHER: Any = {
 PATCH: Any = {"type": "custom", "name": "apply_patch", "description": "Edits files.", "format": {"type": "text"}}
 CALL = xml("get_weather", ("city", "Oslo"))
 ROOM: Any = {"model": NAME, "input": "Hello"}
+ROOM_FOR_MORE: Any = {"role": "user", "content": "And now?"}
 saying = partial(answering, window=4096)
 
 
@@ -333,6 +334,42 @@ def test_thoughts_come_back_with_clients_that_keep_only_what_is_sealed(scripted:
     answer = http.post(PATH, json={**ROOM, "input": [foreign, *as_items("Hello")]})
     assert answer.headers["x-qwench-warnings"].startswith("input[0]: left out, its thoughts can be read")
     assert len(engine.prompts) == 2
+
+
+def test_a_conversation_is_summed_up_and_goes_on_from_that(scripted: Start) -> None:
+    engine, http = scripted(saying("The launch is on Tuesday."))
+    with client_of(http) as client:
+        before = client.responses.create(model=NAME, input="When do we launch?")
+        more: Any = {"previous_response_id": before.id, "input": "And who knows?"}
+        summed = client.responses.compact(model=NAME, **more)
+        asked = engine.prompts[-1]
+        again: Any = [*(item.to_dict() for item in summed.output), ROOM_FOR_MORE]
+        client.responses.create(model=NAME, input=again)
+    assert "takes the place of this conversation" in asked
+    assert "And who knows?" in asked
+    assert summed.object == "response.compaction"
+    assert [item.type for item in summed.output] == ["message", "message", "compaction"]
+    assert summed.usage.output_tokens
+    assert "What was said before, summed up:\n\nThe launch is on Tuesday." in engine.prompts[-1]
+    assert "And who knows?" in engine.prompts[-1]
+    foreign = http.post(
+        PATH, json={**ROOM, "input": [{"type": "compaction", "encrypted_content": "gAAA"}, ROOM_FOR_MORE]}
+    )
+    assert foreign.headers["x-qwench-warnings"] == "input[0]: left out, nothing here reads compaction"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"model": None}, f"model is missing; send {NAME!r}."),
+        ({"stream": True}, "stream is not possible here, a summary comes whole; leave it out."),
+        ({"background": True}, "background is not possible here, a summary comes whole; leave it out."),
+        ({"input": None}, "input is missing; send text, or a list of items."),
+    ],
+)
+def test_what_no_summary_can_be_asked_with_is_refused(http: httpx.Client, more: dict[str, Any], told: str) -> None:
+    answer = http.post(f"{PATH}/compact", json={**ROOM, **more})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, told)
 
 
 def test_what_belongs_together_is_one_answer() -> None:

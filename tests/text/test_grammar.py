@@ -160,6 +160,14 @@ def test_broken_wishes_are_refused_before_anything_runs(text: ModelText) -> None
             text.grammars.compile(wanted(**fields))
 
 
+def test_a_long_chain_of_references_overflows_no_stack(text: ModelText) -> None:
+    chain = {str(at): {"type": "object", "properties": {"a": {"$ref": f"#/$defs/{at + 1}"}}} for at in range(3_000)}
+    text.grammars.compile(wanted(guided_json={"$ref": "#/$defs/0", "$defs": {**chain, "3000": {"type": "string"}}}))
+    rules = "\n".join(f"r{at}: r{at + 1}" for at in range(18_000))
+    text.grammars.compile(wanted(guided_grammar=f'start: r0\n{rules}\nr18000: "a"'))
+    assert threading.stack_size() == 0  # of other threads, as it was
+
+
 def test_a_compilation_that_hangs_holds_a_place_and_nothing_else(
     text: ModelText, monkeypatch: pytest.MonkeyPatch
 ) -> None:

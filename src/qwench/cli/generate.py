@@ -19,7 +19,7 @@ from qwench.cli.engine import add_engine_flags, add_model_argument, running
 from qwench.cli.results import ResultFile
 from qwench.errors import RequestError, UsageError
 from qwench.fault import fault
-from qwench.server.lines import URLS, Line, custom_id_of, parse_line, read_line, refusal, result, whole_body
+from qwench.server.lines import CHAT, Line, custom_id_of, parse_line, read_line, refusal, result, whole_body
 
 if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
@@ -159,19 +159,18 @@ class Batch:
         self.results.write(result(line.custom_id, status, body))
 
     async def _body(self, line: Line) -> dict[str, object]:
-        from qwench.server.unattended import KINDS, submit
+        from qwench.server.unattended import understand
         from qwench.text.thinking import read_thinking
 
         body = {name: value for name, value in whole_body(line).items() if name != "model"}  # any name will do
-        if line.url == URLS[0] and self.think_budget is not None and not read_thinking(body).sources:
+        if line.url == CHAT and self.think_budget is not None and not read_thinking(body).sources:
             body["thinking_budget"] = self.think_budget
-        kind, service = KINDS[line.url], self._service
-        prepared = await kind.understand(service, body)
-        self.warnings.update(prepared.warnings)
-        answer = await submit(service, prepared)
+        work = await understand(self._service, line.url, body)
+        self.warnings.update(work.prepared.warnings)
+        answer = await work.submit(self._service)
         self.running.add(answer)
         try:
-            return await kind.told(service, answer)
+            return await work.told(self._service, answer)
         finally:
             answer.abort()
             self.running.discard(answer)

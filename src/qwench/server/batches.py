@@ -30,7 +30,7 @@ from qwench.server.reply import read_json
 from qwench.server.schemas import BatchRequest, listing, shape
 from qwench.server.service import Service
 from qwench.server.store import Document, Full
-from qwench.server.unattended import KINDS, outcome, submit
+from qwench.server.unattended import outcome, understand
 
 MOST_LINES = 50_000  # in a batch, as OpenAI takes
 MOST_LINE = 32 << 20  # bytes of one
@@ -247,11 +247,12 @@ class BatchRunner:
                 await asyncio.sleep(PAUSE)
 
     async def _body(self, owner: str, line: Line) -> dict[str, object]:
-        kind, service = KINDS[line.url], self._service
-        prepared = await kind.understand(service, whole_body(line))
-        answer = await submit(service, replace(prepared, background=True), owner)
+        service = self._service
+        work = await understand(service, line.url, whole_body(line))
+        work = replace(work, prepared=replace(work.prepared, background=True))
+        answer = await work.submit(service, owner)
         try:
-            return await kind.told(service, answer)
+            return await work.told(service, answer)
         finally:
             answer.abort()
 

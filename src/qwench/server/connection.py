@@ -7,6 +7,7 @@ that nobody reads any more is passed over for a moment only. Knows no route.
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from qwench.server.errors import HeadTooLarge, encode, error_body
 HEAD_BYTES = 32 * 1024
 HEAD_SECONDS = 20.0  # from the connection, or a later head's first byte, to that head's end
 LINGER_SECONDS = 2.0  # for a client that is still sending what was refused already: it may read the refusal
+SEND_BYTES = 128 * 1024  # that the kernel takes ahead of a client; left to itself it takes megabytes, and nobody stalls
 STALL_SECONDS = 30.0  # in which a client has to read something of what waits for it
 
 
@@ -34,6 +36,9 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        line = transport.get_extra_info("socket")
+        if line is not None:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         self._watch()
 
     def data_received(self, data: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from qwench.errors import RequestError
 
-URLS = ("/v1/chat/completions", "/v1/completions")
+CHAT, COMPLETIONS, RESPONSES = URLS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 FIELDS = ("custom_id", "method", "url", "body")
 
 

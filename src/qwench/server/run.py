@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 5.0  # what running answers get to end by themselves
 LAST_SECONDS = 10  # then the engine stops and tells them; after this, connections are cut
+TOLD_SECONDS = 1  # to tell those who wait that the server ends at once
 IDLE_SECONDS = 75  # longer than clients keep idle connections, so that none is closed under a new request
 
 
@@ -42,10 +43,20 @@ class Server(uvicorn.Server):
         stopping = asyncio.create_task(self._stop_engine())
         await super().shutdown(sockets)
         stopping.cancel()
+        if self.force_exit:  # uvicorn would tear off whatever is under way
+            await self._end_at_once()
 
     async def _stop_engine(self) -> None:
         await asyncio.sleep(self._drain)
         await asyncio.to_thread(self._client.close)
+
+    async def _end_at_once(self) -> None:
+        """Running answers are told so, and what batches have so far is kept."""
+        if self._client.status().state == "ready":
+            await asyncio.to_thread(self._client.close)
+        if self.server_state.tasks:
+            await asyncio.wait(set(self.server_state.tasks), timeout=TOLD_SECONDS)
+        await self.lifespan.shutdown()
 
 
 def configure(app: ASGIApp) -> uvicorn.Config:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qwench.errors import RequestError
 from qwench.media.parts import MEDIA_FIELDS
+from qwench.server.lines import URLS
 from qwench.text.grammar import KINDS
 from qwench.text.thinking import KNOWN, concerns_thinking
 
@@ -330,7 +331,7 @@ class BatchRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     input_file_id: str = Field(description="an uploaded file of requests")
-    endpoint: str = Field(description="the address that all of them go to: /v1/chat/completions or /v1/completions")
+    endpoint: str = Field(description=f"the address that all of them go to: {', '.join(URLS)}")
     completion_window: Literal["24h"] = Field(description="OpenAI's only value; a batch is worked on until it is done")
     metadata: dict[str, str] | None = Field(None, max_length=16, description="texts by name, that come with the batch")
     output_expires_after: Expiry | None = Field(None, description="expires_after of the files of results")

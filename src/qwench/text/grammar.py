@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from threading import BoundedSemaphore, Event, Lock, Thread
+from threading import BoundedSemaphore, Event, Lock, Thread, stack_size
 from typing import TYPE_CHECKING, Any
 
 from qwench.engine.thinking import ThinkingRules
@@ -28,6 +28,9 @@ MOST_CHARACTERS = 256 * 1024  # of a grammar's source
 COMPILERS = 2  # grammars that are compiled at a time
 COMPILE_SECONDS = 5.0  # what hangs longer holds one of these places; whoever waits for one is told to come again
 PLACE_SECONDS = 2.0
+# Bytes of a compiler's stack: a chain of references is followed by recursion, and a stack that overflows ends the
+# process. The longest chain within MOST_CHARACTERS takes less than half; the bytes are reserved, and used by it alone.
+STACK = 512 << 20
 # Between two parts of JSON: a line and its indent, and no more of a model that writes nothing but blanks.
 JSON_OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": r"\n?[ \t]{0,40}"}
 
@@ -106,7 +109,7 @@ class Grammars:
                 self._places.release()
                 done.set()
 
-        Thread(target=work, name="qwench-grammar", daemon=True).start()
+        _start_deep(Thread(target=work, name="qwench-grammar", daemon=True))
         if not done.wait(COMPILE_SECONDS) or not found:
             reason = f"it was not compiled within {COMPILE_SECONDS:g} seconds; simplify it"
             raise RequestError(f"{grammar.field} is too large: {reason}.", param=grammar.field)
@@ -122,6 +125,19 @@ class Grammars:
         """Tokens of nothing but line breaks, which models write behind their thoughts."""
         found = (self._tokenizer.id_of(token) for token in ("Ċ", "ĊĊ"))
         return frozenset(token for token in found if token is not None)
+
+
+_starting = Lock()  # the size is everybody's
+
+
+def _start_deep(thread: Thread) -> None:
+    """Start it with a stack of STACK bytes."""
+    with _starting:
+        usual = stack_size(STACK)
+        try:
+            thread.start()
+        finally:
+            stack_size(usual)
 
 
 def limits() -> llguidance.LLParserLimits:

@@ -65,7 +65,8 @@ class MessageForm(Format):
         return {**self._message(content), **self._stop(), "usage": self._usage()}
 
     def _start(self) -> dict[str, object]:
-        message = {**self._message([]), "stop_reason": None, "stop_sequence": None, "usage": self._usage()}
+        unknown = {"stop_reason": None, "stop_sequence": None, "stop_details": None}
+        message = {**self._message([]), **unknown, "usage": self._usage()}
         return {"type": "message_start", "message": message}
 
     def _close(self, index: int) -> list[dict[str, object]]:
@@ -111,7 +112,7 @@ class MessageFormat(MessageForm):
         if reason == "max_tokens" and self._answer.prepared.sampling.max_tokens is None:
             reason = "model_context_window_exceeded"
         text = reading.stop_reason if reason == "end_turn" and isinstance(reading.stop_reason, str) else None
-        return {"stop_reason": "stop_sequence" if text else reason, "stop_sequence": text}
+        return {"stop_reason": "stop_sequence" if text else reason, "stop_sequence": text, "stop_details": None}
 
     def _usage(self) -> dict[str, object]:
         """Each prompt token counts once: as known already, as kept by a mark of the client, or else as input."""
@@ -127,6 +128,7 @@ class MessageFormat(MessageForm):
             "output_tokens": sum(choice.reading.num_tokens for choice in answer.choices),
             "output_tokens_details": {"thinking_tokens": thinking},
             "server_tool_use": None,
+            "inference_geo": None,
             "service_tier": "standard",
         }
 
@@ -138,7 +140,8 @@ def signature(thinking: str) -> str:
 
 def _empty(stretch: Stretch) -> dict[str, Any]:
     if stretch.call is not None:
-        return {"type": "tool_use", "id": stretch.call.id, "name": stretch.call.name, "input": {}}
+        told = {"id": stretch.call.id, "name": stretch.call.name, "input": {}}
+        return {"type": "tool_use", **told, "caller": {"type": "direct"}}
     if stretch.kind == "reasoning":
         return {"type": "thinking", "thinking": "", "signature": ""}
     return {"type": "text", "text": "", "citations": None}

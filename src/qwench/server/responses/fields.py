@@ -18,7 +18,7 @@ FIELDS: tuple[FieldRule, ...] = (
         HERE,
         _S,
         "text, or a list of items: message, reasoning, function_call and its output, custom_tool_call and its output, "
-        "local_shell_call and its output, item_reference",
+        "local_shell_call and its output, compaction, item_reference",
     ),
     FieldRule("instructions", HERE, _S, "the system prompt of this response; it is not taken on by the next"),
     FieldRule("previous_response_id", HERE, _S, "a stored response, whose conversation goes on"),

@@ -225,7 +225,7 @@ def asked_for(
         "presence_penalty": chosen.presence_penalty,
         "frequency_penalty": chosen.frequency_penalty,
         "top_logprobs": request.top_logprobs or 0,
-        "tools": request.tools or [],
+        "tools": [_repeated(tool) for tool in request.tools or ()],
         "tool_choice": request.tool_choice or "auto",
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "reasoning": {"effort": reasoning.get("effort"), "summary": None},
@@ -238,3 +238,9 @@ def asked_for(
         "safety_identifier": None,
         "prompt_cache_key": None,
     }
+
+
+def _repeated(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool as responses repeat it: of a function, what was left out is there too."""
+    absent = {"description": None, "parameters": None, "strict": False} if tool.get("type") == "function" else {}
+    return {**absent, **tool}

@@ -21,6 +21,8 @@ Item = Mapping[str, Any]
 CALLS = ("function_call", "custom_tool_call", "local_shell_call")
 OUTPUTS = tuple(f"{call}_output" for call in CALLS)
 ROLES = ("user", "assistant", "system", "developer")
+COMPACTED = ("compaction", "compaction_summary")
+SUMMARY = "What was said before, summed up:\n\n"
 SEALED = "qwench."  # what encrypted_content begins with where it is ours
 # What OpenAI's servers or their tools did earlier; the model here knows none of it.
 LEFT_OUT = frozenset(
@@ -31,9 +33,9 @@ LEFT_OUT = frozenset(
 )
 
 
-def seal(thoughts: str) -> str:
-    """Thoughts for a client that keeps only what it cannot read: base64, no secret. ``_unsealed`` is the way back."""
-    return SEALED + base64.b64encode(thoughts.encode("utf-8", "replace")).decode("ascii")
+def seal(text: str) -> str:
+    """A text for clients that keep what they cannot read: base64, no secret. ``_unsealed`` is the way back."""
+    return SEALED + base64.b64encode(text.encode("utf-8", "replace")).decode("ascii")
 
 
 def read_items(items: Iterable[tuple[Item, str]], turns: Turns, warnings: list[str]) -> None:
@@ -55,6 +57,9 @@ def read_items(items: Iterable[tuple[Item, str]], turns: Turns, warnings: list[s
             answer.over()
             call_id = item.get("call_id") or item.get("id")
             turns.add("tool", place, _parts(item.get("output"), f"{place}.output"), tool_call_id=call_id)
+        elif kind in COMPACTED and (summary := _unsealed(item.get("encrypted_content"))):
+            answer.over()
+            turns.add("user", place, [({"type": "text", "text": SUMMARY + summary}, place)])
         elif isinstance(kind, str) and kind in LEFT_OUT:
             warnings.append(f"{place}: left out, nothing here reads {kind}")
         else:

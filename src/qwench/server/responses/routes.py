@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,42 +14,21 @@ from starlette.responses import Response
 
 from qwench.errors import Overloaded, QwenchError, RequestError
 from qwench.server.admin import body_of
-from qwench.server.answer import Answer, Head, Trail, whole
-from qwench.server.errors import InternalError, encode, json_response
+from qwench.server.answer import Answer, Trail, whole
+from qwench.server.errors import InternalError, json_response
 from qwench.server.gate import OWNER
-from qwench.server.prepare import Prepared, check_model
 from qwench.server.reply import read_json, reply, warning_header
-from qwench.server.responses.conversation import Asked, read_response
-from qwench.server.responses.fields import FIELDS, ResponsesRequest
-from qwench.server.responses.form import Keep, ResponseFormat
-from qwench.server.responses.items import Item, as_items
+from qwench.server.responses.compaction import CompactionFormat, to_sum_up, within
+from qwench.server.responses.form import ResponseFormat
+from qwench.server.responses.items import Item
 from qwench.server.responses.store import Kept, ResponseStore
-from qwench.server.schemas import shape, show, sift
+from qwench.server.responses.understood import Understood, understood
+from qwench.server.schemas import show
 from qwench.server.service import Service
-from qwench.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 MOST_WORKING = 64  # responses of one key in the background, where --key-running does not say how many
 MOST_LISTED, LISTED = 100, 20
-SPARE_DEPTH = 200
-
-
-@dataclass(frozen=True)
-class Understood:
-    """A request that is understood; ``given`` are its own items of ``size`` bytes, behind what ``earlier`` holds."""
-
-    request: ResponsesRequest
-    given: list[Item]
-    size: int
-    earlier: Kept | None
-    asked: Asked
-    prepared: Prepared
-
-    def form(self, head: Head, answer: Answer, tokenizer: Tokenizer, keep: Keep) -> ResponseFormat:
-        return ResponseFormat(head, answer, tokenizer, self.request, self.asked.offer, keep)
-
-    def kept(self, owner: str, body: Mapping[str, Any]) -> Kept:
-        return Kept(owner, dict(body), self.given, self.size, self.earlier)
 
 
 def response_routes(service: Service) -> APIRouter:
@@ -82,6 +60,23 @@ def response_routes(service: Service) -> APIRouter:
         told = {"object": "response.input_tokens", "input_tokens": count}
         return json_response(told, headers=warning_header(found.prepared.warnings))
 
+    @router.post("/v1/responses/compact", openapi_extra=body_of("ResponsesRequest"))
+    async def compact(request: Request) -> Response:
+        """Sum a conversation up: what the user said, and an item in place of all the rest."""
+        body = to_sum_up(await read_json(service, request), service.name)
+        found = await understood(service, store, body, request.scope[OWNER], sums_up=True)
+        make = partial(CompactionFormat, found=found)
+        with found.asked.translation.places.naming():
+            prepared = within(found.prepared, service.client.max_model_len)
+            return await reply(service, request, prepared, make, service.head("resp_"))
+
+    stored_routes(router, store)
+    return router
+
+
+def stored_routes(router: APIRouter, store: ResponseStore) -> None:
+    """What can be asked of a response that was stored."""
+
     @router.get("/v1/responses/{name}")
     async def get(name: str, request: Request) -> Response:
         """A stored response."""
@@ -111,72 +106,6 @@ def response_routes(service: Service) -> APIRouter:
     async def input_items(name: str, request: Request) -> Response:
         """What the model was given for a stored response, the last first unless order is asc."""
         return json_response(listed(store.get(name, request.scope[OWNER]).shown(), request.query_params))
-
-    return router
-
-
-async def understood(service: Service, store: ResponseStore, body: Mapping[str, object], owner: str) -> Understood:
-    """What ``body`` comes to. Raises RequestError, TemplateError or ModelNotFound."""
-    fields, warnings = sift(body, "responses", FIELDS)
-    request = shape(ResponsesRequest, fields, FIELDS)
-    check_model(request.model, service.settings.names)
-    if request.input is None and request.previous_response_id is None:
-        raise RequestError("input is missing; send text, or a list of items.", param="input")
-    if not store.most and request.stores:
-        warnings += ["store: nothing is stored here (--response-memory is 0)"] if request.store else []
-        request = request.model_copy(update={"store": False})
-    if request.background and (request.stream or not request.stores):
-        other, reason = ("stream", "leave it out") if request.stream else ("store", "nobody could ask for it later")
-        raise RequestError(f"background cannot be combined with {other} like this: {reason}.", param="background")
-    earlier = None
-    if request.previous_response_id is not None:
-        earlier = store.get(request.previous_response_id, owner, "previous_response_id")
-        if earlier.task is not None:
-            raise RequestError(
-                "previous_response_id names a response that is still being answered; wait for it.",
-                param="previous_response_id",
-            )
-    given = resolved(as_items(request.input), store, owner)
-
-    def read() -> tuple[Asked, int]:
-        size = measured({**body, "input": given})
-        return read_response(request, earlier.conversation() if earlier else (), given), size
-
-    asked, size = await asyncio.to_thread(read)
-    eyes = service.eyes
-    prepared = await service.apart(
-        lambda: asked.translation.prepare(service.text, eyes), looks=eyes is not None and asked.translation.shows
-    )
-    told = replace(prepared, warnings=(*warnings, *prepared.warnings))
-    return Understood(request, given, size, earlier, asked, told)
-
-
-def measured(body: Mapping[str, object]) -> int:
-    """The bytes of what may be kept and repeated. Raises RequestError for what could be read, but not be written again
-    from wherever that will be: JSON is written with a stack, too."""
-    nested: dict[str, object] = dict(body)
-    for _ in range(SPARE_DEPTH):
-        nested = {"": nested}
-    try:
-        return len(encode(nested))
-    except RecursionError:
-        raise RequestError("The body is nested too deeply; send flatter JSON.") from None
-    except ValueError:
-        raise RequestError("The body holds a number that is too large for JSON; send smaller ones.") from None
-
-
-def resolved(items: list[dict[str, Any]], store: ResponseStore, owner: str) -> list[Item]:
-    """``items`` with what they refer to in place of the reference. Raises RequestError."""
-    if not any(item["type"] == "item_reference" for item in items):
-        return list(items)
-    known = store.items(owner)
-    for at, item in enumerate(items):
-        if item["type"] == "item_reference" and item["id"] not in known:
-            raise RequestError(
-                f"input[{at}] refers to {show(item['id'])}, which is not kept here; send the item itself.",
-                param=f"input[{at}]",
-            )
-    return [known[item["id"]] if item["type"] == "item_reference" else item for item in items]
 
 
 def in_background(service: Service, store: ResponseStore, found: Understood, owner: str) -> Response:
