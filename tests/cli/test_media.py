@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,4 +87,15 @@ def test_a_batch_looks_at_its_lines(engine: Seeing, tmp_path: Path) -> None:
     cli.main(["generate", "nano", str(source), "-o", str(results)])
     found = {each["custom_id"]: each["response"] for each in map(json.loads, results.read_text().splitlines())}
     assert [found[str(number)]["status_code"] for number in range(3)] == [200, 400, 400]
-    assert found["0"]["body"]["usage"]["prompt_tokens_details"]["image_tokens"] == 4
+    assert found["0"]["body"]["usage"]["prompt_tokens_details"]["image_tokens"] == 9
+
+
+def test_the_embedded_model_reads_the_picture_of_the_docs(capsys: Capsys) -> None:
+    """What docs/vision.md shows is what comes."""
+    docs = Path(__file__).parents[2] / "docs"
+    shown = re.search(
+        r"\$ qwench (chat --image docs/(\S+) -p \"([^\"]+)\")\n(.+)\n", (docs / "vision.md").read_text(encoding="utf-8")
+    )
+    assert shown is not None
+    assert cli.main(["chat", "--image", str(docs / shown[2]), "-p", shown[3], "--temperature", "0"]) == 0
+    assert capsys.readouterr().out == f"{shown[4]}\n"

@@ -18,7 +18,7 @@ from qwench.engine.core import Engine
 from qwench.engine.runner import Runner
 from qwench.engine.scheduler import Scheduler
 from qwench.model.batch import Batch, CacheTensors
-from qwench.ops.arrays import Host
+from qwench.ops.arrays import Array, Host
 from qwench.ops.choosing import TorchChooser
 
 VOCABULARY = 251
@@ -97,6 +97,15 @@ class LedgerModel:
         return np.eye(VOCABULARY, dtype=np.float32)[wanted]
 
 
+class LedgerChooser(TorchChooser):
+    """Random schedules ask for nothing else, tens of thousands of times, and torch would be a quarter of their time."""
+
+    def largest(self, logits: Array) -> list[int]:
+        assert isinstance(logits, np.ndarray)
+        found: list[int] = np.where(np.isfinite(logits).all(-1), logits.argmax(-1), -1).tolist()
+        return found
+
+
 def ledger_engine(
     *,
     num_pages: int,
@@ -116,5 +125,5 @@ def ledger_engine(
     scheduler = Scheduler(
         Pool(num_pages), Pool(num_slots), page_size=page_size, max_step_tokens=max_step_tokens, policy=policy
     )
-    runner = Runner(LedgerModel(), storage, page_size=page_size, usable_tokens=VOCABULARY, chooser=TorchChooser())
+    runner = Runner(LedgerModel(), storage, page_size=page_size, usable_tokens=VOCABULARY, chooser=LedgerChooser())
     return Engine(scheduler, runner)

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from qwench.gateway.as_anthropic import EventStream, completion_to_message, request_to_chat
-from qwench.gateway.providers import AnthropicDialect, Malformed, OpenAIDialect, ToldFailure, Wanted
+from qwench.errors import RequestError
+from qwench.gateway.faces import Answer, writer
+from qwench.gateway.providers import AnthropicDialect, Malformed, OpenAIDialect, ToldFailure
 from qwench.gateway.signals import read_signals
 from qwench.gateway.tiers import DataClass, Option, Secret, Steering, Thinking, Tier
 from qwench.gateway.to_anthropic import ChunkStream, message_to_completion, request_to_messages
 from qwench.gateway.upstream import Event
+from qwench.gateway.wanted import Wanted, read_wanted
 
 PIXEL = "data:image/png;base64,AAAA"
 TOOL = {"name": "add", "description": "Adds.", "input_schema": {"type": "object", "properties": {"a": {}}}}
@@ -40,7 +42,7 @@ CONVERSATION["messages"][0]["content"][1]["source"] = {"type": "base64", "media_
 
 
 def test_a_message_request_becomes_a_chat_completion() -> None:
-    chat = request_to_chat(CONVERSATION)
+    chat = read_wanted("anthropic", CONVERSATION).chat
     system, user, assistant, tool = chat["messages"]
     assert system["content"][0]["cache_control"] == {"type": "ephemeral"}
     assert user["content"][1] == {"type": "image_url", "image_url": {"url": PIXEL}}
@@ -52,7 +54,7 @@ def test_a_message_request_becomes_a_chat_completion() -> None:
 
 
 def test_there_and_back_says_the_same() -> None:
-    body, warnings = request_to_messages(request_to_chat(CONVERSATION), "large")
+    body, warnings = request_to_messages(read_wanted("anthropic", CONVERSATION).chat, "large")
     assert warnings == []
     assert body["system"] == "Be brief."
     assert [turn["role"] for turn in body["messages"]] == ["user", "assistant", "user"]
@@ -90,7 +92,7 @@ def test_a_message_comes_back_as_a_completion_and_as_a_message_again() -> None:
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["reasoning_content"] == "Hm."
     assert completion["usage"]["prompt_tokens"] == 8
-    again = completion_to_message(completion)
+    again = writer(read_wanted("anthropic", CONVERSATION)).whole(Answer({}, "openai", completion), {"cost": None})
     assert [block["type"] for block in again["content"]] == ["thinking", "text", "tool_use"]
     assert again["content"][2]["input"] == {"a": 1}
     assert again["stop_reason"] == "tool_use"
@@ -117,15 +119,17 @@ EVENTS: list[dict[str, Any]] = [
 
 
 def test_events_become_chunks_and_chunks_become_the_same_events() -> None:
-    reader, writer = ChunkStream(), EventStream()
+    reader, told = ChunkStream(), writer(read_wanted("anthropic", CONVERSATION))
     chunks = [chunk for event in EVENTS for chunk in reader.chunks(event)]
     calls = [call for chunk in chunks for choice in chunk["choices"] for call in choice["delta"].get("tool_calls", ())]
     assert json.loads("".join(call["function"]["arguments"] for call in calls)) == {"a": 1}
     assert calls[0]["id"] == "t1"
     assert chunks[-1]["usage"]["completion_tokens"] == 7
-    events = [event for chunk in chunks for event in writer.events(chunk)] + list(writer.closing())
-    kinds = [event["type"] for event in events]
-    assert kinds == [each["type"] for each in EVENTS if each["type"] != "ping"]
+    lines = told.write(Event("", {}, b""), chunks, "openai") + told.end({"cost": None})
+    events = [json.loads(line.removeprefix(b"data: ")) for line in lines.splitlines() if line.startswith(b"data: ")]
+    empty = events.pop(10)  # a call begins with its name, and none of its arguments
+    assert empty["delta"] == {"type": "input_json_delta", "partial_json": ""}
+    assert [event["type"] for event in events] == [each["type"] for each in EVENTS]
     deltas = [event["delta"]["type"] for event in events if event["type"] == "content_block_delta"]
     assert deltas == ["thinking_delta", "signature_delta", "text_delta", "input_json_delta", "input_json_delta"]
     assert [event["index"] for event in events if event["type"] == "content_block_start"] == [0, 1, 2]
@@ -192,3 +196,106 @@ def test_an_error_inside_an_answer_is_a_failure() -> None:
         OpenAIDialect().completion({"error": {"message": "no memory"}})
     with pytest.raises(ToldFailure, match="overloaded"):
         AnthropicDialect().chunks(Event("error", {"type": "error", "error": {"message": "overloaded"}}, b""))
+
+
+RESPONSE: dict[str, Any] = {
+    "instructions": "Be brief.",
+    "input": [
+        {
+            "role": "user",
+            "content": [{"type": "input_text", "text": "Add."}, {"type": "input_image", "image_url": PIXEL}],
+        },
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}]},
+        {"type": "function_call", "name": "add", "arguments": '{"a": 1}', "call_id": "c1"},
+        {"type": "function_call_output", "call_id": "c1", "output": "2"},
+    ],
+    "tools": [
+        {"type": "function", "name": "add", "parameters": TOOL["input_schema"]},
+        {"type": "custom", "name": "write"},
+        {"type": "web_search"},
+    ],
+    "tool_choice": {"type": "function", "name": "add"},
+    "max_output_tokens": 100,
+    "store": True,
+}
+
+
+def test_items_become_a_chat_completion_that_anybody_understands() -> None:
+    wanted = read_wanted("responses", RESPONSE)
+    system, user, assistant, tool = wanted.chat["messages"]
+    assert (system, tool["content"]) == ({"role": "system", "content": "Be brief."}, "2")
+    assert user["content"] == [{"type": "text", "text": "Add."}, {"type": "image_url", "image_url": {"url": PIXEL}}]
+    assert assistant["reasoning_content"] == "Hm."
+    assert assistant["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
+    assert wanted.chat["tool_choice"] == {"type": "function", "function": {"name": "add"}}
+    assert [tool["function"]["name"] for tool in wanted.chat["tools"]] == ["add", "write"]
+    assert [warning.partition(":")[0] for warning in wanted.warnings] == ["store", "tools[2]"]
+    body, _ = request_to_messages(wanted.chat, "large")
+    assert [turn["role"] for turn in body["messages"]] == ["user", "assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"background": True}, "background"),
+        ({"input": None}, "input"),
+        ({"input": [{"type": "mystery"}]}, "input[0].type"),
+    ],
+)
+def test_what_a_gateway_cannot_do_for_a_response_is_refused(change: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        read_wanted("responses", {**RESPONSE, **change})
+    assert caught.value.param == param
+
+
+def test_calls_come_back_as_the_tools_the_client_has() -> None:
+    calls = [{"id": "c2", "type": "function", "function": {"name": "write", "arguments": '{"input": "abc"}'}}]
+    calls.append({"id": "c3", "type": "function", "function": {"name": "add", "arguments": "no JSON"}})
+    said = {"role": "assistant", "content": None, "reasoning_content": "Hm.", "tool_calls": calls}
+    usage = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+    choice = {"index": 0, "message": said, "finish_reason": "tool_calls"}
+    completion = {"id": "x", "model": "m", "choices": [choice], "usage": usage}
+    wanted = read_wanted("responses", RESPONSE)
+    told = writer(wanted).whole(Answer({}, "openai", completion), {"cost": None})
+    assert [item["type"] for item in told["output"]] == ["reasoning", "custom_tool_call", "function_call"]
+    assert told["output"][1]["input"] == "abc"
+    assert told["output"][2]["arguments"] == "{}", "what is no object is told as none"
+    assert (told["status"], told["usage"]["total_tokens"], told["usage"]["qwench"]) == ("completed", 12, {"cost": None})
+
+
+@pytest.mark.parametrize("prompt", ["Once", [1, 2, 3], ["Once", "Twice"], [[1, 2], [3]]])
+def test_a_raw_prompt_goes_as_it_was_sent(prompt: object) -> None:
+    body = {"prompt": prompt, "max_tokens": 5}
+    wanted = read_wanted("completions", body)
+    call, _ = OpenAIDialect().call(option("openai", "qwen", ""), wanted, 1.0)
+    assert (call.path, call.body) == ("/v1/completions", {**body, "model": "m"})
+    assert wanted.signals.narrow == ("prompt",)
+    assert wanted.signals.prompt > 0
+
+
+@pytest.mark.parametrize("prompt", [None, [], 3, [[]], [True]])
+def test_what_is_no_prompt_is_refused(prompt: object) -> None:
+    with pytest.raises(RequestError, match=r"^prompt must be"):
+        read_wanted("completions", {"prompt": prompt})
+
+
+@pytest.mark.parametrize("face", ["anthropic", "responses"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"usage": {"prompt_tokens": "12", "completion_tokens": -1, "prompt_tokens_details": 3}},
+        {"usage": {"prompt_tokens": 5, "completion_tokens": None, "completion_tokens_details": []}},
+        {"usage": 7},
+        {"choices": [{"index": 0, "message": "no", "finish_reason": "stop"}]},
+        {"choices": [{"index": 0, "message": {"content": 3, "tool_calls": ["no", {"function": 4}]}}]},
+    ],
+)
+def test_whatever_an_upstream_writes_becomes_an_answer(face: Any, told: dict[str, Any]) -> None:
+    body = CONVERSATION if face == "anthropic" else RESPONSE
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    completion = {"id": "x", "model": "m", "choices": [choice], **told}
+    written = writer(read_wanted(face, body)).whole(Answer({}, "openai", completion), {"cost": None})
+    assert written["usage"]["qwench"] == {"cost": None}
+    assert all(isinstance(count, int) for name, count in written["usage"].items() if name.endswith("_tokens"))
+    json.dumps(written)

@@ -16,7 +16,7 @@ from qwench.errors import ModelNotFound, RequestError
 from qwench.gateway.conversations import Conversations, Held
 from qwench.gateway.gates import BudgetExhausted, DataFinding, Limits, NothingAllowed, data_class
 from qwench.gateway.ledger import Tally
-from qwench.gateway.posterior import Outcomes
+from qwench.gateway.posterior import SIZES, Outcomes, alike
 from qwench.gateway.prices import Price, Prices
 from qwench.gateway.router import Ask, Decision, Router, Weighed, check
 from qwench.gateway.signals import read_signals
@@ -305,3 +305,13 @@ def test_a_prior_counts_until_outcomes_do() -> None:
     after = Outcomes(counts(small=(0, 90))).posterior("sums", hopeful)
     assert after.mean == pytest.approx(9 / 100)
     assert after.quantile(0.05) < after.mean < after.quantile(0.95)
+
+
+def test_classes_lean_on_one_another_as_far_as_they_are_seen_to_be_alike() -> None:
+    same = alike([(70, 30)] * 8)
+    mixed = alike([(80, 20), (60, 40), (75, 25), (55, 45), (70, 30), (85, 15)])
+    apart = alike([(95, 5), (5, 95), (50, 50), (99, 1), (1, 99)])
+    few = alike([(1, 0), (0, 1), (1, 0)])
+    assert SIZES[0] <= apart < 2 < mixed < 64 < same <= SIZES[-1]
+    assert apart < few < same, "little that was seen tells little"
+    assert alike([(70, 30)] * 2) == SIZES[0]

@@ -29,7 +29,8 @@ def vision() -> VisionConfig:
 def test_nano_says_what_it_wants(vision: VisionConfig) -> None:
     found = VisionSettings.from_folder(NANO, vision)
     assert (found.patch, found.temporal, found.merge, found.factor) == (16, 2, 2, 32)
-    assert found.image_pixels == found.video_pixels == (4096, 262_144)
+    assert found.image_pixels == (8192, 12_288)
+    assert found.video_pixels == (4096, 262_144)
     assert (found.fps, found.frames) == (2.0, (4, 768))
 
 

@@ -72,6 +72,7 @@ LAYERS = {
     "text": Layer(
         (*BASE, "text", "media", "engine.request", "engine.thinking"), ("tokenizers", "jinja2", "llguidance")
     ),
+    "plan.hub": Layer((*BASE, "plan"), ("huggingface_hub", "httpx")),
     # What it takes from the layers of the engine loads no torch, and the engine takes the same.
     "plan": Layer(
         (*BASE, "device", "model.parameters", "ops.weight_types", "weights.recipe", "weights.gguf_match", "plan"),
@@ -101,6 +102,7 @@ LAYERS = {
     # The rest stands behind the server's own gate, reads what clients send as the server does, and calls upstreams.
     **dict.fromkeys(("gateway.engines", "gateway.upstream"), Layer((*BASE, "gateway"), ("httpx",))),
     **dict.fromkeys(("gateway.app", "gateway.admin"), Layer((*BASE, "gateway", "server"), ("starlette",))),
+    "gateway.deltas": Layer(("server.answer", "text.reading", "text.stream")),
     "gateway.run": Layer(("gateway", "server.run"), ("uvicorn",)),
     "gateway": Layer((*BASE, "plan", "text.thinking", "text.grammar", "media.parts", "gateway", "server"), ()),
     "bench": ANYTHING,

@@ -20,7 +20,7 @@ from tests.meta.tree import ROOT
 TOLERANCE = 0.05
 PROGRAM = """
 import ctypes, dataclasses, json, sys
-import numpy, torch
+import numpy.random, torch
 import qwench.bench.side, qwench.engine.start
 from qwench.bench.rows import Row
 from qwench.bench.subject import Choice, build, measure

@@ -29,7 +29,15 @@ def config() -> dict[str, Any]:
 
 def test_all_files_are_there_and_small() -> None:
     assert [name for name in FILES if not (NANO / name).is_file()] == []
-    assert sum(path.stat().st_size for path in NANO.iterdir()) < 13_000_000
+    assert (NANO / "model.safetensors").stat().st_size <= 12_000_000
+
+
+def test_it_sees_as_well_as_is_promised() -> None:
+    rows = json.loads((NANO / "evaluation.json").read_text(encoding="utf-8"))["results"]
+    seen = {row["skill"]: row["exact"] for row in rows if row["skill"].startswith("see: ")}
+    assert seen["see: number of 1 to 4 digits"] >= 90
+    assert seen["see: word of up to 6 letters"] >= 80
+    assert seen["see: how many shapes, 1 to 5"] >= 85
 
 
 def test_ids_agree_with_the_tokenizer(config: dict[str, Any]) -> None:

@@ -9,21 +9,22 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from qwench import __version__
 from qwench.errors import QwenchError, RequestError
-from qwench.gateway.as_anthropic import request_to_chat
 from qwench.gateway.house import House
+from qwench.gateway.page import LivePage
 from qwench.gateway.records import Event, Judge, Outcome, Verdict
-from qwench.gateway.signals import read_signals
 from qwench.gateway.tiers import AUTO
+from qwench.gateway.wanted import read_wanted
 from qwench.server.body import parse, read_body
 from qwench.server.errors import json_response
 from qwench.server.gate import OWNER
 
 Choice = TypeVar("Choice", bound=StrEnum)
+POLICY = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'", "cache-control": "no-store"}
 CLIENTS = (Judge.USER, Judge.TEST, Judge.JUDGE)  # whose findings a client may report
 
 
@@ -42,7 +43,7 @@ def admin_routes(house: House) -> Sequence[Route]:
 
     async def count(request: Request) -> Response:
         body = parse(await read_body(request, house.server.max_body_bytes))
-        return json_response({"input_tokens": read_signals(request_to_chat(body)).prompt})
+        return json_response({"input_tokens": read_wanted("anthropic", body, counts=True).signals.prompt})
 
     async def outcome(request: Request) -> Response:
         return await _outcome(house, request)
@@ -63,7 +64,15 @@ def admin_routes(house: House) -> Sequence[Route]:
         _operators_only(house, request)
         return json_response(_state(house))
 
+    live = LivePage(house.books.ledger.store)
+
+    async def page(request: Request) -> Response:
+        _operators_only(house, request)
+        told = await asyncio.to_thread(live.page, house.books.now(), _facts(_state(house)))
+        return HTMLResponse(told, headers=POLICY)
+
     return [
+        Route("/", page),
         Route("/v1/models", models),
         Route("/v1/messages/count_tokens", count, methods=["POST"]),
         Route("/v1/outcomes", outcome, methods=["POST"]),
@@ -107,6 +116,18 @@ def _state(house: House) -> dict[str, Any]:
         "tiers": {name: "resting" if each.breaker.resting else "ok" for name, each in house.upstreams.items()},
         "budgets": purses,
     }
+
+
+def _facts(state: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The state as lines of a page."""
+    purses = [
+        (f"budget of {name}", f"{purse['spent']:.4f} of {purse['limit']:g} spent today")
+        for name, purse in state["budgets"].items()
+        if purse["limit"] is not None
+    ]
+    tiers = [(f"tier {name}", how) for name, how in state["tiers"].items()]
+    head = [("gateway", f"{state['state']}, {state['running']} running"), ("ledger", state["ledger"])]
+    return [*head, *tiers, *purses]
 
 
 def _operators_only(house: House, request: Request) -> None:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from starlette.applications import Starlette
@@ -23,16 +25,14 @@ from starlette.types import Receive, Scope, Send
 
 from qwench.errors import EngineUnavailable, QwenchError, RequestError
 from qwench.gateway.admin import admin_routes
-from qwench.gateway.as_anthropic import request_to_chat
 from qwench.gateway.courier import Job
 from qwench.gateway.faces import writer
 from qwench.gateway.gates import Limits, data_class
 from qwench.gateway.house import House
-from qwench.gateway.providers import Face, Wanted
 from qwench.gateway.records import Task, new_id
 from qwench.gateway.router import Ask
-from qwench.gateway.signals import read_signals
 from qwench.gateway.tiers import AUTO
+from qwench.gateway.wanted import Face, read_wanted
 from qwench.server.body import parse, read_body
 from qwench.server.errors import InternalError, error_response, json_response, on_http_error, on_qwench_error
 from qwench.server.gate import CLIENT_CLOSED, OWNER, Gate
@@ -40,6 +40,14 @@ from qwench.server.sse import HEADERS, ClientGone, unless_gone
 
 logger = logging.getLogger(__name__)
 
+FACES: Mapping[str, Face] = MappingProxyType(
+    {
+        "/v1/chat/completions": "openai",
+        "/v1/completions": "completions",
+        "/v1/responses": "responses",
+        "/v1/messages": "anthropic",
+    }
+)
 TASK = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SMALL = 65_536  # bytes of a body that is parsed where it is; a larger one goes to a thread
 PLAIN = str.maketrans({"×": "x", "−": "-"})  # headers are ASCII
@@ -61,15 +69,8 @@ class Told:
 def build_app(house: House) -> Gate:
     """Everything the gateway answers, behind the server's own gate."""
 
-    async def chat(request: Request) -> Response:
-        return await generate(house, request, "openai")
-
-    async def messages(request: Request) -> Response:
-        return await generate(house, request, "anthropic")
-
     routes = [
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-        Route("/v1/messages", messages, methods=["POST"]),
+        *(Route(path, partial(generate, house, face=face), methods=["POST"]) for path, face in FACES.items()),
         *admin_routes(house),
     ]
     app = Starlette(routes=routes, exception_handlers={QwenchError: on_qwench_error, HTTPException: on_http_error})
@@ -91,8 +92,8 @@ def plan(house: House, request: Request, body: Mapping[str, Any], face: Face) ->
     """Read, gate and route. Raises RequestError, and what the gates and the router refuse with."""
     owner = request.scope[OWNER]
     told = read_headers(request.headers, owner)
-    chat = body if face == "openai" else request_to_chat(body)
-    signals = read_signals(chat)
+    wanted = read_wanted(face, body)
+    signals = wanted.signals
     model = body.get("model") or AUTO
     if not isinstance(model, str):
         raise RequestError("model must be a string.", param="model")
@@ -112,7 +113,7 @@ def plan(house: House, request: Request, body: Mapping[str, Any], face: Face) ->
     decision = house.router.decide(ask, house.resting)
     task = Task(told.task, decision.task.task.name, str(decision.data.data), owner, decision.value)
     ends = math.inf if told.deadline is None else asyncio.get_running_loop().time() + told.deadline
-    return Job(Wanted(face, body, chat, signals), decision, task, ends, decision.option)
+    return Job(wanted, decision, task, ends, decision.option)
 
 
 def read_headers(headers: Mapping[str, str], owner: str) -> Told:
@@ -173,7 +174,7 @@ async def whole(house: House, job: Job, request: Request) -> Response:
     async def work() -> dict[str, Any]:
         with house.halt.request(), house.books.budgets.reserved(job.task.key, reserved(job)):
             answer = await house.courier.whole(job)
-        face = writer(job.wanted.face, job.wanted.body)
+        face = writer(job.wanted)
         return face.whole(answer, job.receipt(house.settings.routing.currency))
 
     try:
@@ -204,7 +205,7 @@ class Relay(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         job, house = self._job, self._house
-        face = writer(job.wanted.face, job.wanted.body)
+        face = writer(job.wanted)
 
         async def work() -> None:
             try:

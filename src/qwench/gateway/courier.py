@@ -8,6 +8,7 @@ Knows no HTTP towards the client, and leaves choosing to the router.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -24,12 +25,13 @@ from qwench.gateway.faces import Answer
 from qwench.gateway.ledger import Ledger, Running
 from qwench.gateway.posterior import Outcomes
 from qwench.gateway.prices import FREE, Cost, Prices
-from qwench.gateway.providers import Dialect, Malformed, ToldFailure, Wanted, dialect
+from qwench.gateway.providers import Dialect, Malformed, ToldFailure, dialect
 from qwench.gateway.records import Attempt, Ending, Judge, Kind, Outcome, Receipt, Status, Task, Verdict
 from qwench.gateway.router import Decision
 from qwench.gateway.tiers import Cascade, Option
 from qwench.gateway.upstream import MOST_WAIT, Event, Upstream, UpstreamFailure
 from qwench.gateway.usage import NOTHING, SILENT, Unknown, Usage
+from qwench.gateway.wanted import Wanted
 
 logger = logging.getLogger(__name__)
 Told = TypeVar("Told")
@@ -85,7 +87,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Books:
-    """Where it is written down."""
+    """Where it is written down. ``keeps``: also what was said, apart from the accounts."""
 
     ledger: Ledger
     prices: Prices
@@ -93,6 +95,7 @@ class Books:
     outcomes: Outcomes
     conversations: Conversations
     now: Callable[[], float]  # seconds since 1970
+    keeps: bool = False
 
 
 class Courier:
@@ -188,19 +191,19 @@ class Courier:
 
     async def _once(self, job: Job, option: Option, wanted: Wanted, kind: Kind = Kind.GENERATE) -> Answer:
         """One attempt at a whole answer."""
-        upstream, speaks = self._upstreams[option.tier.name], dialect(option)
+        upstream, speaks = self._upstreams[option.tier.name], dialect(option, keeps=self._books.keeps)
         with self._attempt(job, option, kind, speaks) as running:
             call, warnings = speaks.call(option, wanted, self._ends(job, option))
             told = await upstream.whole(call)
             completion = self._read(upstream, speaks.completion, told)
-            done = running.finish()
+            done = running.finish(wanted)
         job.warnings += warnings
         await asyncio.wrap_future(done)
         return Answer(told, speaks.face, completion)
 
     async def _flow(self, job: Job, option: Option) -> AsyncGenerator[Piece]:
         """One attempt as a stream. What has no substance is held back until something has, or the silence is long."""
-        upstream, speaks = self._upstreams[option.tier.name], dialect(option)
+        upstream, speaks = self._upstreams[option.tier.name], dialect(option, keeps=self._books.keeps)
         clock = asyncio.get_running_loop().time
         with self._attempt(job, option, Kind.GENERATE, speaks) as running:
             call, warnings = speaks.call(option, job.wanted, self._ends(job, option))
@@ -221,7 +224,7 @@ class Courier:
                         held.append(piece)
             if not speaks.reading.whole:
                 raise upstream.failure("stopped in the middle", "half_an_answer", again=True)
-            done = running.finish()
+            done = running.finish(job.wanted)
         await asyncio.wrap_future(done)
 
     async def _judged(self, job: Job, cascade: Cascade, answer: Answer) -> bool:
@@ -297,6 +300,13 @@ class Courier:
             self._books.outcomes.note(job.decision.task.task.name, option, tokens, ending.took or 0.0)
         return running.end(ending)
 
+    def contents(self, wanted: Wanted, words: Mapping[str, list[str]]) -> dict[str, str]:
+        """What is kept of a request and its answer, where anything is."""
+        if not self._books.keeps:
+            return {}
+        asked = json.dumps(wanted.body, ensure_ascii=False)
+        return {"request": asked, **{kind: "".join(said) for kind, said in words.items()}}
+
     def charge(self, option: Option, usage: Usage) -> Cost:
         return self._books.prices.charge(option.tier.provider, option.model, usage, self._books.now())
 
@@ -314,12 +324,18 @@ class _Clocked:
         if self._first is None and self._speaks.reading.begun:
             self._first = self._clock() - self._began
 
-    def finish(self) -> Future[Receipt]:
+    def finish(self, wanted: Wanted) -> Future[Receipt]:
         reading = self._speaks.reading
         usage = believed(self._speaks.usage(), reading.characters)
         cost = self._courier.charge(self._option, usage)
         ending = Ending(
-            Status.COMPLETED, usage, cost, reading.stop, first=self._first, took=self._clock() - self._began
+            Status.COMPLETED,
+            usage,
+            cost,
+            reading.stop,
+            first=self._first,
+            took=self._clock() - self._began,
+            contents=self._courier.contents(wanted, reading.words),
         )
         return self._courier.settle(self._job, self._option, ending, self._running)
 

@@ -44,7 +44,8 @@ class Call:
 
 @dataclass
 class Case:
-    """One task. ``verdict`` None: nobody found anything yet."""
+    """One task. ``verdict`` None: nobody found anything yet. ``findings``: of attempts that were judged by themselves,
+    as the first answer of a cascade is."""
 
     id: str
     name: str = ""
@@ -54,6 +55,7 @@ class Case:
     verdict: Verdict | None = None
     judge: Judge | None = None
     answered_by: str = ""  # the attempt that the verdict names
+    findings: dict[str, tuple[Judge, Verdict]] = field(default_factory=dict)
 
     @property
     def answer(self) -> Call | None:
@@ -67,12 +69,25 @@ class Case:
     def accepted(self) -> bool:
         return self.verdict is Verdict.ACCEPTED
 
+    def find(self, judge: Judge, verdict: Verdict, attempt: str) -> None:
+        """Take in what was found later than everything so far: of equal trust, the last counts."""
+        if self.judge is None or TRUST[judge] <= TRUST[self.judge]:
+            self.verdict, self.judge, self.answered_by = verdict, judge, attempt
+        before = self.findings.get(attempt)
+        if attempt and (before is None or TRUST[judge] <= TRUST[before[0]]):
+            self.findings[attempt] = judge, verdict
+
+    def verdict_on(self, call: Call) -> Verdict | None:
+        """The task's, of the answer that was taken; else what was found about this very attempt."""
+        return self.verdict if call is self.answer else self.findings.get(call.id, (None, None))[1]
+
 
 @dataclass(frozen=True)
 class Tally:
     """How one option fared in one class of tasks.
 
-    Tasks count under the option that answered them, as ACCEPTED or not; those without a verdict are in neither.
+    An attempt counts as ACCEPTED or not if its task's answer was taken from it, or if it was judged by itself; those
+    without a verdict are in neither.
     ``attempts``: generating attempts at all tasks of the class. ``cost``: their mean, of those whose cost is known, in
     the currency of most of them; None where none is known.
     """
@@ -108,9 +123,7 @@ def read_cases(connection: sa.Connection, since: float = 0.0, until: float = mat
         kind, status = Kind(said.pop("kind")), Status(said.pop("status"))
         found.setdefault(case, Case(case)).calls.append(Call(**said, kind=kind, status=status, why=why))
     for row in within(sa.select(tables.OUTCOME).order_by(outcome.seq), outcome.task):
-        told, judge = found.setdefault(row.task, Case(row.task)), Judge(row.judge)
-        if told.judge is None or TRUST[judge] <= TRUST[told.judge]:
-            told.verdict, told.judge, told.answered_by = Verdict(row.verdict), judge, row.attempt
+        found.setdefault(row.task, Case(row.task)).find(Judge(row.judge), Verdict(row.verdict), row.attempt)
     return [case for case in found.values() if case.calls and since <= min(c.started for c in case.calls) < until]
 
 
@@ -121,10 +134,11 @@ def tally(cases: Iterable[Case]) -> list[Tally]:
     for case in cases:
         for call in case.calls:
             if call.kind is Kind.GENERATE:
-                calls.setdefault((case.name, *option(call)), []).append(call)
-        answer = case.answer
-        if case.verdict is not None and answer is not None:
-            verdicts.setdefault((case.name, *option(answer)), []).append(case.accepted)
+                place = (case.name, *option(call))
+                calls.setdefault(place, []).append(call)
+                verdict = case.verdict_on(call)
+                if verdict is not None:
+                    verdicts.setdefault(place, []).append(verdict is Verdict.ACCEPTED)
     return [_tally(key, made, verdicts.get(key, [])) for key, made in calls.items()]
 
 

@@ -9,8 +9,10 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from qwench.errors import LedgerUnavailable
 from qwench.gateway.budgets import ALL, Budgets, Purse
 from qwench.gateway.conversations import Conversations
 from qwench.gateway.courier import Books, Courier
@@ -20,9 +22,11 @@ from qwench.gateway.posterior import Outcomes
 from qwench.gateway.prices import Prices
 from qwench.gateway.records import Event
 from qwench.gateway.router import Router
-from qwench.gateway.tiers import Option, Settings
+from qwench.gateway.tiers import DAY, Option, Settings
 from qwench.gateway.upstream import Upstream
 from qwench.server.service import ServerSettings
+
+FORGET = 3600.0  # seconds between two looks for texts that are too old
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,14 @@ class House:
     async def learn(self) -> None:
         """Believe the outcomes that are in the ledger by now."""
         self.books.outcomes.replace(await asyncio.to_thread(self.books.ledger.tallies))
+
+    async def forget(self) -> None:
+        """Erase, again and again, the texts that are older than the settings allow; where they keep none, nothing."""
+        while self.books.keeps:
+            with suppress(LedgerUnavailable):  # the next time will do
+                before = self.books.now() - self.settings.contents * DAY
+                await asyncio.to_thread(self.books.ledger.erase, before=before)
+            await asyncio.sleep(FORGET)
 
     async def aclose(self) -> None:
         for upstream in self.upstreams.values():
@@ -77,6 +89,7 @@ def furnish(
         if tier.local or not offline
     }
     outcomes = Outcomes(ledger.tallies())
-    books = Books(ledger, prices, budgets, outcomes, Conversations(settings.routing.cache, time.monotonic), now)
+    conversations = Conversations(settings.routing.cache, time.monotonic)
+    books = Books(ledger, prices, budgets, outcomes, conversations, now, keeps=settings.contents > 0)
     router = Router(settings, prices, outcomes, drawn, offline=offline)
     return House(settings, books, router, Courier(upstreams, books, drawn), upstreams, Halt(), server)

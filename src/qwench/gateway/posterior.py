@@ -17,7 +17,7 @@ from qwench.gateway.tiers import Option
 
 Place = tuple[str, str]  # class and option
 RECENT = 0.1  # the weight of one more answer in the running means
-LEAST_ALIKE, MOST_ALIKE = 0.5, 50.0  # outcomes that those of all other classes together may weigh as
+SIZES = tuple(2.0**power for power in range(-1, 8))  # outcomes that those of all other classes together may weigh as
 STEPS = 60  # halvings of [0, 1]: more than a double holds
 
 
@@ -117,18 +117,28 @@ class Outcomes:
 
 def alike(seen: Iterable[tuple[int, int]]) -> float:
     """How many outcomes in a class those in all others are worth: the size of the Beta distribution that the classes'
-    shares were drawn from, by the moments of what was seen (accepted, rejected) in each."""
-    counts = [(right, right + wrong) for right, wrong in seen if right + wrong]
-    total = sum(size for _, size in counts)
+    shares were drawn from, by what was seen (accepted, rejected) in each.
+
+    Each of ``SIZES`` is believed as far as it makes that likely (beta-binomial), and their geometric mean is taken: few
+    classes tell little, and the likeliest size alone would often be the smallest or the largest.
+    """
+    counts = [(right, wrong) for right, wrong in seen if right + wrong]
     if len(counts) < 3:
-        return LEAST_ALIKE
-    mean = sum(right for right, _ in counts) / total
-    chance = mean * (1 - mean)  # the variance of one outcome
-    spread = sum(size * (right / size - mean) ** 2 for right, size in counts) - (len(counts) - 1) * chance
-    between = spread / (total - sum(size * size for _, size in counts) / total)
-    if between <= 0:
-        return MOST_ALIKE
-    return min(max(chance / between - 1, LEAST_ALIKE), MOST_ALIKE)
+        return SIZES[0]
+    right, wrong = (sum(column) + 0.5 for column in zip(*counts, strict=True))
+    share = right / (right + wrong)
+    told = [sum(_told(each, share * size, (1 - share) * size) for each in counts) for size in SIZES]
+    belief = [math.exp(each - max(told)) for each in told]
+    return math.exp(math.fsum(b * math.log(size) for b, size in zip(belief, SIZES, strict=True)) / math.fsum(belief))
+
+
+def _told(seen: tuple[int, int], a: float, b: float) -> float:
+    """The logarithm of how likely these outcomes are under a Beta distribution, up to what no distribution changes."""
+    return _log_beta(a + seen[0], b + seen[1]) - _log_beta(a, b)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
 def _name(tally: Tally) -> str:
@@ -144,7 +154,7 @@ def _below(x: float, a: float, b: float) -> float:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):
         return 1 - _below(1 - x, b, a)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    front = math.exp(a * math.log(x) + b * math.log1p(-x) - _log_beta(a, b))
     tiny = 1e-300
     c, d = 1.0, 1 - (a + b) * x / (a + 1)
     d = 1 / (d if abs(d) > tiny else tiny)

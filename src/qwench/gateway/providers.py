@@ -6,18 +6,17 @@ answer is whole and what the upstream reported of its usage. Knows no connection
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from qwench.gateway.signals import Signals
 from qwench.gateway.tiers import Option, Thinking
 from qwench.gateway.to_anthropic import ChunkStream, message_to_completion, request_to_messages
 from qwench.gateway.upstream import Call, Event
 from qwench.gateway.usage import Usage, anthropic_usage, openai_usage
+from qwench.gateway.wanted import Face, Wanted
 from qwench.text.thinking import EFFORTS, KNOWN
 
-Face = Literal["openai", "anthropic"]
 ANTHROPIC_VERSION = "2023-06-01"
 LEAST_BUDGET = 1024  # tokens; Anthropic refuses fewer
 USUAL_BUDGET = 4096  # what "on" is where an upstream wants a number
@@ -33,36 +32,33 @@ class ToldFailure(ValueError):
     """The upstream says inside a stream or a 200 that it failed; the message is its own."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A request: as it was sent (``body``, in the words of ``face``), and as a chat completion."""
-
-    face: Face
-    body: Mapping[str, Any]
-    chat: Mapping[str, Any]
-    signals: Signals
-
-
 @dataclass
 class Reading:
-    """What is known of an answer while it comes. ``characters``: of everything that was said in it."""
+    """What is known of an answer while it comes. ``characters``: of everything that was said in it; ``words``: what was
+    said, by kind (``thought``, ``content``, ``calls``), where ``keeps``."""
 
+    keeps: bool = False
     whole: bool = False
     stop: str = ""
     characters: int = 0
     reported: Any = None
     begun: bool = field(default=False, init=False)
+    words: dict[str, list[str]] = field(default_factory=dict, init=False)
 
     def take(self, chunk: Mapping[str, Any]) -> None:
-        """Count one chunk of a chat completion, or the completion itself. Raises Malformed."""
+        """Count one chunk of a completion, of chat or not, or the completion itself. Raises Malformed."""
         choices = chunk.get("choices")
         if not isinstance(choices, list):
             raise Malformed("no choices")
         for choice in choices:
-            said = choice.get("delta") or choice.get("message") if isinstance(choice, Mapping) else None
+            said = _said(choice) if isinstance(choice, Mapping) else None
             if said is None and not (isinstance(choice, Mapping) and choice.get("finish_reason")):
                 raise Malformed("a choice without delta or message")
-            size = _size(said or {})
+            size = 0
+            for kind, text in _texts(said or {}):
+                size += len(text)
+                if self.keeps and text:
+                    self.words.setdefault(kind, []).append(text)
             self.characters += size
             self.stop = str(choice.get("finish_reason") or self.stop)
             self.begun = self.begun or size > 0 or bool(choice.get("finish_reason"))
@@ -70,12 +66,21 @@ class Reading:
             self.reported = chunk["usage"]
 
 
-def _size(said: Mapping[str, Any]) -> int:
-    thought = said.get("reasoning_content") or said.get("reasoning") or ""
-    calls = said.get("tool_calls") or ()
-    functions = [call.get("function") or {} for call in calls if isinstance(call, Mapping)]
-    named = sum(len(str(each.get("name") or "")) + len(str(each.get("arguments") or "")) for each in functions)
-    return len(str(said.get("content") or "")) + len(str(thought)) + named
+def _said(choice: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a choice says as a message; a completion of a raw prompt is nothing but text."""
+    if isinstance(choice.get("text"), str):
+        return {"content": choice["text"]}
+    said = choice.get("delta") or choice.get("message")
+    return said if isinstance(said, Mapping) else None
+
+
+def _texts(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "thought", str(said.get("reasoning_content") or said.get("reasoning") or "")
+    yield "content", str(said.get("content") or "")
+    for call in said.get("tool_calls") or ():
+        function = (call.get("function") or {}) if isinstance(call, Mapping) else {}
+        yield "calls", str(function.get("name") or "")
+        yield "calls", str(function.get("arguments") or "")
 
 
 class Dialect(Protocol):
@@ -96,20 +101,24 @@ class Dialect(Protocol):
 class OpenAIDialect:
     face: Face = "openai"
 
-    def __init__(self) -> None:
-        self.reading = Reading()
+    def __init__(self, *, keeps: bool = False) -> None:
+        self.reading = Reading(keeps)
 
     def call(self, option: Option, wanted: Wanted, ends: float) -> tuple[Call, list[str]]:
-        """The chat completion as it was sent, for the option's model and thinking; usage is always asked for."""
-        body = {**wanted.chat, "model": option.model}
-        if option.thinking != "" or option.tier.steering != "qwen":
+        """The chat completion for the option's model and thinking, or the raw prompt as it was sent; usage is always
+        asked for."""
+        raw = wanted.face == "completions"
+        body = {**(wanted.body if raw else wanted.chat), "model": option.model}
+        if not raw and (option.thinking != "" or option.tier.steering != "qwen"):
             body = _steered(body, option, wanted.signals.asked)
-        if option.recipe:
+        if not raw and option.recipe:
             body["reasoning_strategy"] = {"method": option.recipe, "samples": option.samples}
         if wanted.signals.stream and option.tier.usage:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         key = option.tier.secret.value
-        return Call("/v1/chat/completions", body, ends, {"authorization": f"Bearer {key}"} if key else {}), []
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        path = "/v1/completions" if raw else "/v1/chat/completions"
+        return Call(path, body, ends, headers), list(wanted.warnings)
 
     def completion(self, told: Mapping[str, Any]) -> dict[str, Any]:
         """Raises Malformed or ToldFailure."""
@@ -137,8 +146,8 @@ class OpenAIDialect:
 class AnthropicDialect:
     face: Face = "anthropic"
 
-    def __init__(self) -> None:
-        self.reading = Reading()
+    def __init__(self, *, keeps: bool = False) -> None:
+        self.reading = Reading(keeps)
         self._stream = ChunkStream()
 
     def call(self, option: Option, wanted: Wanted, ends: float) -> tuple[Call, list[str]]:
@@ -151,7 +160,8 @@ class AnthropicDialect:
         else:
             plain = {name: value for name, value in wanted.chat.items() if name not in THINKING_FIELDS}
             body, warnings = request_to_messages(plain, option.model)
-        if option.thinking != "" or wanted.face == "openai":
+            warnings = [*wanted.warnings, *warnings]
+        if option.thinking != "" or wanted.face != "anthropic":
             body |= _anthropic_thinking(option, asked, body["max_tokens"])
         if body.get("thinking", {}).get("type") == "enabled" and option.thinking != "":
             warnings += _made_room(body)
@@ -197,8 +207,9 @@ def _made_room(body: dict[str, Any]) -> list[str]:
     return raised + [f"{name}: ignored, the tier thinks" for name in dropped]
 
 
-def dialect(option: Option) -> Dialect:
-    return AnthropicDialect() if option.tier.kind == "anthropic" else OpenAIDialect()
+def dialect(option: Option, *, keeps: bool = False) -> Dialect:
+    """``keeps``: what is said is remembered until the answer is over."""
+    return AnthropicDialect(keeps=keeps) if option.tier.kind == "anthropic" else OpenAIDialect(keeps=keeps)
 
 
 def _raise_error(told: object) -> None:

@@ -19,6 +19,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, house: House, drain: float = DRAIN_SECONDS) -> None:
         super().__init__(config)
         self._house, self._drain = house, drain
+        self._forgetting: asyncio.Task[None]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal ends gracefully, the second at once."""
@@ -26,7 +27,12 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self.should_exit = True
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._forgetting = asyncio.create_task(self._house.forget())
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._forgetting.cancel()
         stopping = asyncio.create_task(self._stop())
         await super().shutdown(sockets)
         stopping.cancel()

@@ -22,7 +22,16 @@ from qwench.text.thinking import UNBOUNDED, read_thinking
 # enough to weigh costs; what an answer did cost comes from the usage that the upstream reports.
 BYTES_PER_TOKEN = 4
 TOKENS_PER_PICTURE = 1000
-NARROW = ("response_format", "structured_outputs", *STRUCTURE, "n", "logprobs", "logit_bias", "reasoning_strategy")
+NARROW = (
+    "prompt",
+    "response_format",
+    "structured_outputs",
+    *STRUCTURE,
+    "n",
+    "logprobs",
+    "logit_bias",
+    "reasoning_strategy",
+)
 TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "redacted_thinking"})
 
 

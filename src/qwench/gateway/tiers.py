@@ -214,7 +214,8 @@ class Routing:
 @dataclass(frozen=True)
 class Settings:
     """The whole file. ``data`` is the class of requests of which nobody says anything; ``aliases`` are patterns of
-    model names that clients send, and what is meant by them."""
+    model names that clients send, and what is meant by them; ``contents``: for how many days the words of requests and
+    answers are kept, 0 for not at all."""
 
     path: Path
     tiers: Mapping[str, Tier]
@@ -232,6 +233,7 @@ class Settings:
     budget: float | None = None
     alerts: tuple[float, ...] = (0.5, 0.8, 1.0)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    contents: float = 0.0
 
 
 def is_loopback(host: str) -> bool:
@@ -276,12 +278,13 @@ def read_settings(path: Path, environment: Mapping[str, str] = os.environ) -> Se
         budget=main.maybe_number("budget"),
         alerts=_alerts(main),
         aliases=_aliases(table, options),
+        contents=main.number("contents", 0.0),
     )
 
 
 GATEWAY = (
     *("default", "default_class", "value", "currency", "enough", "stay", "explore", "shadow", "cache", "likeness"),
-    *("data", "ledger", "prices", "budget", "alerts"),
+    *("data", "ledger", "prices", "budget", "alerts", "contents"),
 )
 TIER = (
     *("kind", "url", "model", "port", "flags", "key_env", "key_file", "data", "provider", "steering", "usage"),

@@ -8,13 +8,15 @@ from qwench.gateway.report import Comparison, Estimate, Line, Report, Spent
 
 SIGNS = {"USD": "$", "EUR": "€", "GBP": "£"}
 NOBODY = "none completed"
+MOST_DIGITS = 6  # behind the point; smaller amounts are told by their power of ten
 
 
 def money(value: float, currency: str) -> str:
     """Three digits that mean something, and never 0 for what is not."""
     size = abs(value)
-    digits = 2 if size >= 1 or size == 0 else min(12, 2 - int(f"{size:e}".partition("e")[2]))
-    told = f"{size:,.{digits}f}"
+    short, _, power = f"{size:.2e}".partition("e")
+    digits = 2 if size >= 1 or size == 0 else 2 - int(power)
+    told = f"{size:,.{digits}f}" if digits <= MOST_DIGITS else f"{short}e{int(power)}"
     signed = f"{SIGNS[currency]}{told}" if currency in SIGNS else f"{told} {currency}"
     return f"−{signed}" if value < 0 else signed
 

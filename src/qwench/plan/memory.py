@@ -13,7 +13,7 @@ from qwench.plan.model import Subject
 from qwench.plan.shapes import mtp_parameters, vision_parameters
 
 STEP_TOKENS = EngineConfig.max_step_tokens
-BOOKS = 3e6  # bytes of the engine's own tables and objects, as measured
+BOOKS = 5e6  # bytes of the engine's own tables and objects, and of its code once it ran, as measured
 ACTIVATION_BYTES = 4  # the program's values are float32
 PLAIN_BYTES = 2  # of a vision tower's and an MTP head's weights
 

@@ -159,9 +159,13 @@ class Forward:
 
     def losses(self, batch: Ragged, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy over the learnt tokens, and the balance loss."""
+        logits, balance = self.logits(batch, seen)
+        return self.pieces.loss(logits, batch.targets), balance
+
+    def logits(self, batch: Ragged, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        """Of the learnt tokens [M, vocabulary], and the balance loss."""
         states, balance = self.hidden_states(batch, seen)
-        logits = self.linear(states.index_select(0, batch.learn_at), self.model.lm_head.weight)
-        return self.pieces.loss(logits.float(), batch.targets), balance
+        return self.linear(states.index_select(0, batch.learn_at), self.model.lm_head.weight).float(), balance
 
 
 def _with_zero(x: Tensor) -> Tensor:

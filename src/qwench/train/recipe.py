@@ -80,14 +80,16 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class SightRecipe:
-    """How a model that reads and writes learns to see: first the tower by itself, then both together.
+    """How a model that reads and writes learns to see: first the tower by itself, then both together, in two parts.
 
     By itself the tower learns to say, in the language model's own embeddings, what a picture shows, a word a row;
     the language model then has only to listen. So most of the pictures cost the tower and nothing else.
+    In the second part together, text is learnt from the model as it was before, token by token, so that it stays.
     """
 
     alone: int  # steps of the tower
     together: int  # steps of both
+    keeping: int  # steps of both with what was known before as the teacher of text
     pictures: int = 96  # in a step of the tower
     tokens: int = 1024  # in a step of both, pictures included
     tower: int = 64
@@ -107,27 +109,35 @@ class SightRecipe:
     shares: dict[str, float] = field(
         default_factory=lambda: {"number": 0.3, "word": 0.45, "shapes": 0.15, "bars": 0.1}  # of the pictures alone
     )
-    stages: Stages = ((0.675, SEEING), (1.0, SETTLING))  # up to this share of the steps together, this mixture
+    stages: Stages = ((0.52, SEEING), (1.0, SETTLING))  # up to this share of the steps together, this mixture
 
     @property
     def steps(self) -> int:
-        return self.alone + self.together
+        return self.alone + self.together + self.keeping
 
     def rate(self, step: int) -> float:
         """Each part has its own rise and fall."""
         if step < self.alone:
             return trapezoid(step, self.alone, self.warm_up, self.decay)
-        return trapezoid(step - self.alone, self.together, self.warm_up, self.decay)
+        if step < self.alone + self.together:
+            return trapezoid(step - self.alone, self.together, self.warm_up, self.decay)
+        return trapezoid(step - self.alone - self.together, self.keeping, self.warm_up, self.decay)
 
     def stage(self, step: int) -> int:
-        """Of the steps together."""
-        share = (step - self.alone) / self.together
+        """Of the steps together; the last one is that of keeping."""
+        share = (step - self.alone) / max(1, self.together)
         return next(index for index, (end, _) in enumerate(self.stages) if share < end or end == 1.0)
 
 
 SIGHT_PRESETS = {
     "smoke": SightRecipe(
-        alone=300, together=40, pictures=48, tokens=512, shares={"number": 1.0}, stages=((1.0, {"seen number": 1.0}),)
+        alone=300,
+        together=40,
+        keeping=0,
+        pictures=48,
+        tokens=512,
+        shares={"number": 1.0},
+        stages=((1.0, {"seen number": 1.0}),),
     ),
-    "cpu": SightRecipe(alone=3700, together=770),
+    "cpu": SightRecipe(alone=3700, together=1000, keeping=500),
 }

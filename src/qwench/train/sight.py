@@ -7,6 +7,7 @@ resumed run sees what the uninterrupted one would have seen.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import shutil
@@ -24,11 +25,11 @@ from qwench.train import model as models
 from qwench.train.data import seeing
 from qwench.train.data.mix import Mixture
 from qwench.train.data.pictures import LABELS, Drawing, labels
-from qwench.train.encode import FREE, PAD, SAYINGS, disturbed, encode, look
+from qwench.train.encode import FREE, PAD, SAYINGS, Row, disturbed, encode, look
 from qwench.train.forward import Forward
 from qwench.train.nano import SAVE_SECONDS, STATE, large_allocations
 from qwench.train.optimizer import Optimizer
-from qwench.train.ragged import gather, pack
+from qwench.train.ragged import Ragged, gather, pack
 from qwench.train.recipe import SIGHT_PRESETS, SightRecipe
 from qwench.train.tower import Tower
 
@@ -50,6 +51,7 @@ class Trainer:
         )
         assert all(name.startswith(TOWER) or name == "lm_head.weight" for name in missing), missing
         dtype = torch.bfloat16 if recipe.half else torch.float32
+        self.before = Forward(copy.deepcopy(self.model).requires_grad_(False), dtype)  # it does not see yet
         self.forward, self.tower = Forward(self.model, dtype), Tower(self.model.model.visual, dtype)
         self.labels = torch.nn.Linear(recipe.tower, LABELS)
         tower = {name: value for name, value in self.model.named_parameters() if name.startswith(TOWER)}
@@ -62,6 +64,8 @@ class Trainer:
         }
         self.words = [*(self.tokenizer.token_to_id(word) for word in SAYINGS), self.tokenizer.token_to_id(PAD)]
         assert None not in self.words, "a word of the captions is no token of this tokenizer"
+        added = range(self.tokenizer.get_vocab_size(with_added_tokens=False), self.tokenizer.get_vocab_size())
+        self.said = torch.tensor(sorted({*self.words, *added}))
         self.mixtures = [
             Mixture(Random(0), lambda sample: len(encode(self.tokenizer, sample).ids), shares)
             for _, shares in recipe.stages
@@ -84,8 +88,14 @@ class Trainer:
                 optimizer.step(share * self.recipe.rate_matrices, share * self.recipe.rate_rest)
             for value in values:
                 value.grad = None
+        if self.keeping:
+            self.put_back()
         self.step += 1
         return float(loss.detach())
+
+    @property
+    def keeping(self) -> bool:
+        return self.step >= self.recipe.alone + self.recipe.together
 
     def alone(self, rng: Random) -> Tensor:
         """The tower says what pictures of one size show, patch by patch and row by row."""
@@ -113,21 +123,45 @@ class Trainer:
         return loss + 0.5 * far, ((scores.argmax(-1) == caption) | ~told).all(-1)
 
     def together(self, rng: Random) -> Tensor:
-        """The language model answers, with what the tower shows it and without."""
-        mixture, rows, left = self.mixtures[self.recipe.stage(self.step)], [], self.recipe.tokens
+        """The language model answers, with what the tower shows it and without; at last, without, as it did before."""
+        mixture, rows, left = self.mixtures[self.recipe.stage(self.step)], list[Row](), self.recipe.tokens
         while left > 0:
             sample = mixture.draw(rng)
             row = encode(self.tokenizer, sample)
             rows.append(row if sample.thinking else disturbed(row, rng, self.recipe.slips))
             left -= len(row.ids)
-        batch = pack(rows, self.recipe.chunk)
+        known = [row for row in rows if self.keeping and not row.shown]
+        new = [row for row in rows if not self.keeping or row.shown]
+        share = sum(sum(row.learn) for row in new) / sum(sum(row.learn) for row in rows)
+        loss = torch.zeros(())
+        if new:
+            answered, said = self.learnt(pack(new, self.recipe.chunk))
+            loss = share * answered + 0.3 * said
+        return loss + (1 - share) * self.kept(pack(known, self.recipe.chunk)) if known else loss
+
+    def learnt(self, batch: Ragged) -> tuple[Tensor, Tensor]:
+        """How far the answers are from the wanted ones, and the rows of pictures from what they shall say."""
         seen = [self.tower(pictures.pixels)[1] for pictures in batch.pictures]
         loss, balance = self.forward.losses(batch, seen)
         said = [self.captions(part, pictures.caption) for part, pictures in zip(seen, batch.pictures, strict=True)]
+        far = loss.new_zeros(())
         for told, right in said:
-            loss = loss + 0.3 * told * len(right) / sum(len(each) for _, each in said)
+            far = far + told * len(right) / sum(len(each) for _, each in said)
             self.right["said"] = 0.99 * self.right.get("said", 0.0) + 0.01 * float(right.float().mean())
-        return loss + self.recipe.balance * balance
+        return loss + self.recipe.balance * balance, far
+
+    def kept(self, batch: Ragged) -> Tensor:
+        """How far the answers are from those of the model before it saw: right or wrong, they shall stay."""
+        with torch.no_grad():
+            wanted, _ = self.before.logits(batch)
+        now, _ = self.forward.logits(batch)
+        return F.kl_div(now.log_softmax(-1), wanted.log_softmax(-1), reduction="batchmean", log_target=True)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Words that no picture says stay where they were: under AdamW rare ones drift far, and are miscopied."""
+        now, before = (each.model.model.language_model.embed_tokens.weight for each in (self.forward, self.before))
+        now.copy_(before.index_copy(0, self.said, now[self.said]))
 
     def save(self) -> None:
         """The resumable state and a loadable model; renamed into place so that a kill never leaves half a file."""
@@ -210,9 +244,11 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last state in --out")
     parser.add_argument("--alone", type=int, help="another number of steps of the tower by itself")
     parser.add_argument("--together", type=int, help="another number of steps of both")
+    parser.add_argument("--keeping", type=int, help="another number of steps of both that keep what was known")
     options = parser.parse_args()
     recipe = SIGHT_PRESETS[options.preset]
-    wanted = {name: getattr(options, name) for name in ("alone", "together") if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in ("alone", "together", "keeping")}
+    wanted = {name: steps for name, steps in given.items() if steps is not None}
     run(dataclasses.replace(recipe, **wanted), options.start, options.out, options.resume)
 
 

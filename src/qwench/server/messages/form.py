@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from typing import Any
 
 from qwench.errors import QwenchError
@@ -15,15 +16,14 @@ from qwench.text.tokenizer import Tokenizer
 PING: dict[str, object] = {"type": "ping"}
 
 
-class MessageFormat(Format):
-    """Writes one message. It begins with its first token, when it is known how much of the prompt was."""
+class MessageForm(Format):
+    """Writes one message. Who answered knows why it ended and what it took."""
 
     named = True
     done = False
 
-    def __init__(self, head: Head, answer: Answer, _tokenizer: Tokenizer) -> None:
+    def __init__(self, head: Head) -> None:
         self._head = head
-        self._answer = answer
         self._stretches = Stretches()
         self._begun = False
 
@@ -87,8 +87,23 @@ class MessageFormat(Format):
             "container": None,
         }
 
+    @abstractmethod
     def _stop(self) -> dict[str, object]:
-        """Why the message ends; ``max_tokens`` are left away where the window is the nearer bound."""
+        """``stop_reason`` and ``stop_sequence``."""
+
+    @abstractmethod
+    def _usage(self) -> dict[str, object]: ...
+
+
+class MessageFormat(MessageForm):
+    """A message that is answered here. It begins with its first token, when it is known how much of the prompt was."""
+
+    def __init__(self, head: Head, answer: Answer, _tokenizer: Tokenizer) -> None:
+        super().__init__(head)
+        self._answer = answer
+
+    def _stop(self) -> dict[str, object]:
+        """``max_tokens`` are left away where the window is the nearer bound."""
         assert self._stretches.end is not None
         reading = self._answer.choices[0].reading
         reason = {"tool_calls": "tool_use", "length": "max_tokens"}.get(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from qwench.engine.request import SamplingParams, TokenLogprob
 from qwench.errors import ContextLengthExceeded, QwenchError
 from qwench.server.answer import Answer, Delta, Format, Head
 from qwench.server.chat import logprob_entry
@@ -21,26 +23,16 @@ Keep = Callable[[Mapping[str, Any]], None]
 PREFIXES = {"reasoning": "rs", "content": "msg", "tool_call": "fc"}
 
 
-class ResponseFormat(Format):
-    """Writes one response. ``keep`` is told its body once that is final, however it ended."""
+class ResponseForm(Format):
+    """Writes one response. ``asked``: what it repeats of its request; ``keep`` is told its body once that is final,
+    however it ended. Who answered knows what it took."""
 
     named = True
 
-    def __init__(
-        self,
-        head: Head,
-        answer: Answer,
-        tokenizer: Tokenizer,
-        request: ResponsesRequest,
-        offer: Offer,
-        keep: Keep,
-    ) -> None:
-        self._head = head
-        self._answer = answer
-        self._tokenizer = tokenizer
+    def __init__(self, asked: Mapping[str, Any], request: ResponsesRequest, offer: Offer, keep: Keep) -> None:
         self._seals = request.includes(SEALED_THOUGHTS)
         self._origins = offer.origins
-        self._asked = asked_for(head, request, answer)
+        self._asked = asked
         self._keep = keep
         self._stretches = Stretches()
         self._told = 0  # events
@@ -121,7 +113,7 @@ class ResponseFormat(Format):
         where["content_index"] = 0
         if delta.kind == "reasoning":
             return [self._event("response.reasoning_text.delta", **where, delta=delta.text)]
-        logprobs = [logprob_entry(each, self._tokenizer) for each in delta.logprobs]
+        logprobs = self._logprobs(delta.logprobs)
         return [self._event("response.output_text.delta", **where, delta=delta.text, logprobs=logprobs)]
 
     def _close(self, index: int) -> list[Event]:
@@ -165,7 +157,7 @@ class ResponseFormat(Format):
             return {"type": "reasoning_text", "text": stretch.text}
         if stretch.kind != "content":
             return None
-        logprobs = [logprob_entry(each, self._tokenizer) for each in stretch.logprobs]
+        logprobs = self._logprobs(stretch.logprobs)
         return {"type": "output_text", "text": stretch.text, "annotations": [], "logprobs": logprobs}
 
     def _origin(self, index: int) -> Origin:
@@ -175,7 +167,28 @@ class ResponseFormat(Format):
         return self._origins.get(call.name) or Origin("function", call.name)
 
     def _item_id(self, index: int) -> str:
-        return f"{PREFIXES[self._stretches[index].kind]}_{self._head.id.removeprefix('resp_')}_{index}"
+        return f"{PREFIXES[self._stretches[index].kind]}_{self._asked['id'].removeprefix('resp_')}_{index}"
+
+    @abstractmethod
+    def _logprobs(self, told: Sequence[TokenLogprob]) -> list[dict[str, object]]: ...
+
+    @abstractmethod
+    def _usage(self) -> dict[str, object]: ...
+
+
+class ResponseFormat(ResponseForm):
+    """A response that is answered here."""
+
+    def __init__(
+        self, head: Head, answer: Answer, tokenizer: Tokenizer, request: ResponsesRequest, offer: Offer, keep: Keep
+    ) -> None:
+        prepared = answer.prepared
+        super().__init__(asked_for(head, request, prepared.sampling, prepared.thinking), request, offer, keep)
+        self._answer = answer
+        self._tokenizer = tokenizer
+
+    def _logprobs(self, told: Sequence[TokenLogprob]) -> list[dict[str, object]]:
+        return [logprob_entry(each, self._tokenizer) for each in told]
 
     def _usage(self) -> dict[str, object]:
         usage: Any = self._answer.usage()
@@ -189,9 +202,10 @@ class ResponseFormat(Format):
         }
 
 
-def asked_for(head: Head, request: ResponsesRequest, answer: Answer) -> dict[str, Any]:
-    """What a response repeats of its request, with what was chosen where nothing was said."""
-    sampling = answer.prepared.sampling
+def asked_for(
+    head: Head, request: ResponsesRequest, chosen: SamplingParams | ResponsesRequest, thinking: object
+) -> dict[str, Any]:
+    """What a response repeats of its request, with what was ``chosen`` where nothing was said."""
     reasoning = request.reasoning or {}
     return {
         "id": head.id,
@@ -206,16 +220,16 @@ def asked_for(head: Head, request: ResponsesRequest, answer: Answer) -> dict[str
         "background": bool(request.background),
         "max_output_tokens": request.max_output_tokens,
         "max_tool_calls": None,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
+        "temperature": chosen.temperature,
+        "top_p": chosen.top_p,
+        "presence_penalty": chosen.presence_penalty,
+        "frequency_penalty": chosen.frequency_penalty,
         "top_logprobs": request.top_logprobs or 0,
         "tools": [_repeated(tool) for tool in request.tools or ()],
         "tool_choice": request.tool_choice or "auto",
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "reasoning": {"effort": reasoning.get("effort"), "summary": None},
-        "thinking": answer.prepared.thinking,
+        "thinking": thinking,
         "text": {"format": {"type": "text"}, **(request.text or {})},
         "truncation": "disabled",
         "service_tier": "default",

@@ -148,17 +148,28 @@ def _function(choice: object, offer: Offer) -> dict[str, Any] | None:
 
 
 def call_item(origin: Origin, item_id: str, call_id: str, arguments: str, status: str) -> dict[str, Any]:
-    """A call as the client's own tools have it; ``arguments`` is one JSON object, or empty while it is written."""
+    """A call as the client's own tools have it; ``arguments`` is one JSON object, or empty while it is written.
+
+    What a model elsewhere wrote may be no JSON: then a custom tool is given all of it.
+    """
     told: dict[str, Any] = {"id": item_id, "call_id": call_id, "status": status}
     if origin.kind == "function":
         told |= {"type": "function_call", "name": origin.name, "arguments": arguments}
         return told | ({"namespace": origin.namespace} if origin.namespace else {})
-    given = json.loads(arguments) if arguments else {}
+    given = _object_in(arguments)
     if origin.kind == "local_shell":
         return told | {"type": "local_shell_call", "action": {"type": "exec", "command": [], "env": {}, **given}}
     text = given.get(INPUT, "")
     told |= {"type": "custom_tool_call", "name": origin.name, "input": text if isinstance(text, str) else arguments}
     return told | ({"namespace": origin.namespace} if origin.namespace else {})
+
+
+def _object_in(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {INPUT: text}
 
 
 def call_of(item: Mapping[str, Any], place: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ SEEING: dict[str, float] = {
 # At the end mostly text again, and most of what suffered while pictures came.
 SETTLING: dict[str, float] = {
     "seen number": 6, "seen word": 13, "seen shapes": 7, "seen bars": 4,
-    **LAST, "choose a tool": 18, "tool call": 9, "json": 14, "identifiers": 9, "order": 4, "lookup": 7, "memory": 3, "story": 6,
+    **LAST, "choose a tool": 18, "tool call": 9, "json": 20, "identifiers": 11, "copy": 8, "order": 4, "lookup": 7, "memory": 4, "story": 6,
 }  # fmt: skip
 
 GENERATORS: dict[str, Generator] = {
