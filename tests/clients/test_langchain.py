@@ -61,5 +61,7 @@ def test_a_tool_goes_there_and_back(chat: Any) -> None:
 def test_structured_output_fits_its_schema(chat: Any, method: str) -> None:
     schema: Any = Sum.model_json_schema() if method == "json_mode" else Sum
     strict = {"strict": True} if method == "function_calling" else {}  # without it a call may leave parameters out
-    told = chat.with_structured_output(schema, method=method, **strict).invoke("Give 47 + 38 as JSON.")
+    loose = method == "json_mode"  # which keys there are, and when it ends, is up to the model
+    asked = "Extract the name and age as JSON: Anna is 31 years old." if loose else "Give 47 + 38 as JSON."
+    told = chat.with_structured_output(schema, method=method, **strict).invoke(asked)
     assert isinstance(told, dict if method == "json_mode" else Sum)
