@@ -17,9 +17,9 @@ pytestmark = [
     pytest.mark.timeout(3600),
     pytest.mark.skipif(not (shutil.which("c++") and shutil.which("cmake")), reason="no C++ compiler or no CMake here"),
 ]
-# Odd sizes, strides, threads and refusals of every operation, by plain C++ and AVX2, which such a build holds.
+# Odd sizes, strides, threads and refusals of every operation, by plain C++ and AVX2, which such a build holds; and files.
 FILES = ("test_native.py", "test_native_attention.py", "test_native_experts.py", "test_quantised_linear.py",
-         "test_program.py", "test_tiled_heads.py", "test_choosing.py")  # fmt: skip
+         "test_program.py", "test_tiled_heads.py", "test_choosing.py", "test_loading.py")  # fmt: skip
 BEYOND = """
 import torch
 from qwench.ops.native import Native, load_library
