@@ -343,8 +343,8 @@ def test_a_conversation_is_summed_up_and_goes_on_from_that(scripted: Start) -> N
         more: Any = {"previous_response_id": before.id, "input": "And who knows?"}
         summed = client.responses.compact(model=NAME, **more)
         asked = engine.prompts[-1]
-        again: Any = [*(item.to_dict() for item in summed.output), ROOM_FOR_MORE]
-        client.responses.create(model=NAME, input=again)
+        output = http.post(f"{PATH}/compact", json={"model": NAME, **more}).json()["output"]
+        client.responses.create(model=NAME, input=[*output, ROOM_FOR_MORE])
     assert "takes the place of this conversation" in asked
     assert "And who knows?" in asked
     assert summed.object == "response.compaction"

@@ -49,12 +49,12 @@ class CompactionFormat(ResponseFormat):
 
     def body(self) -> dict[str, object]:
         told = "".join(stretch.text for stretch in self._stretches if stretch.kind == "content")
-        number = self._head.id.removeprefix("resp_")
+        number = self._asked["id"].removeprefix("resp_")
         summary = {"id": f"cmp_{number}", "type": "compaction", "encrypted_content": seal(told)}
         return {
-            "id": self._head.id,
+            "id": self._asked["id"],
             "object": "response.compaction",
-            "created_at": self._head.created,
+            "created_at": self._asked["created_at"],
             "output": [*self._said, summary],
             "usage": self._usage(),
         }
