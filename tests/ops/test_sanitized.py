@@ -65,5 +65,6 @@ def test_it_would_be_seen(environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_no_kernel_leaves_its_bounds(environment: dict[str, str], file: str) -> None:
-    status, told = run(environment, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/ops/{file}")
+    # -s: a sanitizer ends the process, and what it says would be lost with what pytest holds back.
+    status, told = run(environment, "-m", "pytest", "-q", "-s", "-x", "-p", "no:cacheprovider", f"tests/ops/{file}")
     assert status == 0, told
