@@ -1,4 +1,4 @@
-# The whole interface of a developer: make demo · test · test-slow · oracle · clients · check · bench · bench-cache · bench-vision · bench-router · bench-gateway · llama.cpp · clean.
+# The whole interface of a developer: make demo · test · test-slow · oracle · clients · check · bench · bench-cache · bench-vision · bench-router · bench-gateway · bench-planner · llama.cpp · clean.
 # Every target creates .venv itself and installs again only when what is installed changed (Python code is read in place).
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ NATIVE := $(wildcard csrc/* csrc/*/*.*)
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow oracle clients check format bench bench-cache bench-vision bench-router bench-gateway llama.cpp clean
+.PHONY: help demo test test-slow oracle clients check format bench bench-cache bench-vision bench-router bench-gateway bench-planner llama.cpp clean
 
 help:
 	@echo "make demo       install, then see the embedded model answer, think, call a tool and read"
@@ -28,6 +28,7 @@ help:
 	@echo "make bench-vision how long looking at pictures takes, beside transformers"
 	@echo "make bench-router the router on outcome tables that others published, fetched first"
 	@echo "make bench-gateway what the gateway adds to a call, at 50 streams"
+	@echo "make bench-planner whether planned speeds are what is measured"
 	@echo "make llama.cpp  build the engine that make bench compares with, from PyPI's source"
 	@echo "make clean      remove .venv and caches"
 
@@ -80,6 +81,9 @@ bench-router: $(VENV)/.installed-dev
 
 bench-gateway: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.gateway
+
+bench-planner: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.planner
 
 llama.cpp:
 	@PYTHON=$(PYTHON) tools/build_llama.sh

@@ -1,10 +1,11 @@
 """What the gateway adds to a call: streams on loopback, straight to an upstream and through the gateway, in turns.
 
-    .venv/bin/python -m bench.gateway [--streams 50] [--rate 20] [--seconds 8] [--rounds 3]
+    .venv/bin/python -m bench.gateway [--streams 50] [--rate 20] [--seconds 4] [--rounds 6]
 
 Upstream, gateway and client are processes of their own. The upstream writes its clock into every event, so each event
-says how long it took; the first of a stream is counted from the request. `make bench-gateway` runs it. Prints a table,
-then one JSON document with every round.
+says how long it took; the first of a stream is counted from the request. What the gateway adds is the difference of the
+two sides of a round, and of all rounds the median. Where other programs run, times are theirs too: the gateway's own
+processor time is what such a machine can tell. `make bench-gateway` runs it. Prints a table, then one JSON document.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import re
 import signal
@@ -123,11 +125,13 @@ async def load(port: int, streams: int, rate: float, seconds: float) -> Times:
 
 
 @contextmanager
-def process(*words: str) -> Iterator[None]:
+def process(*words: str, log: Path) -> Iterator[int]:
+    """Its number; what it says goes to ``log``."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-    running = subprocess.Popen([sys.executable, *words], env=environment, cwd=ROOT)
+    with log.open("wb") as out:
+        running = subprocess.Popen([sys.executable, *words], env=environment, cwd=ROOT, stderr=out)
     try:
-        yield
+        yield running.pid
     finally:
         running.send_signal(signal.SIGTERM)
         running.wait(30)
@@ -156,6 +160,15 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
     return {"p50": 1e3 * cut[49], "p99": 1e3 * cut[98], "samples": len(seconds)}
 
 
+def processor(number: int) -> float:
+    """Seconds that the process has worked; NaN where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{number}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return math.nan
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(streams: int, rate: float, seconds: float, rounds: int) -> list[dict[str, Any]]:
     upstream_port, port = free_port(), free_port()
     found: list[dict[str, Any]] = []
@@ -163,16 +176,21 @@ def measure(streams: int, rate: float, seconds: float, rounds: int) -> list[dict
         settings = Path(folder) / "tiers.toml"
         settings.write_text(SETTINGS.format(port=upstream_port), encoding="utf-8")
         serving = ("-m", "qwench", "gateway", "--config", str(settings), "--port", str(port))
-        with process("-m", "bench.gateway", "--upstream", str(upstream_port), "--rate", str(rate)), process(*serving):
+        answering = ("-m", "bench.gateway", "--upstream", str(upstream_port), "--rate", str(rate))
+        log = Path(folder) / "log"
+        with process(*answering, log=log), process(*serving, log=log) as gateway:
             wait_for(upstream_port)
             wait_for(port)
             for each in (upstream_port, port):
                 asyncio.run(load(each, 5, rate, 1.0))  # imports, connections
             for number in range(rounds):
                 for side, where in (("direct", upstream_port), ("gateway", port)):
+                    before, began = processor(gateway), time.monotonic()
                     times = asyncio.run(load(where, streams, rate, seconds))
+                    worked, took = processor(gateway) - before, time.monotonic() - began
                     told = {"first": quantiles(times.first), "later": quantiles(times.later)}
-                    found.append({"round": number, "side": side, **told})
+                    work = {"processor": worked, "per_stream": worked / len(times.first), "busy": worked / took}
+                    found.append({"round": number, "side": side, "load": os.getloadavg()[0], **told, **work})
     return found
 
 
@@ -180,28 +198,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=50)
     parser.add_argument("--rate", type=float, default=20.0, help="events a second of each stream")
-    parser.add_argument("--seconds", type=float, default=8.0, help="for each side of each round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each side of each round")
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--upstream", type=int, metavar="PORT", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.upstream:
         asyncio.run(upstream(args.upstream, args.rate))
         return 0
     found = measure(args.streams, args.rate, args.seconds, args.rounds)
-    added: dict[str, Any] = {}
+    through = [each for each in found if each["side"] == "gateway"]
+    sides = list(zip([each for each in found if each["side"] == "direct"], through, strict=True))
     print(f"{args.streams} streams at a time, {args.rate:g} events a second each; ms, medians of {args.rounds} rounds")
-    for what in ("first", "later"):
+    added: dict[str, float] = {}
+    for what, name in (("first", "first event"), ("later", "later events")):
         for share in ("p50", "p99"):
-            sides = {
-                side: statistics.median(each[what][share] for each in found if each["side"] == side)
-                for side in ("direct", "gateway")
-            }
-            added[f"{what}_{share}"] = sides["gateway"] - sides["direct"]
-            told = "first event" if what == "first" else "later events"
-            print(
-                f"{told:12} {share}: direct {sides['direct']:7.2f}  gateway {sides['gateway']:7.2f}  "
-                f"added {added[f'{what}_{share}']:+7.2f}"
-            )
+            pairs = [(direct[what][share], gateway[what][share]) for direct, gateway in sides]
+            added[f"{what}_{share}"] = statistics.median(gateway - direct for direct, gateway in pairs)
+            direct, gateway = (statistics.median(column) for column in zip(*pairs, strict=True))
+            more = added[f"{what}_{share}"]
+            print(f"{name:12} {share}: direct {direct:7.2f}  gateway {gateway:7.2f}  added {more:+7.2f}")
+    work, busy = (statistics.median(each[name] for each in through) for name in ("per_stream", "busy"))
+    loads = [each["load"] for each in found]
+    print(f"processor time of the gateway: {1e3 * work:.1f} ms a stream of {EVENTS} events; {busy:.0%} of a core")
+    print(f"load of the machine: {min(loads):.1f} to {max(loads):.1f} on {os.cpu_count()} cores")
     print(json.dumps({"streams": args.streams, "rate": args.rate, "added": added, "rounds": found}))
     return 0
 

@@ -166,30 +166,28 @@ from tests.gateway.conftest import gateway
 from tests.gateway.standin import standing_in, well
 with standing_in(well) as own:
     text = Path(sys.argv[1]).read_text().replace("OWN", own.url.replace("127.0.0.1", "localhost"))
-    with gateway(Path(sys.argv[2]), text, offline=sys.argv[3] == "offline") as running:
-        asked = {"messages": [{"role": "user", "content": "Hi"}]}
-        answers = [httpx.post(running.url + "/v1/chat/completions", json={**asked, "model": model}, trust_env=False)
-                   for model in ("auto", "own", "far")]
-print(json.dumps({"status": [each.status_code for each in answers], "outside": outside}))
+    for mode in ("offline", "online"):
+        with gateway(Path(sys.argv[2]) / mode, text, offline=mode == "offline") as running:
+            asked = {"messages": [{"role": "user", "content": "Hi"}]}
+            answers = [httpx.post(running.url + "/v1/chat/completions", json={**asked, "model": model}, trust_env=False)
+                       for model in ("auto", "own", "far")]
+        print(json.dumps({"status": [each.status_code for each in answers], "outside": outside}))
 """
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
-def test_offline_opens_no_socket_but_loopback(tmp_path: Path, mode: str) -> None:
+def test_offline_opens_no_socket_but_loopback(tmp_path: Path) -> None:
     """Watched from inside by Python's own audit hook; online, the same test sees the attempt, so it can see."""
     far = '[tiers.far]\nkind = "openai"\nurl = "http://far.invalid"\ndata = ["public"]\n'
     text = tiers("OWN", gateway='default = "far/large"', more=f'{far}[[models]]\ntier = "far"\nmodel = "large"\n')
     (tmp_path / "settings").write_text(text, encoding="utf-8")
-    words = [sys.executable, "-c", OFFLINE, str(tmp_path / "settings"), str(tmp_path / "run"), mode]
+    words = [sys.executable, "-c", OFFLINE, str(tmp_path / "settings"), str(tmp_path / "run")]
     environment = {"PYTHONPATH": "src:.", "HTTP_PROXY": "http://proxy.invalid:3128", "PATH": ""}
     done = subprocess.run(
         words, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=True
     )
-    told = json.loads(done.stdout.splitlines()[-1])
-    if mode == "offline":
-        assert told == {"status": [200, 200, 403], "outside": []}
-    else:
-        assert "far.invalid" in told["outside"]
+    offline, online = map(json.loads, done.stdout.splitlines()[-2:])
+    assert offline == {"status": [200, 200, 403], "outside": []}
+    assert "far.invalid" in online["outside"]
 
 
 def test_a_cascade_pays_for_the_strong_only_where_the_check_refuses(start: Start) -> None:

@@ -278,3 +278,24 @@ def test_a_raw_prompt_goes_as_it_was_sent(prompt: object) -> None:
 def test_what_is_no_prompt_is_refused(prompt: object) -> None:
     with pytest.raises(RequestError, match=r"^prompt must be"):
         read_wanted("completions", {"prompt": prompt})
+
+
+@pytest.mark.parametrize("face", ["anthropic", "responses"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"usage": {"prompt_tokens": "12", "completion_tokens": -1, "prompt_tokens_details": 3}},
+        {"usage": {"prompt_tokens": 5, "completion_tokens": None, "completion_tokens_details": []}},
+        {"usage": 7},
+        {"choices": [{"index": 0, "message": "no", "finish_reason": "stop"}]},
+        {"choices": [{"index": 0, "message": {"content": 3, "tool_calls": ["no", {"function": 4}]}}]},
+    ],
+)
+def test_whatever_an_upstream_writes_becomes_an_answer(face: Any, told: dict[str, Any]) -> None:
+    body = CONVERSATION if face == "anthropic" else RESPONSE
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    completion = {"id": "x", "model": "m", "choices": [choice], **told}
+    written = writer(read_wanted(face, body)).whole(Answer({}, "openai", completion), {"cost": None})
+    assert written["usage"]["qwench"] == {"cost": None}
+    assert all(isinstance(count, int) for name, count in written["usage"].items() if name.endswith("_tokens"))
+    json.dumps(written)

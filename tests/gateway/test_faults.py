@@ -141,7 +141,7 @@ def hold_the_storm(start: Start, requests: int) -> None:
 
 
 def test_every_attempt_is_one_row_whatever_upstreams_do(start: Start) -> None:
-    hold_the_storm(start, 200)
+    hold_the_storm(start, 80)
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def kill_rounds(path: Path, rounds: int, seed: int) -> Counter[str]:
 
 
 def test_a_killed_process_loses_no_committed_row(tmp_path: Path) -> None:
-    assert kill_rounds(tmp_path / "ledger.db", rounds=3, seed=1)
+    assert kill_rounds(tmp_path / "ledger.db", rounds=2, seed=1)
 
 
 @pytest.mark.slow

@@ -72,6 +72,7 @@ LAYERS = {
     "text": Layer(
         (*BASE, "text", "media", "engine.request", "engine.thinking"), ("tokenizers", "jinja2", "llguidance")
     ),
+    "plan.hub": Layer((*BASE, "plan"), ("huggingface_hub", "httpx")),
     # What it takes from the layers of the engine loads no torch, and the engine takes the same.
     "plan": Layer(
         (*BASE, "device", "model.parameters", "ops.weight_types", "weights.recipe", "weights.gguf_match", "plan"),

@@ -23,6 +23,7 @@ LIMIT = 0.5  # seconds
 @pytest.fixture(autouse=True)
 def nothing_measured_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
@@ -193,7 +194,7 @@ def test_atlas_is_a_what_if(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "sentence"),
     [
         (["35b-a4b"], "'35b-a4b' is no published model, folder or GGUF file; nearest: qwen3.5:35b-a3b"),
-        (["some/model"], "some/model is no published shape and not on this machine, and a plan downloads nothing"),
+        (["some/model"], "some/model is no published shape and not on this machine, and the Hub cannot be reached"),
         (["none.gguf"], "none.gguf: there is no such file"),
         (["27b", "--hardware", "rtx-409"], "--hardware 'rtx-409' is not in the table; the nearest is rtx-4090"),
         (["27b", "--quantization", "q7"], "--quantization is 'q7'; use bf16, q8"),

@@ -26,7 +26,12 @@ CONTEXT = 8192
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a published model, a folder or a .gguf file")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a published model, a folder, a .gguf file, or OWNER/MODEL[/FILE.gguf] on the Hub",
+    )
     parser.add_argument(
         "--hardware", metavar="NAME", help="a machine of the table instead of this one; `list` shows them"
     )
@@ -231,32 +236,34 @@ def _calibrate(args: argparse.Namespace) -> int:
 def _subjects(name: str, precision: str | None) -> list[Subject]:
     """What to choose from, finest first: the files' own precision, one that is asked for, or the whole ladder."""
     from qwench.plan.choose import LADDER
-    from qwench.plan.model import at, from_files, published
+    from qwench.plan.model import at, published
     from qwench.plan.shapes import lookup
     from qwench.weights.locate import EMBEDDED
 
     here = Path(name).expanduser().exists() or name.lower().endswith(".gguf")
     if lookup(name) is None and (name == EMBEDDED or here or "/" in name):
-        return [from_files(name, _found(name, here), precision)]
+        return [_stored(name, precision)]
     shape = published(name)
     wanted = [precision] if precision else LADDER
     return [at(shape.short_name, shape.config, each) for each in wanted]
 
 
-def _found(name: str, here: bool) -> Path:
-    """Where the files of a model are that is no published shape. Raises ModelNotFound; nothing is downloaded."""
+def _stored(name: str, precision: str | None) -> Subject:
+    """A model that is no published shape, by the headers of its files: here, or on the Hub. Raises ModelNotFound."""
     from qwench.errors import ModelNotFound
-    from qwench.weights.locate import EMBEDDED, locate
+    from qwench.plan.model import from_files
+    from qwench.weights.locate import locate
 
     try:
-        return locate(name, offline=True)
+        path = locate(name, offline=True)
     except ModelNotFound:
-        if here or name == EMBEDDED:
+        from qwench.plan.hub import headers, is_name
+
+        if Path(name).expanduser().exists() or not is_name(name):
             raise
-        raise ModelNotFound(
-            f"{name} is no published shape and not on this machine, and a plan downloads nothing; give a folder, a "
-            ".gguf file, or the published model it was made from."
-        ) from None
+        with headers(name) as found:
+            return from_files(name, found, precision)
+    return from_files(name, path, precision)
 
 
 def _load(args: argparse.Namespace) -> Load:

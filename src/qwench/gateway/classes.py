@@ -61,6 +61,8 @@ class Classifier:
         return self._guess(signals.said)
 
     def _guess(self, said: str) -> ClassFinding:
+        if not self._centroids:
+            return ClassFinding(self._unknown, "no rule matched, and no class has examples")
         vector = self._vector(Counter(_terms(said)))
         scores: dict[str, float] = defaultdict(float)
         for term, weight in vector.items():
@@ -68,8 +70,7 @@ class Classifier:
                 scores[name] += weight * other
         best = tuple(sorted(scores.items(), key=lambda pair: -pair[1])[:2])
         if not best:
-            told = "it shares no word with any example" if self._centroids else "no class has examples"
-            return ClassFinding(self._unknown, f"no rule matched, and {told}")
+            return ClassFinding(self._unknown, "no rule matched, and it shares no word with any example")
         name, score = best[0]
         if score < self._threshold:
             return ClassFinding(self._unknown, f"nothing is like it: {name} {score:.2f}", best)

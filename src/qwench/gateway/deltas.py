@@ -29,9 +29,9 @@ class Deltas:
         """All but the end."""
         self._note(chunk)
         for choice in chunk["choices"]:
-            said = choice.get("delta") or {}
+            said = _part(choice, "delta")
             yield from self._said(said)
-            for call in said.get("tool_calls") or ():
+            for call in _calls(said):
                 yield from self._called(call)
             self._finish(choice)
 
@@ -39,10 +39,10 @@ class Deltas:
         """All of them. Arguments that are no object are told as none, since a call must be one."""
         self._note(completion)
         choice = completion["choices"][0]
-        said = choice.get("message") or {}
+        said = _part(choice, "message")
         yield from self._said(said)
-        for index, call in enumerate(said.get("tool_calls") or ()):
-            function = call.get("function") or {}
+        for index, call in enumerate(_calls(said)):
+            function = _part(call, "function")
             arguments = function.get("arguments")
             whole = {**function, "arguments": arguments if _is_object(arguments) else "{}"}
             yield from self._called({**call, "index": index, "function": whole})
@@ -70,7 +70,8 @@ class Deltas:
 
     def _called(self, call: Mapping[str, Any]) -> Iterator[Delta]:
         """A call begins with its name, even where its arguments come later."""
-        index, function = call.get("index") or 0, call.get("function") or {}
+        index, function = call.get("index"), _part(call, "function")
+        index = index if isinstance(index, int) else 0
         begins = index not in self._calls
         if begins:
             name = str(function.get("name") or "")
@@ -78,6 +79,17 @@ class Deltas:
         arguments = str(function.get("arguments") or "")
         if begins or arguments:
             yield Delta(0, "tool_call", arguments, call=self._calls[index])
+
+
+def _part(told: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object inside another; empty where somebody wrote something else there."""
+    found = told.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _calls(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = said.get("tool_calls")
+    return [call for call in found if isinstance(call, Mapping)] if isinstance(found, list) else []
 
 
 def _is_object(text: object) -> bool:

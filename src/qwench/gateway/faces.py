@@ -18,6 +18,7 @@ from qwench.errors import QwenchError
 from qwench.gateway.deltas import Deltas
 from qwench.gateway.records import new_id
 from qwench.gateway.upstream import DONE, Event
+from qwench.gateway.usage import Count, openai_usage
 from qwench.gateway.wanted import Face, Wanted
 from qwench.server.answer import Head
 from qwench.server.errors import anthropic_error, encode, error_body
@@ -99,14 +100,13 @@ class Message(MessageForm):
 
     def _usage(self) -> dict[str, object]:
         """``prompt_tokens`` without what was cached, as Anthropic counts; its clients want numbers in any case."""
-        told = self._deltas.usage or {}
-        details = told.get("prompt_tokens_details") or {}
-        cached, written = details.get("cached_tokens") or 0, details.get("cache_write_tokens") or 0
+        told = openai_usage(self._deltas.usage)
+        cached, written = _number(told.cached), _number(told.written)
         return {
-            "input_tokens": max((told.get("prompt_tokens") or 0) - cached - written, 0),
+            "input_tokens": max(_number(told.input) - cached - written, 0),
             "cache_read_input_tokens": cached,
             "cache_creation_input_tokens": written,
-            "output_tokens": told.get("completion_tokens") or 0,
+            "output_tokens": _number(told.output),
             **({"qwench": self.receipt} if self.receipt else {}),
         }
 
@@ -125,17 +125,17 @@ class Response(ResponseForm):
         return []
 
     def _usage(self) -> dict[str, object]:
-        told = self._deltas.usage
         extra: dict[str, object] = {"qwench": self.receipt} if self.receipt else {}
-        if told is None:
+        if self._deltas.usage is None:
             return extra
-        details = told.get("prompt_tokens_details") or {}
+        told = openai_usage(self._deltas.usage)
+        given, made = _number(told.input), _number(told.output)
         return {
-            "input_tokens": told.get("prompt_tokens"),
-            "input_tokens_details": {"cached_tokens": details.get("cached_tokens") or 0},
-            "output_tokens": told.get("completion_tokens"),
-            "output_tokens_details": {"reasoning_tokens": 0, **(told.get("completion_tokens_details") or {})},
-            "total_tokens": told.get("total_tokens"),
+            "input_tokens": given,
+            "input_tokens_details": {"cached_tokens": _number(told.cached)},
+            "output_tokens": made,
+            "output_tokens_details": {"reasoning_tokens": _number(told.reasoning)},
+            "total_tokens": given + made,
             **extra,
         }
 
@@ -228,6 +228,11 @@ def writer(wanted: Wanted) -> Writer:
         return FormWriter(lambda head, deltas: Response(head, deltas, request, offer))
     options = wanted.body.get("stream_options")
     return OpenAIWriter(wants_usage=isinstance(options, Mapping) and options.get("include_usage") is True)
+
+
+def _number(count: Count) -> int:
+    """Where these faces have no word for what is not known; the receipt beside it tells."""
+    return count if isinstance(count, int) else 0
 
 
 def _with(usage: object, receipt: Receipt) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def event_row(event: Event) -> Row:
 
 
 def pending_record(attempt: Attempt) -> str:
-    return as_json(asdict(attempt))
+    return as_json(vars(attempt))
 
 
 def pending_attempt(record: str) -> Attempt:
