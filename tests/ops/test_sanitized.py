@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.timeout(3600),
     pytest.mark.skipif(not (shutil.which("c++") and shutil.which("cmake")), reason="no C++ compiler or no CMake here"),
 ]
-# Odd sizes, strides, threads and refusals of every operation, by plain C++ and AVX2, which such a build holds; and files.
+# Odd sizes, strides, threads, refusals of every operation, and files, by plain C++ and AVX2, which such a build holds.
 FILES = ("test_native.py", "test_native_attention.py", "test_native_experts.py", "test_quantised_linear.py",
          "test_program.py", "test_tiled_heads.py", "test_choosing.py", "test_loading.py")  # fmt: skip
 BEYOND = """
