@@ -280,11 +280,12 @@ QW_INLINE I load_whole(const int32_t* from) {
     return each_whole([&](int i) { return from[i]; });
 }
 QW_INLINE void store_whole(int32_t* to, I a) { std::memcpy(to, a.lane, sizeof a.lane); }
+// Past 32 bits they go round as the instructions do, which C++ says of unsigned numbers only: four codes make one word.
 QW_INLINE I add(I a, I b) {
-    return each_whole([&](int i) { return a.lane[i] + b.lane[i]; });
+    return each_whole([&](int i) { return static_cast<int32_t>(uint32_t(a.lane[i]) + uint32_t(b.lane[i])); });
 }
 QW_INLINE I mul(I a, I b) {
-    return each_whole([&](int i) { return a.lane[i] * b.lane[i]; });
+    return each_whole([&](int i) { return static_cast<int32_t>(uint32_t(a.lane[i]) * uint32_t(b.lane[i])); });
 }
 QW_INLINE I most(I a, I b) {
     return each_whole([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });

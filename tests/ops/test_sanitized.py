@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.timeout(3600),
     pytest.mark.skipif(not (shutil.which("c++") and shutil.which("cmake")), reason="no C++ compiler or no CMake here"),
 ]
-# Odd sizes, strides, threads and refusals of every operation, by plain C++ and AVX2, which such a build holds; and files.
+# Odd sizes, strides, threads, refusals of every operation, and files, by plain C++ and AVX2, which such a build holds.
 FILES = ("test_native.py", "test_native_attention.py", "test_native_experts.py", "test_quantised_linear.py",
          "test_program.py", "test_tiled_heads.py", "test_choosing.py", "test_loading.py")  # fmt: skip
 BEYOND = """
@@ -65,5 +65,6 @@ def test_it_would_be_seen(environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_no_kernel_leaves_its_bounds(environment: dict[str, str], file: str) -> None:
-    status, told = run(environment, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/ops/{file}")
+    # -s: a sanitizer ends the process, and what it says would be lost with what pytest holds back.
+    status, told = run(environment, "-m", "pytest", "-q", "-s", "-x", "-p", "no:cacheprovider", f"tests/ops/{file}")
     assert status == 0, told

@@ -37,14 +37,14 @@ class Files:
     """The files of one repository, with their sizes. Raises ModelNotFound where there is none, or no way to it."""
 
     def __init__(self, repository: str) -> None:
-        from huggingface_hub import constants
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub import constants, get_token
 
         self.repository = repository
         if constants.HF_HUB_OFFLINE:
             raise self._unreachable()
         self._hub = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")  # now: the library reads it once
-        self._headers = {**build_hf_headers(), "accept-encoding": "identity"}
+        token = get_token()
+        self._headers = {"accept-encoding": "identity", **({"authorization": f"Bearer {token}"} if token else {})}
         told = self._get(f"api/models/{repository}/tree/main?recursive=true", MOST)
         try:
             self.sizes = {entry["path"]: int(entry["size"]) for entry in json.loads(told) if entry["type"] == "file"}

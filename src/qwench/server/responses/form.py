@@ -184,6 +184,7 @@ class ResponseFormat(ResponseForm):
     ) -> None:
         prepared = answer.prepared
         super().__init__(asked_for(head, request, prepared.sampling, prepared.thinking), request, offer, keep)
+        self._head = head
         self._answer = answer
         self._tokenizer = tokenizer
 
