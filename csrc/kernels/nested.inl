@@ -219,14 +219,26 @@ void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, floa
 
 using StreamPanel = void (*)(const CodedJob&, int64_t panel, int64_t row, B table, float (*)[kLanes]);
 
-// For eight tokens, four, two and one.
+// Tokens whose sums have room in registers, at most kTokens.
+#if defined(__AVX512BW__)
+template <int kTokens>
+constexpr int kTogether = kTokens;
+#elif defined(__AVX2__)
+template <int kTokens>
+constexpr int kTogether = kTokens < 4 ? kTokens : 4;
+#else
+template <int kTokens>
+constexpr int kTogether = 1;
+#endif
+
+// For eight tokens, four, two and one, or as many of them as go together.
 struct Streams {
     StreamPanel eight, four, two, one;
 };
 
 template <class Form, int kParts>
-constexpr Streams kStreams = {stream_panel<Form, kParts, 8>, stream_panel<Form, kParts, 4>, stream_panel<Form, kParts, 2>,
-                              stream_panel<Form, kParts, 1>};
+constexpr Streams kStreams = {stream_panel<Form, kParts, kTogether<8>>, stream_panel<Form, kParts, kTogether<4>>,
+                              stream_panel<Form, kParts, kTogether<2>>, stream_panel<Form, kParts, 1>};
 
 template <class Form>
 Streams choose_parts(const qw_weight_type& type) {
@@ -276,9 +288,15 @@ void linear_nested(const CodedJob& job, int64_t begin, int64_t end, int64_t firs
         const Streams stream = choose_streams(*job.arguments->weight->type);
         return for_each_panel(job, begin, end, first, last, [&](int64_t panel, float (*totals)[kLanes]) {
             int64_t row = 0;
-            for (; row + 8 <= last; row += 8) stream.eight(job, panel, row, table, totals + row);
-            for (; row + 4 <= last; row += 4) stream.four(job, panel, row, table, totals + row);
-            for (; row + 2 <= last; row += 2) stream.two(job, panel, row, table, totals + row);
+            for (; row + kTogether<8> <= last; row += kTogether<8>) {
+                stream.eight(job, panel, row, table, totals + row);
+            }
+            for (; row + kTogether<4> <= last; row += kTogether<4>) {
+                stream.four(job, panel, row, table, totals + row);
+            }
+            for (; row + kTogether<2> <= last; row += kTogether<2>) {
+                stream.two(job, panel, row, table, totals + row);
+            }
             for (; row < last; ++row) stream.one(job, panel, row, table, totals + row);
         });
     }
