@@ -65,15 +65,30 @@ QW_INLINE I multiply_sums(const int32_t (*pairs)[kLanes], const int16_t* words, 
     return sum;
 }
 
-// total + what a super-block's whole number, without zeros, adds to it.
-template <int kParts>
-QW_INLINE V add_super(bool has_min, const SuperStage& stage, I whole, const int16_t* words, float scale, V total) {
-    V part = mul(to_float(whole), load(stage.super_scale));
+// totals [kRows][16] += what super-blocks' whole numbers, without zeros, add to them, rows side by side.
+template <int kParts, int kRows>
+QW_INLINE void add_supers(bool has_min, const SuperStage& stage, I (&wholes)[kRows], const int16_t* words, const float* scales,
+                          float (*totals)[kLanes]) {
+    V parts[kRows];
+    const V super_scale = load(stage.super_scale);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) parts[m] = mul(to_float(wholes[m]), super_scale);
     if (has_min) {
-        const I lows = multiply_sums<kParts>(stage.mins, words, all_whole(0));
-        part = fma_exact(load(stage.minus_super_min), to_float(lows), part);
+        words += kParts == kMaxSuperParts ? 0 : kMaxSuperParts;
+#pragma GCC unroll 8
+        for (int m = 0; m < kRows; ++m) wholes[m] = all_whole(0);
+#pragma GCC unroll 8
+        for (int i = 0; i < kParts / 2; ++i) {
+            const I mins = load_whole(stage.mins[i]);
+#pragma GCC unroll 8
+            for (int m = 0; m < kRows; ++m) wholes[m] = multiply_add_pairs(wholes[m], mins, words + m * kSumWords + 2 * i);
+        }
+        const V minus = load(stage.minus_super_min);
+#pragma GCC unroll 8
+        for (int m = 0; m < kRows; ++m) parts[m] = fma_exact(minus, to_float(wholes[m]), parts[m]);
     }
-    return fma_exact(part, all(scale), total);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) store(totals[m], fma_exact(parts[m], all(scales[m]), load(totals[m])));
 }
 
 // Whole sums of one block's parts times their scales, for kTokens tokens, added to `wholes`.
@@ -117,8 +132,8 @@ void multiply_super(const qw_weight_type& type, const SuperStage& stage, const u
     const bool shifted = zero_of(type) > 0;
     for (int64_t m = 0; m < groups * kTokens; ++m) {
         const int16_t* words = tile.words + m * kSumWords;
-        const I whole = shifted ? multiply_sums<kParts>(stage.zeros, words, wholes[m]) : wholes[m];
-        store(totals[m], add_super<kParts>(type.has_min, stage, whole, words, tile.scales[m], load(totals[m])));
+        I whole[1] = {shifted ? multiply_sums<kParts>(stage.zeros, words, wholes[m]) : wholes[m]};
+        add_supers<kParts, 1>(type.has_min, stage, whole, words, tile.scales + m, totals + m);
     }
 }
 

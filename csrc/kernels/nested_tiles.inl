@@ -136,36 +136,13 @@ template <int kParts, bool kMin, bool kCutScales, int kRows>
 QW_INLINE void add_sums(const Pending& from, int64_t first) {
     const int64_t t = first / kTokenTile, at = first % kTokenTile;
     const SuperTile& tile = from.tiles[t];
-    const int16_t* words = tile.words + at * kSumWords;
     I wholes[kRows];
-    V parts[kRows];
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
         const __m512i high = _mm512_slli_epi32(load_whole(from.sums->highs[t][at + m]).v, kCut<kCutScales>);
         wholes[m] = add({high}, load_whole(from.sums->lows[t][at + m]));
     }
-    const V scale = load(from.stage->super_scale);
-#pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) parts[m] = mul(to_float(wholes[m]), scale);
-    if constexpr (kMin) {
-        const int16_t* pairs = words + (kParts == kMaxSuperParts ? 0 : kMaxSuperParts);
-#pragma GCC unroll 8
-        for (int m = 0; m < kRows; ++m) wholes[m] = all_whole(0);
-#pragma GCC unroll 8
-        for (int i = 0; i < kParts / 2; ++i) {
-            const I mins = load_whole(from.stage->mins[i]);
-#pragma GCC unroll 8
-            for (int m = 0; m < kRows; ++m) wholes[m] = multiply_add_pairs(wholes[m], mins, pairs + m * kSumWords + 2 * i);
-        }
-        const V minus = load(from.stage->minus_super_min);
-#pragma GCC unroll 8
-        for (int m = 0; m < kRows; ++m) parts[m] = fma_exact(minus, to_float(wholes[m]), parts[m]);
-    }
-#pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
-        float* total = from.totals[t * kTokenTile + at + m];
-        store(total, fma_exact(parts[m], all(tile.scales[at + m]), load(total)));
-    }
+    add_supers<kParts, kRows>(kMin, *from.stage, wholes, tile.words + at * kSumWords, tile.scales + at, from.totals + first);
 }
 
 // Rows [first, first + kRows) of what is pending.
