@@ -110,7 +110,7 @@ const std::vector<Kernels>& runnable() {
 
 }  // namespace
 
-const bool kAsksSecondCache = !is_amd();
+const bool kAsksAhead = !is_amd();
 
 const Kernels* find_kernels(const char* name) {
     for (const Kernels& each : runnable()) {

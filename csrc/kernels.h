@@ -150,9 +150,9 @@ const CodedPair* amx_int8_coded();
 LinearKernel avx512_bf16_linear();
 LinearKernel amx_bf16_linear();
 
-// Where lines of a stream are asked for: the second cache, since the first is small for all that is under way. AMD's
-// processors read at half the speed with that hint (Zen 4; docs/log.md), so on them it is the first.
-extern const bool kAsksSecondCache;
+// Whether streams are asked for ahead of their use. AMD's processors find them by themselves, and hold up other reads for
+// what they are asked for: Zen 4 reads quantised weights at half the speed with hints (docs/log.md).
+extern const bool kAsksAhead;
 
 // The table called `name`; null where it is unknown or this processor lacks it.
 const Kernels* find_kernels(const char* name);

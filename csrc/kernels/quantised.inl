@@ -22,16 +22,12 @@ QW_INLINE V load_scales(int32_t type, const uint8_t* from) {
     return type == QW_BF16 ? load(reinterpret_cast<const bf16*>(from)) : load_half(from);
 }
 
-// Asks for cache lines of the stream that far ahead.
+// Asks for cache lines of the stream that far ahead, into the second cache: the first is too small for what is under way.
 template <int kLines>
 QW_INLINE void ask_ahead(const uint8_t* from) {
-    if (kAsksSecondCache) {
+    if (!kAsksAhead) return;
 #pragma GCC unroll 8
-        for (int line = 0; line < kLines; ++line) __builtin_prefetch(from + line * 64 + kAheadBytes, 0, 2);
-    } else {
-#pragma GCC unroll 8
-        for (int line = 0; line < kLines; ++line) __builtin_prefetch(from + line * 64 + kAheadBytes, 0, 3);
-    }
+    for (int line = 0; line < kLines; ++line) __builtin_prefetch(from + line * 64 + kAheadBytes, 0, 2);
 }
 
 // The same for a chunk's scales and mins.
