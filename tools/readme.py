@@ -2,7 +2,7 @@
 
     .venv/bin/python -m tools.readme            after `make bench`, or after nano was trained and evaluated
 
-The comparison comes from each processor's newest file in bench/results, nano's table from the evaluation beside its
+The comparison comes from each processor's newest files in bench/results, nano's table from the evaluation beside its
 weights. A test compares the README with the same sources.
 """
 
@@ -26,12 +26,16 @@ def section(readme: str, name: str) -> str:
 
 
 def comparison(folder: Path) -> str:
-    """Each processor's newest document, the newest of them first."""
+    """Each processor's newest measurement of each part, the newest document first."""
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("20*.json")]
     tables = [document for document in documents if "parts" in document]  # others are of an earlier kind
-    by_date = sorted(tables, key=lambda document: str(document["date"]))
-    newest = {document["parts"][0]["machine"]["cpu"]: document for document in by_date}
-    return "\n\n".join(suite.table(document) for document in by_date[::-1] if document in newest.values())
+    seen: set[tuple[str, str]] = set()
+    told = []
+    for document in sorted(tables, key=lambda each: str(each["date"]), reverse=True):
+        parts = [part for part in document["parts"] if (part["machine"]["cpu"], part["name"]) not in seen]
+        seen |= {(part["machine"]["cpu"], part["name"]) for part in parts}
+        told += [suite.table({**document, "parts": parts})] if parts else []
+    return "\n\n".join(told)
 
 
 def nano(path: Path) -> str:
