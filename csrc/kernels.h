@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "frames.h"
 #include "include/qwench.h"
 #include "quantised.h"
 
@@ -123,6 +124,7 @@ struct Kernels {
     // Folds one query head's partials, `stride` apart, into the first; writes the output at element `place`.
     void (*merge_attention)(const qw_attention_arguments& arguments, AttentionPartial* partials, int64_t segments,
                             int64_t stride, int64_t place);
+    FrameKernel frames_f32, frames_bf16;
     void (*expert_probabilities)(const qw_experts_arguments& arguments, int64_t token, float* probabilities);
     // hidden [width] = silu(gate) * up, of both [2 * width] side by side.
     void (*gate_expert)(int32_t type, const void* both, int64_t width, void* hidden);
@@ -149,6 +151,7 @@ const CodedPair* avx512_vnni_coded();
 const CodedPair* amx_int8_coded();
 LinearKernel avx512_bf16_linear();
 LinearKernel amx_bf16_linear();
+FrameKernel avx512_bf16_frames();
 
 // The table called `name`; null where it is unknown or this processor lacks it.
 const Kernels* find_kernels(const char* name);

@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a declaration below changes: a library of another build is refused, not guessed at. */
-#define QW_INTERFACE 6
+#define QW_INTERFACE 7
 
 /* Types of elements. */
 #define QW_F32 0
@@ -256,6 +256,24 @@ typedef struct {
 
 /* 0; 1 and nothing written where a page, a slot or a context is out of range; 2 where there is not enough memory. */
 QW_API int32_t qw_attention(qw_context* context, const qw_attention_arguments* arguments);
+
+/* Attention inside frames, all of whose tokens see one another and no others. Frame f has tokens [starts[f],
+ * starts[f + 1]), at least one; each has its heads side by side. */
+typedef struct {
+    int64_t frames, heads, head_dim;
+    int32_t type; /* of query, key, value and output */
+    float scale;
+    const int64_t* starts; /* [frames + 1], ascending from 0 to T */
+    const void* query;     /* [T, heads, head_dim] */
+    const void* key;       /* the same */
+    const void* value;     /* the same */
+    int64_t stride;        /* from token to token, of all three */
+    void* output;          /* [T, heads, head_dim], none of the others */
+    int64_t output_stride;
+} qw_frames_arguments;
+
+/* 0, or 2 where there is not enough memory. */
+QW_API int32_t qw_frames(qw_context* context, const qw_frames_arguments* arguments);
 
 /* A layer of experts. The router's logits become probabilities (softmax over all experts, fp32); each token takes the
  * `chosen` most probable (among equals the lower number), their probabilities divided by their sum where `normalise`.

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 
 from qwench.config import VisionConfig
 from qwench.model.parameters import declare_vision
-from qwench.ops.alone import attend
 from qwench.ops.kernels import Kernels
 from qwench.ops.linear import Weight, linear
 
@@ -87,9 +86,9 @@ class VisionTower:
             self.alone.rotate(part[:, : 2 * self.config.num_heads], cos[tile], sin[tile])  # queries and keys
             parts.append(part)
             yield
-        query, key, value = torch.cat(parts).unflatten(0, (-1, count)).chunk(3, dim=2)
+        shown = (parts[0] if len(parts) == 1 else torch.cat(parts)).unflatten(1, (3, -1))
         del parts
-        seen = attend(query, key, value).reshape(x.shape)
+        seen = self.alone.attend(shown, range(0, len(x) + 1, count)).view(x.shape)
         yield
         for tile in _tiles(len(x)):
             x[tile] += self._linear(seen[tile], f"{name}.output")

@@ -6,9 +6,12 @@ The native ones are single instructions of csrc/program.cpp.
 from __future__ import annotations
 
 import ctypes
+import itertools
+from collections.abc import Sequence
 from typing import Protocol
 
 from qwench.ops import rotary
+from qwench.ops.arrays import BFLOAT16, dtype_of
 from qwench.ops.instructions import (
     InstructionStructure,
     Operation,
@@ -21,6 +24,7 @@ from qwench.ops.lazy import F, torch
 from qwench.ops.loading import ALIGNMENT
 from qwench.ops.native import Native, type_of
 
+TILED = "amx-bf16"
 STEP_NUMBERS = 5  # that a program knows of every step; the second is how many tokens there are
 
 
@@ -33,6 +37,12 @@ class Alone(Protocol):
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
         """gelu(x) by its tanh, of x [T, width], whose memory may become the result's."""
 
+    def attend(self, shown: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
+        """softmax(query key / sqrt(D)) value inside frames, all of whose positions see one another: [T, heads, D].
+
+        ``shown`` [T, 3, heads, D] are queries, keys and values; frame f has rows ``starts``[f] to ``starts``[f + 1].
+        """
+
 
 class TorchAlone:
     """The references."""
@@ -42,6 +52,15 @@ class TorchAlone:
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
         return F.gelu(x, approximate="tanh")
+
+    def attend(self, shown: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
+        seen = torch.empty_like(shown[:, 0])
+        for length, frames in itertools.groupby(itertools.pairwise(starts), key=lambda frame: frame[1] - frame[0]):
+            neighbours = list(frames)  # of one length: at once
+            rows = slice(neighbours[0][0], neighbours[-1][1])
+            query, key, value = shown[rows].unflatten(0, (-1, length)).permute(2, 0, 3, 1, 4)
+            seen[rows] = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1)
+        return seen
 
 
 class NativeAlone:
@@ -72,6 +91,11 @@ class NativeAlone:
         self._perform(Operation.POINTWISE, arguments)
         return x
 
+    def attend(self, shown: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
+        if self._native.isa == TILED and dtype_of(shown) == BFLOAT16:
+            return TorchAlone().attend(shown, starts)  # torch multiplies with tiles here, which ours does not
+        return self._native.attend_frames(shown, starts)
+
     def _perform(self, operation: Operation, arguments: ctypes.Structure) -> None:
         """A program of one instruction, for a step of one token: there is no scratch memory for none."""
         line = InstructionStructure(operation, 1, ctypes.addressof(arguments))
@@ -80,13 +104,3 @@ class NativeAlone:
         status, _ = self._native.run(ctypes.addressof(program), ctypes.addressof(step))
         if status:
             raise MemoryError(f"{operation.name.lower()}: what it needs does not fit into memory (status {status})")
-
-
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """softmax(query key / sqrt(D)) value within each frame, all of whose positions see one another.
-
-    Each is [frames, n, heads, D], and so is the result. By torch whoever computes the rest: its kernels for this take
-    two thirds of the time of ours, which were made for paged caches.
-    """
-    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)

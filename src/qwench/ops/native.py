@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import weakref
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
@@ -166,6 +167,25 @@ class AttentionArguments(ctypes.Structure):
     )
 
 
+class FramesArguments(ctypes.Structure):
+    """qw_frames_arguments"""
+
+    _fields_ = (
+        ("frames", c_int64),
+        ("heads", c_int64),
+        ("head_dim", c_int64),
+        ("type", c_int32),
+        ("scale", c_float),
+        ("starts", c_void_p),
+        ("query", c_void_p),
+        ("key", c_void_p),
+        ("value", c_void_p),
+        ("stride", c_int64),
+        ("output", c_void_p),
+        ("output_stride", c_int64),
+    )
+
+
 class ExpertsArguments(ctypes.Structure):
     """qw_experts_arguments"""
 
@@ -199,6 +219,7 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_rms_norm": (None, (c_void_p, POINTER(NormArguments))),
     "qw_delta_net": (c_int32, (c_void_p, POINTER(DeltaArguments))),
     "qw_attention": (c_int32, (c_void_p, POINTER(AttentionArguments))),
+    "qw_frames": (c_int32, (c_void_p, POINTER(FramesArguments))),
     "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
     "qw_largest": (None, (c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p)),
     "qw_top": (c_int32, (c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p)),
@@ -397,6 +418,22 @@ class Native:
             told = ", ".join(f"{len(layer.x)} tokens of {layer.matrix.width}" for layer in kept)
             raise MemoryError(f"linear: {told} do not fit into memory")
         return outputs
+
+    def attend_frames(self, shown: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
+        """See ops/alone."""
+        rows, _, heads, width = shown.shape
+        assert shown.stride()[1:] == (heads * width, width, 1)
+        require_equal("frames", "rows", shown=rows, starts=starts[-1])
+        assert starts[0] == 0
+        assert all(first < last for first, last in itertools.pairwise(starts)), "a frame has rows"
+        bounds, seen = (c_int64 * len(starts))(*starts), torch.empty(rows, heads, width, dtype=shown.dtype)
+        arguments = FramesArguments(
+            len(starts) - 1, heads, width, type_of("frames", shown=shown), width**-0.5, ctypes.addressof(bounds),
+            *(shown[:, part].data_ptr() for part in range(3)), shown.stride(0), seen.data_ptr(), heads * width,
+        )  # fmt: skip
+        if self._library.qw_frames(self._context, arguments):
+            raise MemoryError(f"frames: {rows} rows of {heads} heads do not fit into memory")
+        return seen
 
     def run(self, program: int, step: int) -> tuple[int, int]:
         """Run the program for the step, both addresses of structures: its status, and the instruction that failed."""
