@@ -1,13 +1,15 @@
 """The vision tower: patches of a picture, or of the frames of a video, become rows for the language model.
 
 Two frames lie side by side in a patch, and what a patch sees is the patches of its own moment: a video is its moments
-one after the other. So memory is bounded by the largest moment, whose layers go over it in tiles of rows.
+one after the other. Small moments, of whatever pictures, go through the layers side by side, so that weights are read
+once for them. Memory is bounded by the largest moment, whose layers go over it in tiles of rows.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,11 +28,21 @@ Grid = tuple[int, int, int]  # moments, rows and columns of patches
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the n patches of one moment lie: their learned positions [n, H], and the angles by which heads turn."""
+    """Where n patches lie: their learned positions [n, H], and the angles by which heads turn."""
 
     learned: torch.Tensor
     cos: torch.Tensor  # [n, head_dim / 2]
     sin: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """``patches`` [h * w, patch_width] in fp32 of picture or video number ``shown``."""
+
+    shown: int
+    patches: torch.Tensor
+    height: int
+    width: int
 
 
 class VisionTower:
@@ -51,44 +63,57 @@ class VisionTower:
         """Rows [t * h * w / merge^2, out] for patches [t * h * w, patch_width] in fp32: moment after moment, in each
         block after block of patches that become one row. It yields wherever it may be left for a while.
         """
-        moments, height, width = grid
-        count = height * width
-        assert patches.shape == (moments * count, self.config.patch_width), f"{list(patches.shape)} for {grid}"
-        places = self._places(height, width)
-        together = max(1, TILE // count)
-        found = []
-        for first in range(0, moments, together):
-            part = patches[first * count : (first + together) * count]
-            found.append((yield from self._moments(part, places)))
-        return torch.cat(found)
+        (rows,) = yield from self.encode_all([(patches, grid)])
+        return rows
 
-    def _moments(self, patches: torch.Tensor, places: _Places) -> Generator[None, None, torch.Tensor]:
-        """Some moments with the same places, at once."""
+    def encode_all(
+        self, shown: Sequence[tuple[torch.Tensor, Grid]]
+    ) -> Generator[None, None, tuple[torch.Tensor, ...]]:
+        """The rows of each of several pictures and videos, as ``encode`` gives them one by one."""
+        found: list[list[torch.Tensor]] = [[] for _ in shown]
+        for moments in _together(itertools.chain.from_iterable(map(self._moments, itertools.count(), shown))):
+            rows = yield from self._look(moments)
+            merged = [len(moment.patches) // self.config.spatial_merge_size**2 for moment in moments]
+            for moment, part in zip(moments, rows.split(merged), strict=True):
+                found[moment.shown].append(part)
+        return tuple(map(torch.cat, found))
+
+    def _moments(self, number: int, shown: tuple[torch.Tensor, Grid]) -> Iterator[_Moment]:
+        patches, (moments, height, width) = shown
+        expected = [moments * height * width, self.config.patch_width]
+        assert list(patches.shape) == expected, f"{list(patches.shape)} for {shown[1]}"
+        return (_Moment(number, part, height, width) for part in patches.split(height * width))
+
+    def _look(self, moments: Sequence[_Moment]) -> Generator[None, None, torch.Tensor]:
+        """At some moments at once: their rows, one after the other."""
+        places = self._places_of(moments)
+        starts = (0, *itertools.accumulate(len(moment.patches) for moment in moments))
+        patches = moments[0].patches if len(moments) == 1 else torch.cat([moment.patches for moment in moments])
         x = torch.empty(len(patches), self.config.hidden_size, dtype=self.dtype, device=self.device)
-        learned = places.learned.repeat(len(patches) // len(places.learned), 1)
         for tile in _tiles(len(x)):
-            x[tile] = self._linear(patches[tile].to(self.device, self.dtype), "patch") + learned[tile].to(self.dtype)
+            part = self._linear(patches[tile].to(self.device, self.dtype), "patch")
+            x[tile] = part + places.learned[tile].to(self.dtype)
         for index in range(self.config.depth):
-            yield from self._attention(x, f"blocks.{index}", places)
+            yield from self._attention(x, f"blocks.{index}", places, starts)
             for tile in _tiles(len(x)):
                 x[tile] += self._mlp(x[tile], f"blocks.{index}")
                 yield
         blocks = x.unflatten(0, (-1, self.config.spatial_merge_size**2))
         return torch.cat([self._merge(blocks[tile]) for tile in _tiles(len(blocks))])
 
-    def _attention(self, x: torch.Tensor, name: str, places: _Places) -> Iterator[None]:
-        """Each moment sees itself whole; x is advanced."""
-        count, width = len(places.cos), self.config.head_dim
-        cos, sin = (angles.repeat(len(x) // count, 1) for angles in (places.cos, places.sin))
+    def _attention(self, x: torch.Tensor, name: str, places: _Places, starts: Sequence[int]) -> Iterator[None]:
+        """Each moment, from one of ``starts`` to the next, sees itself whole; x is advanced."""
         parts = []
         for tile in _tiles(len(x)):
-            part = self._linear(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv").unflatten(1, (-1, width))
-            self.alone.rotate(part[:, : 2 * self.config.num_heads], cos[tile], sin[tile])  # queries and keys
-            parts.append(part)
+            part = self._linear(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv")
+            heads = part.unflatten(1, (-1, self.config.head_dim))
+            self.alone.rotate(heads[:, : 2 * self.config.num_heads], places.cos[tile], places.sin[tile])  # not the values
+            parts.append(heads)
             yield
         shown = (parts[0] if len(parts) == 1 else torch.cat(parts)).unflatten(1, (3, -1))
-        del parts
-        seen = self.alone.attend(shown, range(0, len(x) + 1, count)).view(x.shape)
+        del parts, part, heads
+        seen = self.alone.attend(shown, starts).view(x.shape)
+        del shown
         yield
         for tile in _tiles(len(x)):
             x[tile] += self._linear(seen[tile], f"{name}.output")
@@ -107,6 +132,17 @@ class VisionTower:
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         return F.layer_norm(x, x.shape[-1:], self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)
+
+    def _places_of(self, moments: Sequence[_Moment]) -> _Places:
+        """Of the patches of all ``moments``; what one asks of the tower, the next of its size is given."""
+        known: dict[tuple[int, int], _Places] = {}
+        for moment in moments:
+            size = moment.height, moment.width
+            known[size] = known.get(size) or self._places(*size)
+        each = [known[moment.height, moment.width] for moment in moments]
+        if len(each) == 1:
+            return each[0]
+        return _Places(*(torch.cat(parts) for parts in zip(*((p.learned, p.cos, p.sin) for p in each), strict=True)))
 
     def _places(self, height: int, width: int) -> _Places:
         """Of every patch of a moment, in the order in which patches come: block after block."""
@@ -134,6 +170,17 @@ class VisionTower:
             share = (at - below).view(-1, 1, 1) if axis == 0 else (at - below).view(1, -1, 1)
             table = table.index_select(axis, below) * (1 - share) + table.index_select(axis, above) * share
         return table.flatten(0, 1)
+
+
+def _together(moments: Iterable[_Moment]) -> Iterator[list[_Moment]]:
+    """Neighbours, at most TILE patches of them or a single one."""
+    here: list[_Moment] = []
+    for moment in moments:
+        if here and sum(len(each.patches) for each in (*here, moment)) > TILE:
+            yield here
+            here = []
+        here.append(moment)
+    yield here
 
 
 def _tiles(count: int) -> Iterator[slice]:
