@@ -26,7 +26,11 @@ class Mtmd:
     def __init__(self, program: Path, projector: Path, threads: int, log: Path) -> None:
         with log.open("w") as stream:
             self._process = subprocess.Popen(
-                [program, projector, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, text=True
+                [program, projector, str(threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
             )
         self._log = log
 
@@ -38,7 +42,9 @@ class Mtmd:
         self._process.stdin.write(f"{width} {height} {frames} {pixels} {rows or '-'}\n")
         self._process.stdin.flush()
         if not (line := self._process.stdout.readline()):
-            raise RuntimeError(f"mtmd ended with {self._process.wait()}; its last words:\n{self._log.read_text()[-2000:]}")
+            raise RuntimeError(
+                f"mtmd ended with {self._process.wait()}; its last words:\n{self._log.read_text()[-2000:]}"
+            )
         clock, processors, *_ = line.split()
         return Look(float(clock), float(processors))
 

@@ -1,4 +1,4 @@
-"""Vision projectors (mmproj) with random weights in the shape of a published tower, which both sides of a benchmark read.
+"""Vision projectors (mmproj) with random weights in the shape of a published tower, for both sides of a benchmark.
 
 Names and types are those of llama.cpp's converter: norms, biases, positions and the patch stay numbers, every other
 matrix becomes what is asked for.
@@ -63,7 +63,7 @@ def _describe(writer: gguf.GGUFWriter, config: VisionConfig) -> None:
 
 
 def _tensors(config: VisionConfig, draw: np.random.Generator) -> Iterator[tuple[str, Numbers]]:
-    """Every tensor by its stored name, of a size that keeps activations of order 1; norms are close to doing nothing."""
+    """Every tensor by its stored name, of a size that keeps activations of order 1; norms change little."""
     for name, spec in declare_vision(config).items():
         values = draw.standard_normal(spec.shape, np.float32) * np.float32(spec.shape[-1] ** -0.5)
         if spec.kind == "vector" and not name.endswith(".bias"):

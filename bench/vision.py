@@ -121,7 +121,9 @@ def theirs(config: VisionConfig) -> Callable[[Media], torch.Tensor]:
     ).eval()
 
     def see(shown: Media) -> torch.Tensor:
-        found: torch.Tensor = model(torch.from_numpy(shown.patches).bfloat16(), torch.tensor([shown.grid])).pooler_output
+        found: torch.Tensor = model(
+            torch.from_numpy(shown.patches).bfloat16(), torch.tensor([shown.grid])
+        ).pooler_output
         return found
 
     return see
@@ -215,7 +217,12 @@ def show_agreement(sides: dict[str, Side]) -> None:
 
 
 def told(asked: argparse.Namespace, took: dict[str, Any], grown: dict[str, int]) -> str:
-    facts = {"tower": asked.tower, "threads": asked.threads, "cpu_time": asked.cpu_time, "isa": native_usable("cpu", BFLOAT16)[1]}
+    facts = {
+        "tower": asked.tower,
+        "threads": asked.threads,
+        "cpu_time": asked.cpu_time,
+        "isa": native_usable("cpu", BFLOAT16)[1],
+    }
     return json.dumps({**facts, "seconds": took, "memory_bytes": grown, "bars": BARS, "memory_bar": MEMORY_BAR})
 
 

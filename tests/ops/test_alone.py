@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
-from qwench.ops.alone import NativeAlone, TorchAlone
+from qwench.ops.alone import TILED, NativeAlone, TorchAlone
 from qwench.ops.native import Native
 from tests.ops.test_native import bound, dtype, far, isa, normal, sets  # noqa: F401 - fixtures are found by name
 
@@ -36,3 +38,43 @@ def test_gelu(isa: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:  # 
 def test_gelu_of_what_is_far_away(isa: str) -> None:  # noqa: F811
     x = torch.tensor([[-1e4, -30.0, 0.0, 30.0, 1e4]])
     assert NativeAlone(Native(isa, 1)).gelu(x).tolist() == [[0.0, 0.0, 0.0, 30.0, 1e4]]
+
+
+# Around the kernels' tiles of 64 positions, segments of 128, blocks of 24 and tasks of 96 queries.
+FRAMES = [(1,), (2, 63), (64, 65), (24, 25, 96), (97, 128, 129), (300,), (5, 5, 5, 1)]
+
+
+@pytest.mark.parametrize("lengths", FRAMES, ids=str)
+@pytest.mark.parametrize("width", [16, 20, 64, 72])
+def test_frames_see_themselves_whole(isa: str, dtype: torch.dtype, width: int, lengths: tuple[int, ...]) -> None:  # noqa: F811
+    starts = [0, *itertools.accumulate(lengths)]
+    shown = normal(starts[-1], 3, 2, width, dtype=dtype)
+    expected = REFERENCE.attend(shown.double(), starts)
+    found = NativeAlone(Native(isa, 2)).attend(shown, starts)
+    assert far(found, expected) < bound("attention", dtype)
+
+
+def test_a_frame_sees_the_same_in_any_company_and_on_any_number_of_threads(isa: str, dtype: torch.dtype) -> None:  # noqa: F811
+    shown = normal(170, 3, 2, 16, dtype=dtype)
+    whole = NativeAlone(Native(isa, 3)).attend(shown, [0, 30, 170])
+    alone = NativeAlone(Native(isa, 1)).attend(shown[30:], [0, 140])
+    if isa != TILED or dtype == torch.float32:  # torch promises nothing
+        assert torch.equal(whole[30:], alone)
+
+
+def test_large_scores_and_what_is_not_finite(isa: str) -> None:  # noqa: F811
+    shown = normal(40, 3, 1, 16)
+    shown[:, :2] *= 30
+    expected = REFERENCE.attend(shown.double(), [0, 40])
+    attend = NativeAlone(Native(isa, 1)).attend
+    assert far(attend(shown, [0, 40]), expected) < 1e-3
+    shown[3, 1] = float("nan")
+    found = attend(shown, [0, 20, 40])
+    assert bool(found[:20].isnan().all())
+    assert bool(found[20:].isfinite().all())
+
+
+def test_frames_that_do_not_fit_are_refused() -> None:
+    attend = NativeAlone(Native(sets()[0], 1)).attend
+    with pytest.raises(ValueError, match="rows is 9 in shown but 8 in starts"):
+        attend(normal(9, 3, 1, 16), [0, 8])

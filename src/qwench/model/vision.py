@@ -58,6 +58,7 @@ class VisionTower:
         differ = (weights.keys() | vectors.keys()) ^ declare_vision(config).keys()
         assert not differ, f"parameters differ: {sorted(differ)[:5]}"
         self.dtype, self.device = vectors["merger.norm"].dtype, vectors["positions"].device
+        self.together = TILE  # patches of several pictures that one pass takes
 
     def encode(self, patches: torch.Tensor, grid: Grid) -> Generator[None, None, torch.Tensor]:
         """Rows [t * h * w / merge^2, out] for patches [t * h * w, patch_width] in fp32: moment after moment, in each
@@ -66,9 +67,7 @@ class VisionTower:
         (rows,) = yield from self.encode_all([(patches, grid)])
         return rows
 
-    def encode_all(
-        self, shown: Sequence[tuple[torch.Tensor, Grid]]
-    ) -> Generator[None, None, tuple[torch.Tensor, ...]]:
+    def encode_all(self, shown: Sequence[tuple[torch.Tensor, Grid]]) -> Generator[None, None, tuple[torch.Tensor, ...]]:
         """The rows of each of several pictures and videos, as ``encode`` gives them one by one."""
         found: list[list[torch.Tensor]] = [[] for _ in shown]
         for moments in _together(itertools.chain.from_iterable(map(self._moments, itertools.count(), shown))):
@@ -107,7 +106,9 @@ class VisionTower:
         for tile in _tiles(len(x)):
             part = self._linear(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv")
             heads = part.unflatten(1, (-1, self.config.head_dim))
-            self.alone.rotate(heads[:, : 2 * self.config.num_heads], places.cos[tile], places.sin[tile])  # not the values
+            self.alone.rotate(
+                heads[:, : 2 * self.config.num_heads], places.cos[tile], places.sin[tile]
+            )  # not the values
             parts.append(heads)
             yield
         shown = (parts[0] if len(parts) == 1 else torch.cat(parts)).unflatten(1, (3, -1))
