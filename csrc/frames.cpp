@@ -39,24 +39,46 @@ struct Division {
     }
 };
 
+// Rows [count, width], `stride` bytes apart, as columns of a tile: a step of the depth, fp32 or a pair of BF16, is one word.
+void pack_keys(const char* rows, int64_t stride, int64_t count, int64_t steps, char* to) {
+    for (int64_t step = 0; step < steps; ++step, rows += kStepBytes, to += kGroup * kStepBytes) {
+        for (int64_t row = 0; row < count; ++row) std::memcpy(to + row * kStepBytes, rows + row * stride, kStepBytes);
+    }
+}
+
+void pack_values(const float* rows, int64_t stride, int64_t count, const FrameShape& shape, float* to) {
+    for (int64_t row = 0; row < count; ++row) {
+        std::memcpy(to + row * shape.columns, rows + row * stride, static_cast<size_t>(shape.head_dim) * sizeof(float));
+    }
+}
+
+// Two rows side by side; beside the last of an odd number lie zeros.
+void pack_values(const bf16* rows, int64_t stride, int64_t count, const FrameShape& shape, bf16* to) {
+    for (int64_t row = 0; row < count; row += 2, to += 2 * shape.columns) {
+        const bf16* one = rows + row * stride;
+        const bf16* other = row + 1 < count ? one + stride : nullptr;
+        for (int64_t i = 0; i < shape.head_dim; ++i) {
+            const uint32_t upper = other == nullptr ? 0 : other[i].bits, both = one[i].bits | upper << 16;
+            std::memcpy(to + 2 * i, &both, sizeof both);
+        }
+    }
+}
+
 // The keys and values of one tile, which is the piece.
 template <class T>
 void pack_tile(const qw_frames_arguments& a, const FrameShape& shape, const FramePiece& piece) {
-    const int64_t tile = piece.first / kGroup, together = shape.step();
-    T* keys = reinterpret_cast<T*>(piece.keys + tile * shape.key_tile_bytes());
-    T* values = reinterpret_cast<T*>(piece.values + tile * shape.value_tile_bytes());
-    if (piece.count < kGroup || shape.depth() > a.head_dim) std::memset(keys, 0, static_cast<size_t>(shape.key_tile_bytes()));
+    const int64_t tile = piece.first / kGroup, place = (piece.start + piece.first) * a.stride + piece.head * a.head_dim;
+    char* keys = piece.keys + tile * shape.key_tile_bytes();
+    char* values = piece.values + tile * shape.value_tile_bytes();
+    if (piece.count < kGroup) std::memset(keys, 0, static_cast<size_t>(shape.key_tile_bytes()));
     if (piece.count < kGroup || shape.columns > a.head_dim) {
         std::memset(values, 0, static_cast<size_t>(shape.value_tile_bytes()));
     }
-    for (int64_t position = 0; position < piece.count; ++position) {
-        const int64_t place = (piece.start + piece.first + position) * a.stride + piece.head * a.head_dim;
-        const T* key = static_cast<const T*>(a.key) + place;
-        const T* value = static_cast<const T*>(a.value) + place;
-        T* to = values + position / together * together * shape.columns + position % together;
-        for (int64_t i = 0; i < a.head_dim; ++i) keys[key_place(shape.pairs, position, i)] = key[i];
-        for (int64_t i = 0; i < a.head_dim; ++i) to[i * together] = value[i];
-    }
+    const T* key = static_cast<const T*>(a.key) + place;
+    const T* value = static_cast<const T*>(a.value) + place;
+    const int64_t bytes = a.stride * static_cast<int64_t>(sizeof(T)), steps = a.head_dim / shape.step();
+    pack_keys(reinterpret_cast<const char*>(key), bytes, piece.count, steps, keys);
+    pack_values(value, a.stride, piece.count, shape, reinterpret_cast<T*>(values));
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // Attention inside frames: how keys and values are laid out for it, and what one task of it is.
 //
-// Of each head of each frame the keys lie as matrices of 64 positions by the head's width, the values as one matrix of the
-// width (rounded up to 16) by all positions, both in the order of packed weights: one element of fp32 or a pair of BF16 a
-// step. What is behind the last position is zeros.
+// Of each head of each frame the keys lie as matrices of 64 positions by the head's width, the values as one matrix of
+// the width (rounded up to 16) by all positions, both in the order of packed weights: one element of fp32 or a pair of
+// BF16 a step. What is behind the last position is zeros.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,7 @@ struct FrameShape {
           scale(a.scale * 1.44269504f) {}
 
     int64_t step() const { return pairs ? 2 : 1; }  // elements
-    int64_t depth() const { return round_up(head_dim, step()); }
-    int64_t key_tile_bytes() const { return kGroup * depth() * kStepBytes / step(); }
+    int64_t key_tile_bytes() const { return kGroup * head_dim * kStepBytes / step(); }
     int64_t value_tile_bytes() const { return kGroup * columns * kStepBytes / step(); }
     int64_t task_bytes() const;
 };
@@ -52,7 +51,7 @@ using FrameKernel = void (*)(const FrameTask& task);
 
 // Memory of one task.
 struct FrameScratch {
-    void* queries;   // [kFrameTaskRows, depth], as inputs of a linear kernel
+    void* queries;   // [kFrameTaskRows, head_dim], as inputs of a linear kernel
     void* weights;   // [kFrameRows, kFrameSegment], the same
     float* scores;   // [kFrameRows, kFrameSegment]
     float* outputs;  // [kFrameTaskRows, columns]
@@ -61,7 +60,7 @@ struct FrameScratch {
     float* factors;  // [kFrameRows] of what was found before
 
     FrameScratch(Layout& layout, const FrameShape& shape)
-        : queries(layout.take<float>(kFrameTaskRows * shape.depth())),
+        : queries(layout.take<float>(kFrameTaskRows * shape.head_dim)),
           weights(layout.take<float>(kFrameRows * kFrameSegment)),
           scores(layout.take<float>(kFrameRows * kFrameSegment)),
           outputs(layout.take<float>(kFrameTaskRows * shape.columns)),

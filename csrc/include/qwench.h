@@ -260,7 +260,8 @@ QW_API int32_t qw_attention(qw_context* context, const qw_attention_arguments* a
 /* Attention inside frames, all of whose tokens see one another and no others. Frame f has tokens [starts[f],
  * starts[f + 1]), at least one; each has its heads side by side. */
 typedef struct {
-    int64_t frames, heads, head_dim;
+    int64_t frames, heads;
+    int64_t head_dim; /* even */
     int32_t type; /* of query, key, value and output */
     float scale;
     const int64_t* starts; /* [frames + 1], ascending from 0 to T */

@@ -1,8 +1,8 @@
 // Attention inside frames, all of whose positions see one another. Included once per instruction set, after linear.inl.
 //
 // Some rows of queries go over their head's keys and values segment by segment, and what they found so far is weighed
-// anew when a segment holds a larger score: no more scores are held than rows x segment, and these stay in the first cache.
-// The order of all sums is that of positions, whatever rows are computed together.
+// anew when a segment holds a larger score: no more scores are held than rows times a segment, in the first cache. The
+// order of all sums is that of positions, whatever rows are computed together.
 
 namespace qwench {
 namespace {
@@ -56,14 +56,12 @@ struct Frame {
     const FramePiece& piece;
     Layout layout;
     FrameScratch scratch;
-    int64_t depth;
     Input* queries;
     Input* weights;
 
     explicit Frame(const FrameTask& t)
         : task(t), a(t.arguments), shape(t.shape), piece(t.piece), layout(t.scratch), scratch(layout, shape),
-          depth(shape.depth()), queries(static_cast<Input*>(scratch.queries)),
-          weights(static_cast<Input*>(scratch.weights)) {}
+          queries(static_cast<Input*>(scratch.queries)), weights(static_cast<Input*>(scratch.weights)) {}
 
     int64_t place(int64_t row, int64_t stride) const {
         return (piece.start + piece.first + row) * stride + piece.head * a.head_dim;
@@ -72,11 +70,14 @@ struct Frame {
     // Rows behind the last are zeros, up to whole blocks.
     void load_queries() const {
         for (int64_t row = 0; row < kFrameTaskRows; ++row) {
-            const bool exists = row < piece.count;
-            const T* from = static_cast<const T*>(a.query) + (exists ? place(row, a.stride) : 0);
-            for (int64_t i = 0; i < depth; i += kLanes) {
-                const V each = exists && i < a.head_dim ? load_some(from + i, a.head_dim - i) : zero();
-                store_some(queries + row * depth + i, each, depth - i);
+            Input* to = queries + row * a.head_dim;
+            if (row < piece.count) {
+                const T* from = static_cast<const T*>(a.query) + place(row, a.stride);
+                for (int64_t i = 0; i < a.head_dim; i += kLanes) {
+                    store_some(to + i, load_some(from + i, a.head_dim - i), a.head_dim - i);
+                }
+            } else {
+                std::memset(to, 0, static_cast<size_t>(a.head_dim) * sizeof(Input));
             }
             scratch.maxima[row] = -__builtin_huge_valf();
         }
@@ -100,7 +101,8 @@ struct Frame {
         for (auto& row : sums) {
             for (V& each : row) each = zero();
         }
-        multiply<kFrameN>(x, depth, tile + panel * kPanel * kStepBytes, kGroup * kStepBytes, depth / kStep, sums);
+        const char* keys = tile + panel * kPanel * kStepBytes;
+        multiply<kFrameN>(x, a.head_dim, keys, kGroup * kStepBytes, a.head_dim / kStep, sums);
         for (int m = 0; m < kFrameM; ++m) {
             for (int n = 0; n < kFrameN; ++n) store(to + m * kFrameSegment + (panel + n) * kPanel, sums[m][n]);
         }
@@ -108,7 +110,8 @@ struct Frame {
 
     // kFrameM rows of outputs <- outputs * factor + weights . values, in 16 N columns.
     template <int N>
-    void add_values(int64_t row, const Input* x, const float* factor, const char* values, int64_t panel, int64_t steps) const {
+    void add_values(int64_t row, const Input* x, const float* factor, const char* values, int64_t panel,
+                    int64_t steps) const {
         float* to = scratch.outputs + row * shape.columns + panel * kPanel;
         V sums[kFrameM][N];
         for (int m = 0; m < kFrameM; ++m) {
@@ -155,16 +158,16 @@ struct Frame {
         }
     }
 
-    // Rows [row, row + kFrameRows) over the `count` positions of a segment.
-    void attend_rows(int64_t row, int64_t segment, int64_t count) const {
-        const int64_t end = round_up(count, kLanes), steps = divide_up(count, kStep), first = segment * kFrameSegment;
-        const Input* x = queries + row * depth;
+    // Rows [row, row + kFrameRows) over a segment of `count` positions, the first of which is `first`.
+    void attend_rows(int64_t row, int64_t first, int64_t count) const {
+        const int64_t end = round_up(count, kLanes), steps = divide_up(count, kStep);
+        const Input* x = queries + row * a.head_dim;
         for (int64_t tile = 0; tile * kGroup < count; ++tile) {
             const char* keys = piece.keys + (first / kGroup + tile) * shape.key_tile_bytes();
             for (int64_t m = 0; m < kFrameRows; m += kFrameM) {
                 float* to = scratch.scores + m * kFrameSegment + tile * kGroup;
                 for (int64_t panel = 0; panel < kGroup / kPanel; panel += kFrameN) {
-                    score(x + m * depth, keys, panel, to);
+                    score(x + m * a.head_dim, keys, panel, to);
                 }
             }
         }
@@ -201,7 +204,7 @@ void attend_frame(const FrameTask& task) {
     frame.load_queries();
     for (int64_t first = 0; first < task.piece.length; first += kFrameSegment) {
         const int64_t left = task.piece.length - first, count = left < kFrameSegment ? left : kFrameSegment;
-        for (int64_t row = 0; row < task.piece.count; row += kFrameRows) frame.attend_rows(row, first / kFrameSegment, count);
+        for (int64_t row = 0; row < task.piece.count; row += kFrameRows) frame.attend_rows(row, first, count);
     }
     frame.write_outputs();
 }

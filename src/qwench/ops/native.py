@@ -425,6 +425,7 @@ class Native:
         assert shown.stride()[1:] == (heads * width, width, 1)
         require_equal("frames", "rows", shown=rows, starts=starts[-1])
         assert starts[0] == 0
+        assert width % 2 == 0, "heads come in halves"
         assert all(first < last for first, last in itertools.pairwise(starts)), "a frame has rows"
         bounds, seen = (c_int64 * len(starts))(*starts), torch.empty(rows, heads, width, dtype=shown.dtype)
         arguments = FramesArguments(
