@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ from qwench.ops.linear import Weight, linear
 EPSILON = 1e-6
 THETA = 10000.0
 TILE = 4096  # patches that go through a layer together
+SCORES = 50_000_000  # of queries and keys that are computed without a pause
+Found = TypeVar("Found")
 Grid = tuple[int, int, int]  # moments, rows and columns of patches
 
 
@@ -69,6 +72,12 @@ class VisionTower:
 
     def encode_all(self, shown: Sequence[tuple[torch.Tensor, Grid]]) -> Generator[None, None, tuple[torch.Tensor, ...]]:
         """The rows of each of several pictures and videos, as ``encode`` gives them one by one."""
+        work = self._encode_all(shown)
+        return (yield from _without_threads(work) if self.alone.threaded else work)
+
+    def _encode_all(
+        self, shown: Sequence[tuple[torch.Tensor, Grid]]
+    ) -> Generator[None, None, tuple[torch.Tensor, ...]]:
         found: list[list[torch.Tensor]] = [[] for _ in shown]
         for moments in _together(itertools.chain.from_iterable(map(self._moments, itertools.count(), shown))):
             rows = yield from self._look(moments)
@@ -103,7 +112,7 @@ class VisionTower:
     def _attention(self, x: torch.Tensor, name: str, places: _Places, starts: Sequence[int]) -> Iterator[None]:
         """Each moment, from one of ``starts`` to the next, sees itself whole; x is advanced."""
         parts = []
-        for tile in _tiles(len(x)):
+        for tile in _tiles(len(x), 2 * TILE):
             part = self._linear(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv")
             heads = part.unflatten(1, (-1, self.config.head_dim))
             self.alone.rotate(
@@ -113,9 +122,15 @@ class VisionTower:
             yield
         shown = (parts[0] if len(parts) == 1 else torch.cat(parts)).unflatten(1, (3, -1))
         del parts, part, heads
-        seen = self.alone.attend(shown, starts).view(x.shape)
+        seen = torch.empty_like(shown[:, 0])
+        pairs = sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts))
+        together = max(1, SCORES // pairs)
+        for first in range(0, self.config.num_heads, together):
+            heads = slice(first, first + together)
+            self.alone.attend(shown[:, :, heads], starts, seen[:, heads])
+            yield
         del shown
-        yield
+        seen = seen.view(x.shape)
         for tile in _tiles(len(x)):
             x[tile] += self._linear(seen[tile], f"{name}.output")
 
@@ -173,6 +188,21 @@ class VisionTower:
         return table.flatten(0, 1)
 
 
+def _without_threads(work: Generator[None, None, Found]) -> Generator[None, None, Found]:
+    """``work`` as it is, with torch on the calling thread alone."""
+    while True:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            next(work)
+        except StopIteration as end:
+            found: Found = end.value
+            return found
+        finally:
+            torch.set_num_threads(before)
+        yield
+
+
 def _together(moments: Iterable[_Moment]) -> Iterator[list[_Moment]]:
     """Neighbours, at most TILE patches of them or a single one."""
     here: list[_Moment] = []
@@ -184,5 +214,6 @@ def _together(moments: Iterable[_Moment]) -> Iterator[list[_Moment]]:
     yield here
 
 
-def _tiles(count: int) -> Iterator[slice]:
-    return (slice(first, min(first + TILE, count)) for first in range(0, count, TILE))
+def _tiles(count: int, size: int | None = None) -> Iterator[slice]:
+    size = size or TILE
+    return (slice(first, min(first + size, count)) for first in range(0, count, size))

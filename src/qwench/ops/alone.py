@@ -31,21 +31,29 @@ STEP_NUMBERS = 5  # that a program knows of every step; the second is how many t
 class Alone(Protocol):
     """Tensors are of the activations' type, angles fp32."""
 
+    @property
+    def threaded(self) -> bool:
+        """Whether threads of their own compute these, beside which torch's, which wait for work by spinning, would only
+        be in the way."""
+
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """Turn heads x [T, heads, D] in place by angles [T, D / 2]; see ops/rotary."""
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
         """gelu(x) by its tanh, of x [T, width], whose memory may become the result's."""
 
-    def attend(self, shown: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
-        """softmax(query key / sqrt(D)) value inside frames, all of whose positions see one another: [T, heads, D].
+    def attend(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
+        """seen [T, heads, D] = softmax(query key / sqrt(D)) value inside frames, whose positions all see one another.
 
-        ``shown`` [T, 3, heads, D] are queries, keys and values; frame f has rows ``starts``[f] to ``starts``[f + 1].
+        ``shown`` [T, 3, heads, D] are queries, keys and values; frame f has rows ``starts``[f] to ``starts``[f + 1]. Of
+        both some heads of more may be given.
         """
 
 
 class TorchAlone:
     """The references."""
+
+    threaded = False
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         x.copy_(rotary.rotate(x, cos, sin))
@@ -53,14 +61,12 @@ class TorchAlone:
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
         return F.gelu(x, approximate="tanh")
 
-    def attend(self, shown: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
-        seen = torch.empty_like(shown[:, 0])
+    def attend(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
         for length, frames in itertools.groupby(itertools.pairwise(starts), key=lambda frame: frame[1] - frame[0]):
             neighbours = list(frames)  # of one length: at once
             rows = slice(neighbours[0][0], neighbours[-1][1])
             query, key, value = shown[rows].unflatten(0, (-1, length)).permute(2, 0, 3, 1, 4)
             seen[rows] = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1)
-        return seen
 
 
 class NativeAlone:
@@ -68,6 +74,7 @@ class NativeAlone:
 
     def __init__(self, native: Native) -> None:
         self._native = native
+        self.threaded = native.isa != TILED  # there attention is torch's
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         tokens, heads, width = x.shape
@@ -91,10 +98,11 @@ class NativeAlone:
         self._perform(Operation.POINTWISE, arguments)
         return x
 
-    def attend(self, shown: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
+    def attend(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
         if self._native.isa == TILED and dtype_of(shown) == BFLOAT16:
-            return TorchAlone().attend(shown, starts)  # torch multiplies with tiles here, which ours does not
-        return self._native.attend_frames(shown, starts)
+            TorchAlone().attend(shown, starts, seen)  # torch multiplies with tiles here, which ours does not
+        else:
+            self._native.attend_frames(shown, starts, seen)
 
     def _perform(self, operation: Operation, arguments: ctypes.Structure) -> None:
         """A program of one instruction, for a step of one token: there is no scratch memory for none."""

@@ -419,22 +419,23 @@ class Native:
             raise MemoryError(f"linear: {told} do not fit into memory")
         return outputs
 
-    def attend_frames(self, shown: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
+    def attend_frames(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
         """See ops/alone."""
         rows, _, heads, width = shown.shape
-        assert shown.stride()[1:] == (heads * width, width, 1)
-        require_equal("frames", "rows", shown=rows, starts=starts[-1])
+        assert shown.stride()[2:] == seen.stride()[1:] == (width, 1)
+        require_equal("frames", "rows", shown=rows, starts=starts[-1], seen=len(seen))
+        require_equal("frames", "heads", shown=heads, seen=seen.shape[1])
+        require_equal("frames", "width", shown=width, seen=seen.shape[2])
         assert starts[0] == 0
         assert width % 2 == 0, "heads come in halves"
         assert all(first < last for first, last in itertools.pairwise(starts)), "a frame has rows"
-        bounds, seen = (c_int64 * len(starts))(*starts), torch.empty(rows, heads, width, dtype=shown.dtype)
+        bounds, code = (c_int64 * len(starts))(*starts), type_of("frames", shown=shown, seen=seen)
         arguments = FramesArguments(
-            len(starts) - 1, heads, width, type_of("frames", shown=shown), width**-0.5, ctypes.addressof(bounds),
-            *(shown[:, part].data_ptr() for part in range(3)), shown.stride(0), seen.data_ptr(), heads * width,
+            len(starts) - 1, heads, width, code, width**-0.5, ctypes.addressof(bounds),
+            *(shown[:, part].data_ptr() for part in range(3)), shown.stride(0), seen.data_ptr(), seen.stride(0),
         )  # fmt: skip
         if self._library.qw_frames(self._context, arguments):
             raise MemoryError(f"frames: {rows} rows of {heads} heads do not fit into memory")
-        return seen
 
     def run(self, program: int, step: int) -> tuple[int, int]:
         """Run the program for the step, both addresses of structures: its status, and the instruction that failed."""
