@@ -2,10 +2,11 @@
 
     .venv/bin/python -m bench.vision [--tower qwen3.5:0.8b] [--threads N] [--rounds 3] [--cpu-time] [--sides ...]
 
-All get the same pixels in the same run, in turns; `qwench` and `mtmd` read one file each of a type (BF16, F16, Q8_0),
-transformers computes in BF16. Ours computes in BF16, over the weights' own type. The table shows medians, and of each
-other side the median over the turns of its time divided by ours of the same turn. Memory is what a process of its own
-grows by while it looks once. `make bench-vision` runs it; the last line is JSON.
+All get the same pixels in the same run, in turns, and are timed from patches (mtmd: from normalised pixels) to rows;
+`qwench` and `mtmd` read one file of a type (BF16, F16, Q8_0), transformers has BF16 weights of its own and computes in
+BF16, as ours does over weights of any type. The table shows medians, and of each other side the median over the turns of
+its time divided by ours of the same turn. Memory is what a process of its own grows by while it looks once.
+`make bench-vision` runs it; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from qwench.engine.eyes import build_tower, finish
 from qwench.gguf.file import open_gguf
 from qwench.media.patches import Media
 from qwench.media.settings import VisionSettings
-from qwench.model.vision import VisionTower
+from qwench.model.vision import Grid, VisionTower
 from qwench.ops.arrays import BFLOAT16
 from qwench.ops.kernels import Kernels, TorchKernels, make_kernels, native_usable
 from qwench.plan.shapes import lookup
@@ -47,6 +48,7 @@ SHOWN = {"448 x 448": (1, 448, 448), "8 frames of 448 x 448": (8, 448, 448), "13
 SIDES = ("qwench:BF16", "qwench:Q8_0", "transformers:BF16", "mtmd:BF16", "mtmd:F16", "mtmd:Q8_0")
 BARS = {"transformers": 2.0, "mtmd": 1.5}  # how many times as long the others are to take
 MEMORY_BAR = 2**30  # bytes above the weights
+See = Callable[[torch.Tensor, Grid], torch.Tensor]
 
 
 class Side(Protocol):
@@ -62,13 +64,14 @@ class Side(Protocol):
 class OwnSide:
     """Another function of this process."""
 
-    def __init__(self, see: Callable[[Media], torch.Tensor], clock: Callable[[], float], *, common: bool) -> None:
+    def __init__(self, see: See, clock: Callable[[], float], *, common: bool) -> None:
         self._see, self._clock, self._common = see, clock, common
         self._seen: torch.Tensor | None = None
 
     def look(self, shown: Media) -> float:
+        patches = torch.from_numpy(shown.patches)
         start = self._clock()
-        self._seen = self._see(shown)
+        self._seen = self._see(patches, shown.grid)
         return self._clock() - start
 
     def rows(self) -> torch.Tensor | None:
@@ -106,12 +109,12 @@ def tower(config: VisionConfig, projector: Path, kernels: Kernels) -> VisionTowe
     return build_tower(config, weights, kernels)
 
 
-def ours(config: VisionConfig, projector: Path, threads: int) -> Callable[[Media], torch.Tensor]:
+def ours(config: VisionConfig, projector: Path, threads: int) -> See:
     seeing = tower(config, projector, kernels_here(threads))
-    return lambda shown: finish(seeing.encode(torch.from_numpy(shown.patches), shown.grid))
+    return lambda patches, grid: finish(seeing.encode(patches, grid))
 
 
-def theirs(config: VisionConfig) -> Callable[[Media], torch.Tensor]:
+def theirs(config: VisionConfig) -> See:
     from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5VisionConfig
     from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5VisionModel
 
@@ -143,13 +146,13 @@ def projector_of(name: str, config: VisionConfig, kind: str) -> Path:
 
 
 def memory(config: VisionConfig, projector: Path, shown: Media, threads: int) -> int:
-    """Bytes that this process grew by while it looked once, above the weights and the pixels."""
-    look = ours(config, projector, threads)
-    look(shown_of((1, 64, 64)))
+    """Bytes that this process grew by while it looked once, above the weights and the patches."""
+    look, small, patches = ours(config, projector, threads), shown_of((1, 64, 64)), torch.from_numpy(shown.patches)
+    look(torch.from_numpy(small.patches), small.grid)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the most there was is forgotten
     before = resident("VmRSS")
-    look(shown)
+    look(patches, shown.grid)
     return resident("VmHWM") - before
 
 

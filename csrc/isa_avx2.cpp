@@ -35,7 +35,7 @@ namespace qwench {
 const Kernels* avx2_kernels() {
     static const Kernels table = {
         "avx2", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, coded_pair(),
-        rms_norm, delta_net, attend, merge_attention,
+        norm, delta_net, attend, merge_attention,
         attend_frame<float, FloatStep>, attend_frame<bf16, WidenedPairStep>,
         expert_probabilities, gate_expert, sum_experts, find_largest, gather_top, weigh_logits,
         pointwise, widen_row, rotate, round_rows,

@@ -118,7 +118,7 @@ struct Kernels {
     LinearKernel linear_bf16_pairs;  // BF16 weights, BF16 inputs; null where there is no such instruction
     Inputs pair_inputs;
     CodedPair coded;
-    void (*rms_norm)(const qw_norm_arguments& arguments, int64_t row);
+    void (*norm)(const qw_norm_arguments& arguments, int64_t row);
     void (*delta_net)(const qw_delta_arguments& arguments, int64_t row, int64_t key_head);
     void (*attend)(const AttentionTask& task);
     // Folds one query head's partials, `stride` apart, into the first; writes the output at element `place`.

@@ -182,9 +182,11 @@ typedef struct {
     const void* weight; /* [width] */
     void* y;            /* [rows, width] */
     int64_t y_stride;
+    const void* bias; /* [width], NULL for none */
 } qw_norm_arguments;
 
-/* y = x / sqrt(mean(x^2) + epsilon) * (weight + offset), computed in fp32. */
+/* y = x / sqrt(mean(x^2) + epsilon) * (weight + offset), computed in fp32. With a bias it is a layer norm: the mean of x is
+ * subtracted from it first, and the bias added at the end. */
 QW_API void qw_rms_norm(qw_context* context, const qw_norm_arguments* arguments);
 
 /* Tokens of `rows` sequences through a Gated DeltaNet mixer: convolution, silu, l2 norms, delta rule, gated norm. T

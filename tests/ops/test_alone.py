@@ -47,6 +47,27 @@ def test_gelu_of_what_is_far_away(isa: str) -> None:  # noqa: F811
     assert NativeAlone(Native(isa, 1)).gelu(x).tolist() == [[0.0, 0.0, 0.0, 30.0, 1e4]]
 
 
+@pytest.mark.parametrize("shape", [(1, 2), (7, 16), (33, 100), (40, 768)])
+def test_layer_norm(isa: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:  # noqa: F811
+    x, weight, bias = (
+        normal(*shape, dtype=dtype),
+        normal(shape[1], seed=1, dtype=dtype),
+        normal(shape[1], seed=2, dtype=dtype),
+    )
+    wide = torch.cat((x + 3, x), dim=1)[:, : shape[1]]  # rows lie apart, and far from 0
+    expected = REFERENCE.layer_norm(wide.double(), weight.double(), bias.double(), 1e-6)
+    found = NativeAlone(Native(isa, 2)).layer_norm(wide, weight, bias, 1e-6)
+    assert far(found, expected) < bound("norm", dtype)
+
+
+def test_add_to_some_rows(isa: str, dtype: torch.dtype) -> None:  # noqa: F811
+    x, y = normal(9, 20, dtype=dtype), normal(4, 20, seed=1, dtype=dtype)
+    expected = x.clone()
+    expected[2:6] += y
+    NativeAlone(Native(isa, 2)).add_to(x[2:6], y)
+    assert torch.equal(x, expected)
+
+
 # Around the kernels' tiles of 64 positions, segments of 128, blocks of 24 and tasks of 96 queries.
 FRAMES = [(1,), (2, 63), (64, 65), (24, 25, 96), (97, 128, 129), (300,), (5, 5, 5, 1)]
 

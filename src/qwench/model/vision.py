@@ -104,10 +104,10 @@ class VisionTower:
         for index in range(self.config.depth):
             yield from self._attention(x, f"blocks.{index}", places, starts)
             for tile in _tiles(len(x)):
-                x[tile] += self._mlp(x[tile], f"blocks.{index}")
+                self.alone.add_to(x[tile], self._mlp(x[tile], f"blocks.{index}"))
                 yield
-        blocks = x.unflatten(0, (-1, self.config.spatial_merge_size**2))
-        return torch.cat([self._merge(blocks[tile]) for tile in _tiles(len(blocks))])
+        block = self.config.spatial_merge_size**2
+        return torch.cat([self._merge(part, block) for part in x.split(-(-TILE // block) * block)])
 
     def _attention(self, x: torch.Tensor, name: str, places: _Places, starts: Sequence[int]) -> Iterator[None]:
         """Each moment, from one of ``starts`` to the next, sees itself whole; x is advanced."""
@@ -132,22 +132,22 @@ class VisionTower:
         del shown
         seen = seen.view(x.shape)
         for tile in _tiles(len(x)):
-            x[tile] += self._linear(seen[tile], f"{name}.output")
+            self.alone.add_to(x[tile], self._linear(seen[tile], f"{name}.output"))
 
     def _mlp(self, x: torch.Tensor, name: str) -> torch.Tensor:
         hidden = self._linear(self._norm(x, f"{name}.mlp_norm"), f"{name}.up")
         return self._linear(self.alone.gelu(hidden), f"{name}.down")
 
-    def _merge(self, x: torch.Tensor) -> torch.Tensor:
-        """Blocks [n, merge^2, H] of patches become rows."""
-        merged = self._norm(x, "merger.norm").flatten(1)
+    def _merge(self, x: torch.Tensor, block: int) -> torch.Tensor:
+        """Each ``block`` of patches becomes a row."""
+        merged = self._norm(x, "merger.norm").view(len(x) // block, -1)
         return self._linear(F.gelu(self._linear(merged, "merger.up")), "merger.down")
 
     def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
         return linear(x, self.weights[name], self.vectors[f"{name}.bias"])
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)
+        return self.alone.layer_norm(x, self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)
 
     def _places_of(self, moments: Sequence[_Moment]) -> _Places:
         """Of the patches of all ``moments``; what one asks of the tower, the next of its size is given."""
@@ -178,14 +178,15 @@ class VisionTower:
     def _learned(self, height: int, width: int) -> torch.Tensor:
         """The square of learned positions, stretched over a grid of patches, corners upon corners: [h * w, H]."""
         side = math.isqrt(self.config.num_position_embeddings)
-        table = self.vectors["positions"].view(side, side, -1)
-        for axis, size in enumerate((height, width)):
-            at = torch.arange(size, dtype=torch.float32, device=self.device) * ((side - 1) / max(1, size - 1))
-            below = at.long().clamp(max=side - 1)
-            above = (below + 1).clamp(max=side - 1)
-            share = (at - below).view(-1, 1, 1) if axis == 0 else (at - below).view(1, -1, 1)
-            table = table.index_select(axis, below) * (1 - share) + table.index_select(axis, above) * share
-        return table.flatten(0, 1)
+        rows, columns = self._stretch(side, height), self._stretch(side, width)
+        stretched = (rows @ self.vectors["positions"].view(side, -1)).view(height, side, -1)
+        return (columns @ stretched).flatten(0, 1)
+
+    def _stretch(self, side: int, size: int) -> torch.Tensor:
+        """[size, side]: how much of each of ``side`` numbers each of ``size`` is, in a line between two neighbours."""
+        at = torch.arange(size, dtype=torch.float32, device=self.device) * ((side - 1) / max(1, size - 1))
+        at = at.clamp(max=side - 1)
+        return (1 - (at[:, None] - torch.arange(side, device=self.device)).abs()).clamp(min=0)
 
 
 def _without_threads(work: Generator[None, None, Found]) -> Generator[None, None, Found]:

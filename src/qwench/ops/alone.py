@@ -42,6 +42,12 @@ class Alone(Protocol):
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
         """gelu(x) by its tanh, of x [T, width], whose memory may become the result's."""
 
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> torch.Tensor:
+        """Of the rows of x [T, width]."""
+
+    def add_to(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """x += y, both [T, width]."""
+
     def attend(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
         """seen [T, heads, D] = softmax(query key / sqrt(D)) value inside frames, whose positions all see one another.
 
@@ -60,6 +66,12 @@ class TorchAlone:
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
         return F.gelu(x, approximate="tanh")
+
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> torch.Tensor:
+        return F.layer_norm(x, weight.shape, weight, bias, epsilon)
+
+    def add_to(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        x.add_(y)
 
     def attend(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
         for length, frames in itertools.groupby(itertools.pairwise(starts), key=lambda frame: frame[1] - frame[0]):
@@ -89,20 +101,29 @@ class NativeAlone:
         self._perform(Operation.ROTATION, arguments)
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        rows, width = x.shape
-        assert x.is_contiguous()
-        address = x.data_ptr()
-        arguments = PointwiseArguments(
-            rows, width, width, Pointwise.GELU, type_of("gelu", x=x), address, width, address, width, address, width
-        )
-        self._perform(Operation.POINTWISE, arguments)
+        self._combine(Pointwise.GELU, x, x)
         return x
+
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> torch.Tensor:
+        return self._native.layer_norm(x, weight, bias, epsilon)
+
+    def add_to(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        self._combine(Pointwise.ADD, x, y)
 
     def attend(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
         if self._native.isa == TILED and dtype_of(shown) == BFLOAT16:
             TorchAlone().attend(shown, starts, seen)  # torch multiplies with tiles here, which ours does not
         else:
             self._native.attend_frames(shown, starts, seen)
+
+    def _combine(self, kind: Pointwise, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Into x."""
+        rows, width = x.shape
+        assert y.shape == x.shape
+        assert x.stride(1) == y.stride(1) == 1
+        operands = x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), x.data_ptr(), x.stride(0)
+        code = type_of(kind.name.lower(), x=x, y=y)
+        self._perform(Operation.POINTWISE, PointwiseArguments(rows, width, width, kind, code, *operands))
 
     def _perform(self, operation: Operation, arguments: ctypes.Structure) -> None:
         """A program of one instruction, for a step of one token: there is no scratch memory for none."""

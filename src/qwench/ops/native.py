@@ -100,6 +100,7 @@ class NormArguments(ctypes.Structure):
         ("weight", c_void_p),
         ("y", c_void_p),
         ("y_stride", c_int64),
+        ("bias", c_void_p),
     )
 
 
@@ -418,6 +419,19 @@ class Native:
             told = ", ".join(f"{len(layer.x)} tokens of {layer.matrix.width}" for layer in kept)
             raise MemoryError(f"linear: {told} do not fit into memory")
         return outputs
+
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> torch.Tensor:
+        """See ops/alone."""
+        rows, width = x.shape
+        require_equal("layer_norm", "width", x=width, weight=len(weight), bias=len(bias))
+        assert x.stride(1) == weight.stride(0) == bias.stride(0) == 1
+        y = torch.empty(rows, width, dtype=x.dtype)
+        arguments = NormArguments(
+            rows, width, type_of("layer_norm", x=x, weight=weight, bias=bias), epsilon, 0.0, x.data_ptr(), x.stride(0),
+            weight.data_ptr(), y.data_ptr(), width, bias.data_ptr(),
+        )  # fmt: skip
+        self._library.qw_rms_norm(self._context, arguments)
+        return y
 
     def attend_frames(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
         """See ops/alone."""
