@@ -4,8 +4,8 @@
 
 All get the same pixels in the same run, in turns, and are timed from patches (mtmd: from normalised pixels) to rows;
 `qwench` and `mtmd` read one file of a type (BF16, F16, Q8_0), transformers has BF16 weights of its own and computes in
-BF16, as ours does over weights of any type. The table shows medians, and of each other side the median over the turns of
-its time divided by ours of the same turn. Memory is what a process of its own grows by while it looks once.
+BF16, as ours does over weights of any type. The table shows medians, and of each other side the median over the turns
+of its time divided by ours of the same turn. Memory is what a process of its own grows by while it looks once.
 `make bench-vision` runs it; the last line is JSON.
 """
 
