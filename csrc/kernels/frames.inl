@@ -96,15 +96,16 @@ struct Frame {
     }
 
     // Scores of kFrameM rows with the 16 N positions from `panel` of a tile on.
+    template <int N>
     void score(const Input* x, const char* tile, int64_t panel, float* to) const {
-        V sums[kFrameM][kFrameN];
+        V sums[kFrameM][N];
         for (auto& row : sums) {
             for (V& each : row) each = zero();
         }
         const char* keys = tile + panel * kPanel * kStepBytes;
-        multiply<kFrameN>(x, a.head_dim, keys, kGroup * kStepBytes, a.head_dim / kStep, sums);
+        multiply<N>(x, a.head_dim, keys, kGroup * kStepBytes, a.head_dim / kStep, sums);
         for (int m = 0; m < kFrameM; ++m) {
-            for (int n = 0; n < kFrameN; ++n) store(to + m * kFrameSegment + (panel + n) * kPanel, sums[m][n]);
+            for (int n = 0; n < N; ++n) store(to + m * kFrameSegment + (panel + n) * kPanel, sums[m][n]);
         }
     }
 
@@ -132,13 +133,14 @@ struct Frame {
         V sums = mul(load(total), all(scratch.factors[r]));
         for (int64_t i = 0; i < end; i += kLanes) {
             V each = power_of_two<kShort>(fma(load(from + i), scale, subtracted));
-            if (count - i < kLanes) each = first_lanes(each, zero(), count - i < 0 ? 0 : count - i);
+            if (count - i < kLanes) each = first_lanes(each, zero(), count - i);
             keep_weights(to + i, each);
             sums = add(sums, each);
         }
         store(total, sums);
     }
 
+    // The largest of all scores so far, and what the weights found with a smaller one are to be multiplied by.
     void find_maxima(int64_t row, int64_t count) const {
         float before[kFrameRows];
         std::memcpy(before, scratch.maxima + row, sizeof before);
@@ -153,8 +155,9 @@ struct Frame {
             if (found > before[r]) scratch.maxima[row + r] = found;
         }
         for (int64_t r = 0; r < kFrameRows; r += kLanes) {
-            const V smaller = sub(load_some(before + r, kFrameRows - r), load_some(scratch.maxima + row + r, kFrameRows - r));
-            store(scratch.factors + r, power_of_two<false>(most(all(-150.0f), smaller)));
+            const int64_t n = kFrameRows - r;
+            const V grown = sub(load_some(before + r, n), load_some(scratch.maxima + row + r, n));
+            store(scratch.factors + r, power_of_two<false>(most(all(-150.0f), grown)));
         }
     }
 
@@ -164,25 +167,27 @@ struct Frame {
         const Input* x = queries + row * a.head_dim;
         for (int64_t tile = 0; tile * kGroup < count; ++tile) {
             const char* keys = piece.keys + (first / kGroup + tile) * shape.key_tile_bytes();
+            const int64_t left = divide_up(count - tile * kGroup, kPanel);
+            const int64_t panels = left < kGroup / kPanel ? left : kGroup / kPanel;
             for (int64_t m = 0; m < kFrameRows; m += kFrameM) {
                 float* to = scratch.scores + m * kFrameSegment + tile * kGroup;
-                for (int64_t panel = 0; panel < kGroup / kPanel; panel += kFrameN) {
-                    score(x + m * a.head_dim, keys, panel, to);
-                }
+                int64_t panel = 0;
+                for (; panel + kFrameN <= panels; panel += kFrameN) score<kFrameN>(x + m * a.head_dim, keys, panel, to);
+                for (; panel < panels; ++panel) score<1>(x + m * a.head_dim, keys, panel, to);
             }
         }
         find_maxima(row, count);
         for (int64_t r = 0; r < kFrameRows; ++r) weigh(row, r, count, end);
         const char* values = piece.values + first / kStep * shape.columns * kStepBytes;
-        const int64_t panels = shape.columns / kPanel, whole_panels = panels / kFrameN * kFrameN;
+        const int64_t panels = shape.columns / kPanel;
         for (int64_t m = 0; m < kFrameRows; m += kFrameM) {
             const Input* weighed = weights + m * kFrameSegment;
-            for (int64_t panel = 0; panel < whole_panels; panel += kFrameN) {
-                add_values<kFrameN>(row + m, weighed, scratch.factors + m, values, panel, steps);
+            const float* factors = scratch.factors + m;
+            int64_t panel = 0;
+            for (; panel + kFrameN <= panels; panel += kFrameN) {
+                add_values<kFrameN>(row + m, weighed, factors, values, panel, steps);
             }
-            for (int64_t panel = whole_panels; panel < panels; ++panel) {
-                add_values<1>(row + m, weighed, scratch.factors + m, values, panel, steps);
-            }
+            for (; panel < panels; ++panel) add_values<1>(row + m, weighed, factors, values, panel, steps);
         }
     }
 
