@@ -79,8 +79,9 @@ class VisionTower:
         self, shown: Sequence[tuple[torch.Tensor, Grid]]
     ) -> Generator[None, None, tuple[torch.Tensor, ...]]:
         found: list[list[torch.Tensor]] = [[] for _ in shown]
+        known: dict[tuple[int, int], _Places] = {}
         for moments in _together(itertools.chain.from_iterable(map(self._moments, itertools.count(), shown))):
-            rows = yield from self._look(moments)
+            rows = yield from self._look(moments, self._places_of(moments, known))
             merged = [len(moment.patches) // self.config.spatial_merge_size**2 for moment in moments]
             for moment, part in zip(moments, rows.split(merged), strict=True):
                 found[moment.shown].append(part)
@@ -92,9 +93,8 @@ class VisionTower:
         assert list(patches.shape) == expected, f"{list(patches.shape)} for {shown[1]}"
         return (_Moment(number, part, height, width) for part in patches.split(height * width))
 
-    def _look(self, moments: Sequence[_Moment]) -> Generator[None, None, torch.Tensor]:
+    def _look(self, moments: Sequence[_Moment], places: _Places) -> Generator[None, None, torch.Tensor]:
         """At some moments at once: their rows, one after the other."""
-        places = self._places_of(moments)
         starts = (0, *itertools.accumulate(len(moment.patches) for moment in moments))
         patches = moments[0].patches if len(moments) == 1 else torch.cat([moment.patches for moment in moments])
         x = torch.empty(len(patches), self.config.hidden_size, dtype=self.dtype, device=self.device)
@@ -114,14 +114,13 @@ class VisionTower:
         parts = []
         for tile in _tiles(len(x), 2 * TILE):
             part = self._linear(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv")
-            heads = part.unflatten(1, (-1, self.config.head_dim))
-            self.alone.rotate(
-                heads[:, : 2 * self.config.num_heads], places.cos[tile], places.sin[tile]
-            )  # not the values
-            parts.append(heads)
+            part = part.unflatten(1, (-1, self.config.head_dim))
+            turned = part[:, : 2 * self.config.num_heads]  # queries and keys
+            self.alone.rotate(turned, places.cos[tile], places.sin[tile])
+            parts.append(part)
             yield
         shown = (parts[0] if len(parts) == 1 else torch.cat(parts)).unflatten(1, (3, -1))
-        del parts, part, heads
+        del parts, part, turned
         seen = torch.empty_like(shown[:, 0])
         pairs = sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts))
         together = max(1, SCORES // pairs)
@@ -149,12 +148,12 @@ class VisionTower:
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         return self.alone.layer_norm(x, self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)
 
-    def _places_of(self, moments: Sequence[_Moment]) -> _Places:
-        """Of the patches of all ``moments``; what one asks of the tower, the next of its size is given."""
-        known: dict[tuple[int, int], _Places] = {}
+    def _places_of(self, moments: Sequence[_Moment], known: dict[tuple[int, int], _Places]) -> _Places:
+        """Of the patches of all ``moments``; those of a size are worked out once, and ``known`` from then on."""
         for moment in moments:
             size = moment.height, moment.width
-            known[size] = known.get(size) or self._places(*size)
+            if size not in known:
+                known[size] = self._places(*size)
         each = [known[moment.height, moment.width] for moment in moments]
         if len(each) == 1:
             return each[0]
