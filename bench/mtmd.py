@@ -42,14 +42,13 @@ class Mtmd:
         self._process.stdin.write(f"{width} {height} {frames} {pixels} {rows or '-'}\n")
         self._process.stdin.flush()
         if not (line := self._process.stdout.readline()):
-            raise RuntimeError(
-                f"mtmd ended with {self._process.wait()}; its last words:\n{self._log.read_text()[-2000:]}"
-            )
+            self.close()
+            last_words = self._log.read_text()[-2000:]
+            raise RuntimeError(f"mtmd ended with {self._process.returncode}; its last words:\n{last_words}")
         clock, processors, *_ = line.split()
         return Look(float(clock), float(processors))
 
     def close(self) -> None:
         """Ends the program, which has then written all it was asked for."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        with self._process:  # closes its pipes, and waits
+            pass
