@@ -25,7 +25,7 @@ help:
 	@echo "make format     put the code into its format"
 	@echo "make bench      Qwench beside the machine's limits and beside other engines, in turns"
 	@echo "make bench-cache what conversations read again, beside llama.cpp's server; a long prompt among streams"
-	@echo "make bench-vision how long looking at pictures takes, beside transformers"
+	@echo "make bench-vision how long looking at pictures takes, beside transformers and llama.cpp's mtmd"
 	@echo "make bench-router the router on outcome tables that others published, fetched first"
 	@echo "make bench-gateway what the gateway adds to a call, at 50 streams"
 	@echo "make bench-planner whether planned speeds are what is measured"
@@ -72,8 +72,16 @@ bench-cache: $(VENV)/.installed-dev
 	$(BIN)/python bench/cache.py
 	$(BIN)/python bench/fairness.py --shape qwen3.5:0.8b --quantization q4
 
-bench-vision: $(VENV)/.installed-dev
-	$(BIN)/python bench/vision.py
+# mtmd's driver reads llama.cpp's internal header, so it is built against the very sources that `make llama.cpp` built.
+LLAMA := build/llama.cpp
+MTMD := $(if $(wildcard $(LLAMA)/tools/mtmd/libmtmd.a),$(LLAMA)/bin/mtmd-time)
+$(LLAMA)/bin/mtmd-time: bench/mtmd_time.cpp $(wildcard $(LLAMA)/tools/mtmd/libmtmd.a)
+	$(CXX) -std=c++17 -O2 $(addprefix -I$(LLAMA)/source/,tools/mtmd include ggml/include common vendor) $< -o $@ \
+	  $(addprefix $(LLAMA)/,tools/mtmd/libmtmd.a src/libllama.a ggml/src/libggml.a ggml/src/libggml-cpu.a ggml/src/libggml-base.a) \
+	  $(wildcard $(LLAMA)/vendor/*/*.a) -fopenmp -lpthread -ldl
+
+bench-vision: $(VENV)/.installed-dev $(MTMD)
+	$(BIN)/python -m bench.vision
 
 bench-router: $(VENV)/.installed-dev
 	-$(BIN)/python -m bench.outcomes

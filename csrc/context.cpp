@@ -34,7 +34,7 @@ void qw_rms_norm(qw_context* context, const qw_norm_arguments* arguments) {
     const int64_t rows = divide_up(kNormValues, a.width > 0 ? a.width : 1);
     context->pool.run(divide_up(a.rows, rows), [&](int64_t task) {
         for (int64_t row = task * rows; row < a.rows && row < (task + 1) * rows; ++row) {
-            context->kernels->rms_norm(a, row);
+            context->kernels->norm(a, row);
         }
     });
 }

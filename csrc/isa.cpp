@@ -79,6 +79,7 @@ std::vector<Kernels> probe_avx512() {
     if (avx512_bf16_linear() == nullptr || !has_avx512_bf16()) return found;
     table.name = "avx512-bf16";
     table.linear_bf16_pairs = avx512_bf16_linear();
+    table.frames_bf16 = avx512_bf16_frames();
     found.push_back(table);
     if (amx_bf16_linear() == nullptr || amx_int8_coded() == nullptr || !has_amx()) return found;
     table.name = "amx-bf16";

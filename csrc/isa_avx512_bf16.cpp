@@ -43,9 +43,19 @@ struct PairStep {
     }
 };
 
+QW_INLINE void keep_weights(bf16* to, V weights) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(weights.v)));
+}
+
 }  // namespace
+}  // namespace qwench
+
+#include "kernels/frames.inl"
+
+namespace qwench {
 
 LinearKernel avx512_bf16_linear() { return linear_kernel<PairStep>; }
+FrameKernel avx512_bf16_frames() { return attend_frame<bf16, PairStep>; }
 
 }  // namespace qwench
 
@@ -53,6 +63,7 @@ LinearKernel avx512_bf16_linear() { return linear_kernel<PairStep>; }
 
 namespace qwench {
 LinearKernel avx512_bf16_linear() { return nullptr; }
+FrameKernel avx512_bf16_frames() { return nullptr; }
 }  // namespace qwench
 
 #endif

@@ -22,6 +22,7 @@ constexpr int kStateVectors = 1;
 #include "kernels/delta.inl"
 #include "kernels/experts.inl"
 #include "kernels/linear.inl"
+#include "kernels/frames.inl"
 #include "kernels/nested.inl"
 #include "kernels/norm.inl"
 #include "kernels/pointwise.inl"
@@ -32,7 +33,8 @@ namespace qwench {
 const Kernels* scalar_kernels() {
     static const Kernels table = {
         "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, coded_pair(),
-        rms_norm, delta_net, attend, merge_attention,
+        norm, delta_net, attend, merge_attention,
+        attend_frame<float, FloatStep>, attend_frame<bf16, WidenedPairStep>,
         expert_probabilities, gate_expert, sum_experts, find_largest, gather_top, weigh_logits,
         pointwise, widen_row, rotate, round_rows,
     };

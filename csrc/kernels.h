@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "frames.h"
 #include "include/qwench.h"
 #include "quantised.h"
 
@@ -117,12 +118,13 @@ struct Kernels {
     LinearKernel linear_bf16_pairs;  // BF16 weights, BF16 inputs; null where there is no such instruction
     Inputs pair_inputs;
     CodedPair coded;
-    void (*rms_norm)(const qw_norm_arguments& arguments, int64_t row);
+    void (*norm)(const qw_norm_arguments& arguments, int64_t row);
     void (*delta_net)(const qw_delta_arguments& arguments, int64_t row, int64_t key_head);
     void (*attend)(const AttentionTask& task);
     // Folds one query head's partials, `stride` apart, into the first; writes the output at element `place`.
     void (*merge_attention)(const qw_attention_arguments& arguments, AttentionPartial* partials, int64_t segments,
                             int64_t stride, int64_t place);
+    FrameKernel frames_f32, frames_bf16;
     void (*expert_probabilities)(const qw_experts_arguments& arguments, int64_t token, float* probabilities);
     // hidden [width] = silu(gate) * up, of both [2 * width] side by side.
     void (*gate_expert)(int32_t type, const void* both, int64_t width, void* hidden);
@@ -149,6 +151,7 @@ const CodedPair* avx512_vnni_coded();
 const CodedPair* amx_int8_coded();
 LinearKernel avx512_bf16_linear();
 LinearKernel amx_bf16_linear();
+FrameKernel avx512_bf16_frames();
 
 // Whether streams are asked for ahead of their use. AMD's processors find them by themselves, and hold up other reads for
 // what they are asked for: Zen 4 reads quantised weights at half the speed with hints (docs/log.md).

@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a declaration below changes: a library of another build is refused, not guessed at. */
-#define QW_INTERFACE 6
+#define QW_INTERFACE 7
 
 /* Types of elements. */
 #define QW_F32 0
@@ -182,9 +182,11 @@ typedef struct {
     const void* weight; /* [width] */
     void* y;            /* [rows, width] */
     int64_t y_stride;
+    const void* bias; /* [width], NULL for none */
 } qw_norm_arguments;
 
-/* y = x / sqrt(mean(x^2) + epsilon) * (weight + offset), computed in fp32. */
+/* y = x / sqrt(mean(x^2) + epsilon) * (weight + offset), computed in fp32. With a bias it is a layer norm: the mean of x is
+ * subtracted from it first, and the bias added at the end. */
 QW_API void qw_rms_norm(qw_context* context, const qw_norm_arguments* arguments);
 
 /* Tokens of `rows` sequences through a Gated DeltaNet mixer: convolution, silu, l2 norms, delta rule, gated norm. T
@@ -256,6 +258,25 @@ typedef struct {
 
 /* 0; 1 and nothing written where a page, a slot or a context is out of range; 2 where there is not enough memory. */
 QW_API int32_t qw_attention(qw_context* context, const qw_attention_arguments* arguments);
+
+/* Attention inside frames, all of whose tokens see one another and no others. Frame f has tokens [starts[f],
+ * starts[f + 1]), at least one; each has its heads side by side. */
+typedef struct {
+    int64_t frames, heads;
+    int64_t head_dim; /* even */
+    int32_t type; /* of query, key, value and output */
+    float scale;
+    const int64_t* starts; /* [frames + 1], ascending from 0 to T */
+    const void* query;     /* [T, heads, head_dim] */
+    const void* key;       /* the same */
+    const void* value;     /* the same */
+    int64_t stride;        /* from token to token, of all three */
+    void* output;          /* [T, heads, head_dim], none of the others */
+    int64_t output_stride;
+} qw_frames_arguments;
+
+/* 0, or 2 where there is not enough memory. */
+QW_API int32_t qw_frames(qw_context* context, const qw_frames_arguments* arguments);
 
 /* A layer of experts. The router's logits become probabilities (softmax over all experts, fp32); each token takes the
  * `chosen` most probable (among equals the lower number), their probabilities divided by their sum where `normalise`.

@@ -110,7 +110,7 @@ def test_a_second_question_about_a_picture_reads_and_looks_no_more(
     engine = client._engine
     assert isinstance(engine, Engine)
     with monkeypatch.context() as patch:
-        patch.setattr(engine.eyes, "_encode", lambda media: pytest.fail("it was looked at again"))
+        patch.setattr(engine.eyes, "_begin", lambda unseen: pytest.fail("it was looked at again"))
         events = answer(client, *second)
     assert sum(event.cached_tokens for event in events) >= 9 + 144 + 2
     assert [event.logprobs for event in events if event.token_ids] == [

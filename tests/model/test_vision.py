@@ -88,6 +88,20 @@ def test_tiles_and_pauses_change_nothing(pair: tuple[Any, Path], grid: Grid, mon
     assert len(pauses) > 8
 
 
+def test_pictures_in_one_pass_are_seen_as_alone(pair: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    usable, isa = native_usable("cpu", FLOAT32)
+    shown = [(drawn(grid, seed), grid) for seed, grid in enumerate((*GRIDS[:4], (3, 6, 4), (2, 2, 2)))]
+    for kernels in (TorchKernels(), *([make_kernels(isa, threads=2)] if usable else [])):
+        seeing = tower(pair[1], kernels)
+        alone = [finish(seeing.encode(*each)) for each in shown]
+        for together in (4096, 130):
+            monkeypatch.setattr(vision, "TILE", together)
+            found = finish(seeing.encode_all(shown))
+            for rows, expected, (patches, grid) in zip(found, alone, shown, strict=True):
+                assert (rows - expected).abs().max() < tolerance("vision")
+                assert (rows - reference(pair[0], patches, grid)).abs().max() < tolerance("vision")
+
+
 def test_native_kernels_see_the_same(pair: tuple[Any, Path]) -> None:
     usable, isa = native_usable("cpu", FLOAT32)
     if not usable:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import pytest
 import torch
 
-from qwench.ops.alone import NativeAlone, TorchAlone
+from qwench.ops.alone import TILED, Alone, NativeAlone, TorchAlone
 from qwench.ops.native import Native
 from tests.ops.test_native import bound, dtype, far, isa, normal, sets  # noqa: F401 - fixtures are found by name
 
@@ -13,6 +16,12 @@ if sets()[0].startswith("no native"):
     pytest.skip(sets()[0], allow_module_level=True)
 
 REFERENCE = TorchAlone()
+
+
+def attend(alone: Alone, shown: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
+    seen = torch.full_like(shown[:, 0], float("nan"))
+    alone.attend(shown, starts, seen)
+    return seen
 
 
 @pytest.mark.parametrize("width", [16, 64, 72])
@@ -36,3 +45,73 @@ def test_gelu(isa: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:  # 
 def test_gelu_of_what_is_far_away(isa: str) -> None:  # noqa: F811
     x = torch.tensor([[-1e4, -30.0, 0.0, 30.0, 1e4]])
     assert NativeAlone(Native(isa, 1)).gelu(x).tolist() == [[0.0, 0.0, 0.0, 30.0, 1e4]]
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (7, 16), (33, 100), (40, 768)])
+def test_layer_norm(isa: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:  # noqa: F811
+    x, weight, bias = (
+        normal(*shape, dtype=dtype),
+        normal(shape[1], seed=1, dtype=dtype),
+        normal(shape[1], seed=2, dtype=dtype),
+    )
+    wide = torch.cat((x + 3, x), dim=1)[:, : shape[1]]  # rows lie apart, and far from 0
+    expected = REFERENCE.layer_norm(wide.double(), weight.double(), bias.double(), 1e-6)
+    found = NativeAlone(Native(isa, 2)).layer_norm(wide, weight, bias, 1e-6)
+    assert far(found, expected) < bound("norm", dtype)
+
+
+def test_add_to_some_rows(isa: str, dtype: torch.dtype) -> None:  # noqa: F811
+    x, y = normal(9, 20, dtype=dtype), normal(4, 20, seed=1, dtype=dtype)
+    expected = x.clone()
+    expected[2:6] += y
+    NativeAlone(Native(isa, 2)).add_to(x[2:6], y)
+    assert torch.equal(x, expected)
+
+
+# Around the kernels' tiles of 64 positions, segments of 128, blocks of 24 and tasks of 96 queries.
+FRAMES = [(1,), (2, 63), (64, 65), (24, 25, 96), (97, 128, 129), (300,), (5, 5, 5, 1)]
+
+
+@pytest.mark.parametrize("lengths", FRAMES, ids=str)
+@pytest.mark.parametrize("width", [16, 20, 64, 72])
+def test_frames_see_themselves_whole(isa: str, dtype: torch.dtype, width: int, lengths: tuple[int, ...]) -> None:  # noqa: F811
+    starts = [0, *itertools.accumulate(lengths)]
+    shown = normal(starts[-1], 3, 2, width, dtype=dtype)
+    expected = attend(REFERENCE, shown.double(), starts)
+    found = attend(NativeAlone(Native(isa, 2)), shown, starts)
+    assert far(found, expected) < bound("attention", dtype)
+
+
+def test_a_frame_sees_the_same_in_any_company_and_on_any_number_of_threads(isa: str, dtype: torch.dtype) -> None:  # noqa: F811
+    shown = normal(170, 3, 2, 16, dtype=dtype)
+    whole = attend(NativeAlone(Native(isa, 3)), shown, [0, 30, 170])
+    alone = attend(NativeAlone(Native(isa, 1)), shown[30:], [0, 140])
+    if isa != TILED or dtype == torch.float32:  # torch promises nothing
+        assert torch.equal(whole[30:], alone)
+
+
+def test_some_heads_of_more(isa: str) -> None:  # noqa: F811
+    shown = normal(70, 3, 4, 16)
+    whole, seen = attend(NativeAlone(Native(isa, 2)), shown, [0, 70]), torch.zeros(70, 4, 16)
+    for alone in (REFERENCE, NativeAlone(Native(isa, 2))):
+        alone.attend(shown[:, :, 1:3], [0, 70], seen[:, 1:3])
+        assert far(seen[:, 1:3], whole[:, 1:3]) < bound("attention", torch.float32)
+        assert not seen[:, [0, 3]].any()
+
+
+def test_large_scores_and_what_is_not_finite(isa: str) -> None:  # noqa: F811
+    shown = normal(40, 3, 1, 16)
+    shown[:, :2] *= 30
+    expected = attend(REFERENCE, shown.double(), [0, 40])
+    native = NativeAlone(Native(isa, 1))
+    assert far(attend(native, shown, [0, 40]), expected) < 1e-3
+    shown[3, 1] = float("nan")
+    found = attend(native, shown, [0, 20, 40])
+    assert bool(found[:20].isnan().all())
+    assert bool(found[20:].isfinite().all())
+
+
+def test_frames_that_do_not_fit_are_refused() -> None:
+    native = NativeAlone(Native(sets()[0], 1))
+    with pytest.raises(ValueError, match="rows is 9 in shown but 8 in starts but 9 in seen"):
+        attend(native, normal(9, 3, 1, 16), [0, 8])

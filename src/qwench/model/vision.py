@@ -1,37 +1,51 @@
 """The vision tower: patches of a picture, or of the frames of a video, become rows for the language model.
 
 Two frames lie side by side in a patch, and what a patch sees is the patches of its own moment: a video is its moments
-one after the other. So memory is bounded by the largest moment, whose layers go over it in tiles of rows.
+one after the other. Small moments, of whatever pictures, go through the layers side by side, so that weights are read
+once for them. Memory is bounded by the largest moment, whose layers go over it in tiles of rows.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 
 from qwench.config import VisionConfig
 from qwench.model.parameters import declare_vision
-from qwench.ops.alone import attend
 from qwench.ops.kernels import Kernels
 from qwench.ops.linear import Weight, linear
 
 EPSILON = 1e-6
 THETA = 10000.0
 TILE = 4096  # patches that go through a layer together
+SCORES = 50_000_000  # of queries and keys that are computed without a pause
+Found = TypeVar("Found")
 Grid = tuple[int, int, int]  # moments, rows and columns of patches
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the n patches of one moment lie: their learned positions [n, H], and the angles by which heads turn."""
+    """Where n patches lie: their learned positions [n, H], and the angles by which heads turn."""
 
     learned: torch.Tensor
     cos: torch.Tensor  # [n, head_dim / 2]
     sin: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """``patches`` [h * w, patch_width] in fp32 of picture or video number ``shown``."""
+
+    shown: int
+    patches: torch.Tensor
+    height: int
+    width: int
 
 
 class VisionTower:
@@ -47,67 +61,103 @@ class VisionTower:
         differ = (weights.keys() | vectors.keys()) ^ declare_vision(config).keys()
         assert not differ, f"parameters differ: {sorted(differ)[:5]}"
         self.dtype, self.device = vectors["merger.norm"].dtype, vectors["positions"].device
+        self.together = TILE  # patches of several pictures that one pass takes
 
     def encode(self, patches: torch.Tensor, grid: Grid) -> Generator[None, None, torch.Tensor]:
         """Rows [t * h * w / merge^2, out] for patches [t * h * w, patch_width] in fp32: moment after moment, in each
         block after block of patches that become one row. It yields wherever it may be left for a while.
         """
-        moments, height, width = grid
-        count = height * width
-        assert patches.shape == (moments * count, self.config.patch_width), f"{list(patches.shape)} for {grid}"
-        places = self._places(height, width)
-        together = max(1, TILE // count)
-        found = []
-        for first in range(0, moments, together):
-            part = patches[first * count : (first + together) * count]
-            found.append((yield from self._moments(part, places)))
-        return torch.cat(found)
+        (rows,) = yield from self.encode_all([(patches, grid)])
+        return rows
 
-    def _moments(self, patches: torch.Tensor, places: _Places) -> Generator[None, None, torch.Tensor]:
-        """Some moments with the same places, at once."""
+    def encode_all(self, shown: Sequence[tuple[torch.Tensor, Grid]]) -> Generator[None, None, tuple[torch.Tensor, ...]]:
+        """The rows of each of several pictures and videos, as ``encode`` gives them one by one."""
+        work = self._encode_all(shown)
+        return (yield from _without_threads(work) if self.alone.threaded else work)
+
+    def _encode_all(
+        self, shown: Sequence[tuple[torch.Tensor, Grid]]
+    ) -> Generator[None, None, tuple[torch.Tensor, ...]]:
+        found: list[list[torch.Tensor]] = [[] for _ in shown]
+        known: dict[tuple[int, int], _Places] = {}
+        for moments in _together(itertools.chain.from_iterable(map(self._moments, itertools.count(), shown))):
+            rows = yield from self._look(moments, self._places_of(moments, known))
+            merged = [len(moment.patches) // self.config.spatial_merge_size**2 for moment in moments]
+            for moment, part in zip(moments, rows.split(merged), strict=True):
+                found[moment.shown].append(part)
+        return tuple(map(torch.cat, found))
+
+    def _moments(self, number: int, shown: tuple[torch.Tensor, Grid]) -> Iterator[_Moment]:
+        patches, (moments, height, width) = shown
+        expected = [moments * height * width, self.config.patch_width]
+        assert list(patches.shape) == expected, f"{list(patches.shape)} for {shown[1]}"
+        return (_Moment(number, part, height, width) for part in patches.split(height * width))
+
+    def _look(self, moments: Sequence[_Moment], places: _Places) -> Generator[None, None, torch.Tensor]:
+        """At some moments at once: their rows, one after the other."""
+        starts = (0, *itertools.accumulate(len(moment.patches) for moment in moments))
+        patches = moments[0].patches if len(moments) == 1 else torch.cat([moment.patches for moment in moments])
         x = torch.empty(len(patches), self.config.hidden_size, dtype=self.dtype, device=self.device)
-        learned = places.learned.repeat(len(patches) // len(places.learned), 1)
         for tile in _tiles(len(x)):
-            x[tile] = self._linear(patches[tile].to(self.device, self.dtype), "patch") + learned[tile].to(self.dtype)
+            part = self._linear(patches[tile].to(self.device, self.dtype), "patch")
+            x[tile] = part + places.learned[tile].to(self.dtype)
         for index in range(self.config.depth):
-            yield from self._attention(x, f"blocks.{index}", places)
+            yield from self._attention(x, f"blocks.{index}", places, starts)
             for tile in _tiles(len(x)):
-                x[tile] += self._mlp(x[tile], f"blocks.{index}")
+                self.alone.add_to(x[tile], self._mlp(x[tile], f"blocks.{index}"))
                 yield
-        blocks = x.unflatten(0, (-1, self.config.spatial_merge_size**2))
-        return torch.cat([self._merge(blocks[tile]) for tile in _tiles(len(blocks))])
+        block = self.config.spatial_merge_size**2
+        return torch.cat([self._merge(part, block) for part in x.split(-(-TILE // block) * block)])
 
-    def _attention(self, x: torch.Tensor, name: str, places: _Places) -> Iterator[None]:
-        """Each moment sees itself whole; x is advanced."""
-        count, width = len(places.cos), self.config.head_dim
-        cos, sin = (angles.repeat(len(x) // count, 1) for angles in (places.cos, places.sin))
+    def _attention(self, x: torch.Tensor, name: str, places: _Places, starts: Sequence[int]) -> Iterator[None]:
+        """Each moment, from one of ``starts`` to the next, sees itself whole; x is advanced."""
         parts = []
-        for tile in _tiles(len(x)):
-            part = self._linear(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv").unflatten(1, (-1, width))
-            self.alone.rotate(part[:, : 2 * self.config.num_heads], cos[tile], sin[tile])  # queries and keys
+        for tile in _tiles(len(x), 2 * TILE):
+            part = self._linear(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv")
+            part = part.unflatten(1, (-1, self.config.head_dim))
+            turned = part[:, : 2 * self.config.num_heads]  # queries and keys
+            self.alone.rotate(turned, places.cos[tile], places.sin[tile])
             parts.append(part)
             yield
-        query, key, value = torch.cat(parts).unflatten(0, (-1, count)).chunk(3, dim=2)
-        del parts
-        seen = attend(query, key, value).reshape(x.shape)
-        yield
+        shown = (parts[0] if len(parts) == 1 else torch.cat(parts)).unflatten(1, (3, -1))
+        del parts, part, turned
+        seen = torch.empty_like(shown[:, 0])
+        pairs = sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts))
+        together = max(1, SCORES // pairs)
+        for first in range(0, self.config.num_heads, together):
+            heads = slice(first, first + together)
+            self.alone.attend(shown[:, :, heads], starts, seen[:, heads])
+            yield
+        del shown
+        seen = seen.view(x.shape)
         for tile in _tiles(len(x)):
-            x[tile] += self._linear(seen[tile], f"{name}.output")
+            self.alone.add_to(x[tile], self._linear(seen[tile], f"{name}.output"))
 
     def _mlp(self, x: torch.Tensor, name: str) -> torch.Tensor:
         hidden = self._linear(self._norm(x, f"{name}.mlp_norm"), f"{name}.up")
         return self._linear(self.alone.gelu(hidden), f"{name}.down")
 
-    def _merge(self, x: torch.Tensor) -> torch.Tensor:
-        """Blocks [n, merge^2, H] of patches become rows."""
-        merged = self._norm(x, "merger.norm").flatten(1)
+    def _merge(self, x: torch.Tensor, block: int) -> torch.Tensor:
+        """Each ``block`` of patches becomes a row."""
+        merged = self._norm(x, "merger.norm").view(len(x) // block, -1)
         return self._linear(F.gelu(self._linear(merged, "merger.up")), "merger.down")
 
     def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
         return linear(x, self.weights[name], self.vectors[f"{name}.bias"])
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)
+        return self.alone.layer_norm(x, self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)
+
+    def _places_of(self, moments: Sequence[_Moment], known: dict[tuple[int, int], _Places]) -> _Places:
+        """Of the patches of all ``moments``; those of a size are worked out once, and ``known`` from then on."""
+        for moment in moments:
+            size = moment.height, moment.width
+            if size not in known:
+                known[size] = self._places(*size)
+        each = [known[moment.height, moment.width] for moment in moments]
+        if len(each) == 1:
+            return each[0]
+        return _Places(*(torch.cat(parts) for parts in zip(*((p.learned, p.cos, p.sin) for p in each), strict=True)))
 
     def _places(self, height: int, width: int) -> _Places:
         """Of every patch of a moment, in the order in which patches come: block after block."""
@@ -127,15 +177,43 @@ class VisionTower:
     def _learned(self, height: int, width: int) -> torch.Tensor:
         """The square of learned positions, stretched over a grid of patches, corners upon corners: [h * w, H]."""
         side = math.isqrt(self.config.num_position_embeddings)
-        table = self.vectors["positions"].view(side, side, -1)
-        for axis, size in enumerate((height, width)):
-            at = torch.arange(size, dtype=torch.float32, device=self.device) * ((side - 1) / max(1, size - 1))
-            below = at.long().clamp(max=side - 1)
-            above = (below + 1).clamp(max=side - 1)
-            share = (at - below).view(-1, 1, 1) if axis == 0 else (at - below).view(1, -1, 1)
-            table = table.index_select(axis, below) * (1 - share) + table.index_select(axis, above) * share
-        return table.flatten(0, 1)
+        rows, columns = self._stretch(side, height), self._stretch(side, width)
+        stretched = (rows @ self.vectors["positions"].view(side, -1)).view(height, side, -1)
+        return (columns @ stretched).flatten(0, 1)
+
+    def _stretch(self, side: int, size: int) -> torch.Tensor:
+        """[size, side]: how much of each of ``side`` numbers each of ``size`` is, in a line between two neighbours."""
+        at = torch.arange(size, dtype=torch.float32, device=self.device) * ((side - 1) / max(1, size - 1))
+        at = at.clamp(max=side - 1)
+        return (1 - (at[:, None] - torch.arange(side, device=self.device)).abs()).clamp(min=0)
 
 
-def _tiles(count: int) -> Iterator[slice]:
-    return (slice(first, min(first + TILE, count)) for first in range(0, count, TILE))
+def _without_threads(work: Generator[None, None, Found]) -> Generator[None, None, Found]:
+    """``work`` as it is, with torch on the calling thread alone."""
+    while True:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            next(work)
+        except StopIteration as end:
+            found: Found = end.value
+            return found
+        finally:
+            torch.set_num_threads(before)
+        yield
+
+
+def _together(moments: Iterable[_Moment]) -> Iterator[list[_Moment]]:
+    """Neighbours, at most TILE patches of them or a single one."""
+    here: list[_Moment] = []
+    for moment in moments:
+        if here and sum(len(each.patches) for each in (*here, moment)) > TILE:
+            yield here
+            here = []
+        here.append(moment)
+    yield here
+
+
+def _tiles(count: int, size: int | None = None) -> Iterator[slice]:
+    size = size or TILE
+    return (slice(first, min(first + size, count)) for first in range(0, count, size))

@@ -6,9 +6,12 @@ The native ones are single instructions of csrc/program.cpp.
 from __future__ import annotations
 
 import ctypes
+import itertools
+from collections.abc import Sequence
 from typing import Protocol
 
 from qwench.ops import rotary
+from qwench.ops.arrays import BFLOAT16, dtype_of
 from qwench.ops.instructions import (
     InstructionStructure,
     Operation,
@@ -21,11 +24,17 @@ from qwench.ops.lazy import F, torch
 from qwench.ops.loading import ALIGNMENT
 from qwench.ops.native import Native, type_of
 
+TILED = "amx-bf16"
 STEP_NUMBERS = 5  # that a program knows of every step; the second is how many tokens there are
 
 
 class Alone(Protocol):
     """Tensors are of the activations' type, angles fp32."""
+
+    @property
+    def threaded(self) -> bool:
+        """Whether threads of their own compute these, beside which torch's, which wait for work by spinning, would only
+        be in the way."""
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """Turn heads x [T, heads, D] in place by angles [T, D / 2]; see ops/rotary."""
@@ -33,9 +42,24 @@ class Alone(Protocol):
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
         """gelu(x) by its tanh, of x [T, width], whose memory may become the result's."""
 
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> torch.Tensor:
+        """Of the rows of x [T, width]."""
+
+    def add_to(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """x += y, both [T, width]."""
+
+    def attend(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
+        """seen [T, heads, D] = softmax(query key / sqrt(D)) value inside frames, whose positions all see one another.
+
+        ``shown`` [T, 3, heads, D] are queries, keys and values; frame f has rows ``starts``[f] to ``starts``[f + 1]. Of
+        both some heads of more may be given.
+        """
+
 
 class TorchAlone:
     """The references."""
+
+    threaded = False
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         x.copy_(rotary.rotate(x, cos, sin))
@@ -43,12 +67,26 @@ class TorchAlone:
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
         return F.gelu(x, approximate="tanh")
 
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> torch.Tensor:
+        return F.layer_norm(x, weight.shape, weight, bias, epsilon)
+
+    def add_to(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        x.add_(y)
+
+    def attend(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
+        for length, frames in itertools.groupby(itertools.pairwise(starts), key=lambda frame: frame[1] - frame[0]):
+            neighbours = list(frames)  # of one length: at once
+            rows = slice(neighbours[0][0], neighbours[-1][1])
+            query, key, value = shown[rows].unflatten(0, (-1, length)).permute(2, 0, 3, 1, 4)
+            seen[rows] = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1)
+
 
 class NativeAlone:
     """The native library where it is faster."""
 
     def __init__(self, native: Native) -> None:
         self._native = native
+        self.threaded = native.isa != TILED  # there attention is torch's
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         tokens, heads, width = x.shape
@@ -63,14 +101,29 @@ class NativeAlone:
         self._perform(Operation.ROTATION, arguments)
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        rows, width = x.shape
-        assert x.is_contiguous()
-        address = x.data_ptr()
-        arguments = PointwiseArguments(
-            rows, width, width, Pointwise.GELU, type_of("gelu", x=x), address, width, address, width, address, width
-        )
-        self._perform(Operation.POINTWISE, arguments)
+        self._combine(Pointwise.GELU, x, x)
         return x
+
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> torch.Tensor:
+        return self._native.layer_norm(x, weight, bias, epsilon)
+
+    def add_to(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        self._combine(Pointwise.ADD, x, y)
+
+    def attend(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
+        if self._native.isa == TILED and dtype_of(shown) == BFLOAT16:
+            TorchAlone().attend(shown, starts, seen)  # torch multiplies with tiles here, which ours does not
+        else:
+            self._native.attend_frames(shown, starts, seen)
+
+    def _combine(self, kind: Pointwise, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Into x."""
+        rows, width = x.shape
+        assert y.shape == x.shape
+        assert x.stride(1) == y.stride(1) == 1
+        operands = x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), x.data_ptr(), x.stride(0)
+        code = type_of(kind.name.lower(), x=x, y=y)
+        self._perform(Operation.POINTWISE, PointwiseArguments(rows, width, width, kind, code, *operands))
 
     def _perform(self, operation: Operation, arguments: ctypes.Structure) -> None:
         """A program of one instruction, for a step of one token: there is no scratch memory for none."""
@@ -80,13 +133,3 @@ class NativeAlone:
         status, _ = self._native.run(ctypes.addressof(program), ctypes.addressof(step))
         if status:
             raise MemoryError(f"{operation.name.lower()}: what it needs does not fit into memory (status {status})")
-
-
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """softmax(query key / sqrt(D)) value within each frame, all of whose positions see one another.
-
-    Each is [frames, n, heads, D], and so is the result. By torch whoever computes the rest: its kernels for this take
-    two thirds of the time of ours, which were made for paged caches.
-    """
-    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import weakref
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
@@ -99,6 +100,7 @@ class NormArguments(ctypes.Structure):
         ("weight", c_void_p),
         ("y", c_void_p),
         ("y_stride", c_int64),
+        ("bias", c_void_p),
     )
 
 
@@ -166,6 +168,25 @@ class AttentionArguments(ctypes.Structure):
     )
 
 
+class FramesArguments(ctypes.Structure):
+    """qw_frames_arguments"""
+
+    _fields_ = (
+        ("frames", c_int64),
+        ("heads", c_int64),
+        ("head_dim", c_int64),
+        ("type", c_int32),
+        ("scale", c_float),
+        ("starts", c_void_p),
+        ("query", c_void_p),
+        ("key", c_void_p),
+        ("value", c_void_p),
+        ("stride", c_int64),
+        ("output", c_void_p),
+        ("output_stride", c_int64),
+    )
+
+
 class ExpertsArguments(ctypes.Structure):
     """qw_experts_arguments"""
 
@@ -199,6 +220,7 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_rms_norm": (None, (c_void_p, POINTER(NormArguments))),
     "qw_delta_net": (c_int32, (c_void_p, POINTER(DeltaArguments))),
     "qw_attention": (c_int32, (c_void_p, POINTER(AttentionArguments))),
+    "qw_frames": (c_int32, (c_void_p, POINTER(FramesArguments))),
     "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
     "qw_largest": (None, (c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p)),
     "qw_top": (c_int32, (c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p)),
@@ -397,6 +419,37 @@ class Native:
             told = ", ".join(f"{len(layer.x)} tokens of {layer.matrix.width}" for layer in kept)
             raise MemoryError(f"linear: {told} do not fit into memory")
         return outputs
+
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> torch.Tensor:
+        """See ops/alone."""
+        rows, width = x.shape
+        require_equal("layer_norm", "width", x=width, weight=len(weight), bias=len(bias))
+        assert x.stride(1) == weight.stride(0) == bias.stride(0) == 1
+        y = torch.empty(rows, width, dtype=x.dtype)
+        arguments = NormArguments(
+            rows, width, type_of("layer_norm", x=x, weight=weight, bias=bias), epsilon, 0.0, x.data_ptr(), x.stride(0),
+            weight.data_ptr(), y.data_ptr(), width, bias.data_ptr(),
+        )  # fmt: skip
+        self._library.qw_rms_norm(self._context, arguments)
+        return y
+
+    def attend_frames(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
+        """See ops/alone."""
+        rows, _, heads, width = shown.shape
+        assert shown.stride()[2:] == seen.stride()[1:] == (width, 1)
+        require_equal("frames", "rows", shown=rows, starts=starts[-1], seen=len(seen))
+        require_equal("frames", "heads", shown=heads, seen=seen.shape[1])
+        require_equal("frames", "width", shown=width, seen=seen.shape[2])
+        assert starts[0] == 0
+        assert width % 2 == 0, "heads come in halves"
+        assert all(first < last for first, last in itertools.pairwise(starts)), "a frame has rows"
+        bounds, code = (c_int64 * len(starts))(*starts), type_of("frames", shown=shown, seen=seen)
+        arguments = FramesArguments(
+            len(starts) - 1, heads, width, code, width**-0.5, ctypes.addressof(bounds),
+            *(shown[:, part].data_ptr() for part in range(3)), shown.stride(0), seen.data_ptr(), seen.stride(0),
+        )  # fmt: skip
+        if self._library.qw_frames(self._context, arguments):
+            raise MemoryError(f"frames: {rows} rows of {heads} heads do not fit into memory")
 
     def run(self, program: int, step: int) -> tuple[int, int]:
         """Run the program for the step, both addresses of structures: its status, and the instruction that failed."""

@@ -105,3 +105,13 @@ def mmproj_name(stored: str) -> str | None:
     layer, part, kind = match.groups()
     ours = _PROJECTOR_BLOCK.get(part)
     return ours and f"blocks.{layer}.{ours}{'.bias' if kind == 'bias' else ''}"
+
+
+def mmproj_stored_name(name: str) -> str:
+    """A projector's name for a tensor of the vision tower that is not the patch."""
+    top = {ours: stored for stored, ours in _PROJECTOR.items()}
+    if name in top:
+        return top[name]
+    _, layer, inner, *bias = name.split(".")
+    part = {ours: stored for stored, ours in _PROJECTOR_BLOCK.items()}[inner]
+    return f"v.blk.{layer}.{part}.{'bias' if bias else 'weight'}"
