@@ -37,7 +37,8 @@ HOSTED = (
 # Weights that people have on their disks, slips of the pen, and what is no name at all.
 OTHERS = (
     "qwen3.5:4b", "Qwen/Qwen3.5-0.8B", "tinyy", "Tiny", "gpt-oss-20b", "openai/gpt-oss-120b", "gpt2", "gemma4", "o",
-    "olmo-3", "claude", "llama3.3", "gpt-4o\n", "gpt-4o\r\nx: y", "gpt-4\xf6", "gpt-4" + "o" * 100, " gpt-4o", "../gpt-4o",
+    "olmo-3", "claude", "llama3.3", "gpt-4o\n", "gpt-4o\r\nx: y", "gpt-4\xf6", "gpt-4" + "o" * 100, " gpt-4o",
+    "../gpt-4o",
 )  # fmt: skip
 
 

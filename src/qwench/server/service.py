@@ -43,7 +43,8 @@ Result = TypeVar("Result")
 @dataclass(frozen=True)
 class ServerSettings:
     """``names`` of the served model, its own first, and which others are answered (``answers_to``).
-    ``keepalive`` is in seconds of silence in a stream. ``response_bytes`` bounds the responses that are stored for clients, 0 stores none.
+    ``keepalive`` is in seconds of silence in a stream.
+    ``response_bytes`` bounds the responses that are stored for clients, 0 stores none.
     ``checkers`` are commands that clients may have answers checked with, by name. ``media`` bounds what is looked at,
     and ``sources`` says from where it may come. ``watches`` are told of every answer that is over,
     and ``store`` keeps files and batches.
