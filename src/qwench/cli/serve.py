@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import ipaddress
 import json
 import os
@@ -233,6 +234,8 @@ def _greet(client: EngineClient, where: str, name: str, locked: bool) -> None:
         wait_loaded(client)
     except QwenchError:
         return
+    gc.collect()
+    gc.freeze()  # what is loaded stays; to look through it for garbage holds everybody up, 50 to 70 ms each time
     for line in client.banner():
         _say(line)
     key = ' -H "Authorization: Bearer $QWENCH_API_KEY"' if locked else ""

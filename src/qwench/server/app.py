@@ -11,7 +11,9 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from qwench import __version__
 from qwench.errors import QwenchError
@@ -38,11 +40,20 @@ if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
 
 
-def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -> FastAPI:
+class Inner(FastAPI):
+    """What stands behind the gate, which is outermost, so that a refusal costs little, and which tells what fails."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        stack = super().build_middleware_stack()
+        assert isinstance(stack, ServerErrorMiddleware), "Starlette's own answer to failures is no longer outermost"
+        return stack.app
+
+
+def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -> ASGIApp:
     """The whole server. ``client`` may still be loading: requests that need it get 503 until it is ready."""
     service = Service(client, text, settings)
     runner = BatchRunner(service)
-    app = FastAPI(
+    app = Inner(
         title="Qwench",
         version=__version__,
         openapi_url=None,
@@ -55,16 +66,16 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
         app.include_router(router)
     app.add_exception_handler(QwenchError, on_qwench_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_middleware(Gate, settings=settings)
-    if settings.origins:  # outermost: a browser asks whether it may without a key
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=sorted(settings.origins),
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=[WARNINGS_HEADER, REUSE_HEADER, "x-request-id"],
-        )
-    return app
+    gate = Gate(app, settings)
+    if not settings.origins:
+        return gate
+    return CORSMiddleware(  # around the gate: a browser asks whether it may without a key
+        gate,
+        allow_origins=sorted(settings.origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=[WARNINGS_HEADER, REUSE_HEADER, "x-request-id"],
+    )
 
 
 def routers_of(service: Service, runner: BatchRunner) -> list[APIRouter]:

@@ -11,6 +11,7 @@ import re
 import time
 import uuid
 from contextlib import nullcontext
+from functools import lru_cache
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -159,6 +160,7 @@ def _secret(headers: Headers) -> str:
     return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
+@lru_cache(64)
 def _is_known(host: str, allowed: frozenset[str]) -> bool:
     """Whether a Host header is an address, this machine's own name, or an allowed one. A page of the web that makes its
     name lead to this machine (DNS rebinding) sends its own name."""
