@@ -11,7 +11,6 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -23,7 +22,7 @@ from qwench.server.chat import ChatFormat
 from qwench.server.completions import CompletionFormat
 from qwench.server.errors import NoSuchResponse, json_response, on_http_error, on_qwench_error
 from qwench.server.files import file_routes
-from qwench.server.gate import OWNER, Gate
+from qwench.server.gate import OWNER, Behind, Gate
 from qwench.server.messages.routes import message_routes
 from qwench.server.metrics import metrics_routes
 from qwench.server.models import model_routes
@@ -40,13 +39,8 @@ if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
 
 
-class Inner(FastAPI):
-    """What stands behind the gate, which is outermost, so that a refusal costs little, and which tells what fails."""
-
-    def build_middleware_stack(self) -> ASGIApp:
-        stack = super().build_middleware_stack()
-        assert isinstance(stack, ServerErrorMiddleware), "Starlette's own answer to failures is no longer outermost"
-        return stack.app
+class Inner(Behind, FastAPI):
+    """FastAPI behind the gate, which is outermost, so that a refusal costs little."""
 
 
 def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -> ASGIApp:
