@@ -50,7 +50,7 @@ from qwench.weights.open import open_weights
 from tests.media.files import encoded, noise
 from tests.meta.tree import PACKAGE, files, syntax
 from tests.server.conftest import NAME, running, wait_until
-from tests.server.scripted import ScriptedEngine, answering
+from tests.server.scripted import ScriptedEngine, answering, install
 from tests.server.tiny import write_checkpoint, write_text
 
 BROKEN = OSError(errno.EIO, "Input/output error")
@@ -258,7 +258,7 @@ def batch(tmp_path: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         made = Loaded(text_folder, lambda _prompt, sampling: made.spell("fine", sampling))
         return made
 
-    monkeypatch.setattr("qwench.engine.client.EngineClient", make)
+    install(monkeypatch, make)
     source = tmp_path / "in.jsonl"
     lines = [{"custom_id": str(number), "method": "POST", "url": CHAT, "body": BODY} for number in range(10)]
     source.write_text("".join(f"{json.dumps(line)}\n" for line in lines))

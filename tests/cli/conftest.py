@@ -10,6 +10,7 @@ import pytest
 
 from qwench.engine.client import EngineStatus
 from qwench.engine.request import SamplingParams, Vocabulary
+from tests.server import scripted as engines
 from tests.server.scripted import ScriptedEngine
 from tests.server.tiny import write_checkpoint, write_text
 
@@ -48,7 +49,7 @@ def scripted(text_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         engine = Scripted(text_folder, lambda _prompt, sampling: engine.spell(str(script), sampling))
         if not isinstance(script, str):
             engine.script = script
-        monkeypatch.setattr("qwench.engine.client.EngineClient", lambda _config: engine)
+        engines.install(monkeypatch, lambda _config: engine)
         return engine
 
     return install

@@ -12,7 +12,7 @@ import pytest
 from qwench import cli
 from qwench.errors import UsageError
 from tests.media.files import NANO, data_uri, document, encoded, noise, video
-from tests.server.scripted import Seeing
+from tests.server.scripted import Seeing, install
 from tests.server.test_media import seeing
 
 Capsys = pytest.CaptureFixture[str]
@@ -21,7 +21,7 @@ Capsys = pytest.CaptureFixture[str]
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Seeing:
     found = seeing(NANO)
-    monkeypatch.setattr("qwench.engine.client.EngineClient", lambda _config: found)
+    install(monkeypatch, lambda _config: found)
     return found
 
 

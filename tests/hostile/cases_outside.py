@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
-from tests.hostile.target import CHAT, COMPLETIONS, EITHER, HELLO, Case
+from tests.hostile.target import CHAT, COMPLETIONS, EITHER, HELLO, NAMED, Case
 from tests.media.files import bomb, data_uri, document, encoded, noise, video
 
 LOOPBACK = (
@@ -37,7 +37,7 @@ FIELDS_OF_ADDRESSES = ("api_base", "base_url", "proxy", "endpoint", "webhook", "
 def message(*parts: Any, **more: Any) -> dict[str, Any]:
     """A chat body that shows ``parts``."""
     content = [{"type": "text", "text": "Look: "}, *parts]
-    return {"messages": [{"role": "user", "content": content}], "max_tokens": 1, **more}
+    return {**NAMED, "messages": [{"role": "user", "content": content}], "max_tokens": 1, **more}
 
 
 def picture(address: object, **more: Any) -> dict[str, Any]:

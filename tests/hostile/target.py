@@ -19,6 +19,7 @@ import httpx
 from tests.reliability.effort import busy
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+SAID = {"messages", "prompt", "input"}  # a body with one of these asks the model
 REFUSED = frozenset({400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 431})
 EITHER = REFUSED | {200}
 SECONDS = 10.0  # for a refusal on a quiet machine
@@ -27,12 +28,14 @@ LEAKS = re.compile(
     r"|<class '|\bErrno\b|\b[A-Z][a-z]\w*(?:Error|Exception)\b|\bpydantic\b|\bllguidance\b"
 )
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "What is 2 + 3?"}]
-NORMAL: dict[str, Any] = {"messages": HELLO, "temperature": 0, "max_tokens": 12}
+NAMED = {"model": "nano"}  # what is served
+NORMAL: dict[str, Any] = {**NAMED, "messages": HELLO, "temperature": 0, "max_tokens": 12}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One request. ``body``: bytes as they are, else JSON. ``allowed``: the statuses that are right. ``again``: said in
+    """One request. ``body``: bytes as they are, else JSON, to which the name of the model is added: a request that is
+    refused for want of one shows nothing. ``allowed``: the statuses that are right. ``again``: said in
     other words elsewhere, so that the slow suite is enough for it."""
 
     name: str
@@ -47,7 +50,10 @@ class Case:
     def content(self) -> bytes:
         if self.body is None or isinstance(self.body, bytes):
             return self.body or b""
-        return json.dumps(self.body).encode("utf-8", "surrogatepass")
+        body = self.body
+        if isinstance(body, dict) and "model" not in body and body.keys() & SAID:
+            body = {**NAMED, **body}
+        return json.dumps(body).encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ def test_a_second_question_reuses_the_first_and_both_are_there_after_a_reload(pa
 
 
 def test_an_answer_comes_piece_by_piece_and_can_be_stopped(page: Any) -> None:
-    configure(page, thinking="off", sampling={"temperature": 2, "top_k": 0, "top_p": 1})
+    endless = {"min_tokens": 2000, "temperature": 2, "top_k": 0, "top_p": 1}  # still being written when it is stopped
+    configure(page, thinking="off", sampling=endless)
     page.get_by_label("Message", exact=True).fill("Tell me a story.")
     page.keyboard.press("Enter")
     page.locator("article.answer[aria-busy=true] .prose > *").first.wait_for()

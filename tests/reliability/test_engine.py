@@ -29,7 +29,7 @@ from tests.engine.test_laws import drain, random_prompt, submit
 from tests.hostile.target import CHAT, COMPLETIONS
 from tests.media.files import data_uri, encoded, noise
 from tests.reliability.effort import effort
-from tests.server.conftest import NAME, running, wait_until
+from tests.server.conftest import NAME, Client, running, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -47,7 +47,7 @@ def real(tmp_path: Path | None = None, **more: Any) -> Iterator[tuple[EngineClie
     client.start(text.vocabulary)
     client.wait_ready(60)
     settings = ServerSettings(names=(NAME,))
-    with running(client, text, settings) as address, httpx.Client(base_url=address, timeout=120) as http:
+    with running(client, text, settings) as address, Client(base_url=address, timeout=120) as http:
         yield client, http
     client.close()
 

@@ -26,6 +26,16 @@ from tests.server.scripted import ScriptedEngine
 from tests.server.tiny import write_checkpoint, write_text
 
 NAME = "tiny"
+SAID = {"messages", "prompt", "input"}
+
+
+class Client(httpx.Client):
+    """Names the model in every question that does not; what it may be called is for ``test_naming.py``."""
+
+    def build_request(self, method: str, url: httpx.URL | str, *, json: Any = None, **more: Any) -> httpx.Request:
+        if isinstance(json, dict) and "model" not in json and json.keys() & SAID:
+            json = {"model": NAME, **json}
+        return super().build_request(method, url, json=json, **more)
 
 
 @contextmanager
@@ -89,7 +99,7 @@ def openai(address: str) -> Iterator[OpenAI]:
 
 @pytest.fixture(scope="session")
 def http(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=30) as client:
+    with Client(base_url=address, timeout=30) as client:
         yield client
 
 
@@ -109,7 +119,7 @@ def scripted(text_folder: Path) -> Iterator[Start]:
             engine = make(text_folder)
             chosen = ServerSettings(**{"names": (NAME,), **settings})
             address = stack.enter_context(running(engine, engine.text, chosen))
-            return engine, stack.enter_context(httpx.Client(base_url=address, timeout=20))
+            return engine, stack.enter_context(Client(base_url=address, timeout=20))
 
         yield start
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from qwench.config import EngineConfig
 from qwench.engine.client import EngineClient, EngineStats, EngineStatus, Generation
@@ -126,3 +129,9 @@ def answering(answer: str, window: int | None = None) -> Callable[[Path], Script
         return engine
 
     return make
+
+
+def install(monkeypatch: pytest.MonkeyPatch, make: Callable[[EngineConfig], EngineClient]) -> None:
+    """Have every command run over what ``make`` gives, in place of the real engine."""
+    importlib.import_module("qwench.llm")  # else it might be loaded now, and keep the name for what is not its own
+    monkeypatch.setattr("qwench.engine.client.EngineClient", make)

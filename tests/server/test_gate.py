@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
 from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx
 import pytest
+from starlette.routing import Route
 
 from qwench import log
 from qwench.errors import Overloaded, UsageError
+from qwench.server.connection import Gathered
+from qwench.server.gate import Behind, Gate
 from qwench.server.keys import Key, owner_of, read_keys
 from qwench.server.limits import Limits
+from qwench.server.service import ServerSettings
 from tests.server.conftest import Start
 from tests.server.scripted import answering
 
@@ -155,3 +161,63 @@ def test_every_request_leaves_a_line_without_prompt_or_key(scripted: Start, caps
     assert all(line["request"] == "mine" for line in lines if "reused" in line["message"])
     assert "secret thought" not in told
     assert "sesame" not in told
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/v1/chat/completions", ("error", "code")),
+        ("/v1/messages", ("error", "type")),
+        ("/api/chat", ("error",)),
+    ],
+)
+def test_a_bug_is_told_in_the_words_of_the_api(
+    path: str, place: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the gate alone: no framework behind it answers first."""
+
+    async def broken(_request: object) -> None:
+        raise ZeroDivisionError("a secret")
+
+    app = Gate(Behind(routes=[Route(path, broken, methods=["POST"])]), ServerSettings(names=("x",)))
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.post(path)
+
+    answer = asyncio.run(ask())
+    told = answer.json()
+    for name in place:
+        told = told[name]
+    assert (answer.status_code, "secret" in answer.text) == (500, False)
+    assert told in {"internal_error", "api_error"} or told.startswith("The server failed on request req_")
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_is_written_in_one_turn_goes_out_as_one_piece() -> None:
+    class Line:
+        sent: ClassVar[list[bytes]] = []
+
+        def write(self, data: bytes) -> None:
+            self.sent.append(data)
+
+        def close(self) -> None:
+            self.sent.append(b"closed")
+
+        def get_write_buffer_size(self) -> int:
+            return 5
+
+    async def speak() -> None:
+        line: Any = Line()
+        gathered = Gathered(line, asyncio.get_running_loop())
+        for piece in (b"head", b"", b"body"):
+            gathered.write(piece)
+        assert (line.sent, gathered.get_write_buffer_size()) == ([], 13)
+        await asyncio.sleep(0)
+        assert (line.sent, gathered.get_write_buffer_size()) == ([b"headbody"], 5)
+        gathered.write(b"last")
+        gathered.close()  # what was written before is not lost
+        await asyncio.sleep(0)
+        assert line.sent == [b"headbody", b"last", b"closed"]
+
+    asyncio.run(speak())

@@ -21,7 +21,7 @@ from qwench.media.settings import Caps
 from qwench.server.service import ServerSettings
 from qwench.text.model import ModelText
 from tests.media.files import NANO, SMALL, bomb, data_uri, document, encoded, noise, video
-from tests.server.conftest import NAME, Start, running
+from tests.server.conftest import NAME, Client, Start, running
 from tests.server.scripted import Seeing, answering
 
 CHAT = "/v1/chat/completions"
@@ -186,7 +186,7 @@ def watched() -> Iterator[httpx.Client]:
     """One server for all that is hostile."""
     engine = seeing(NANO)
     settings = ServerSettings(names=(NAME,))
-    with running(engine, engine.text, settings) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with running(engine, engine.text, settings) as address, Client(base_url=address, timeout=60) as client:
         yield client
 
 

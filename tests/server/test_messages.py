@@ -397,8 +397,8 @@ def test_failures_have_anthropics_shape(anthropic: Anthropic, http: httpx.Client
     long: Any = [{"role": "user", "content": "word " * 1000}]
     with pytest.raises(sdk.BadRequestError, match=rf"prompt is too long: \d+ tokens > {WINDOW} maximum"):
         anthropic.messages.create(messages=long, **ASK)
-    with pytest.raises(sdk.NotFoundError, match="'claude-x' is not served here") as failure:
-        anthropic.messages.create(**{**ASK, "model": "claude-x"}, messages=HELLO)
+    with pytest.raises(sdk.NotFoundError, match=r"'qwen3\.5:4b' is not served here") as failure:
+        anthropic.messages.create(**{**ASK, "model": "qwen3.5:4b"}, messages=HELLO)
     assert failure.value.type == "not_found_error"
     assert http.get(PATH).json()["error"]["type"] == "invalid_request_error"
     assert http.post(f"{PATH}/nothing").json()["error"]["type"] == "not_found_error"

@@ -226,14 +226,14 @@ def test_what_is_wrong_is_told_in_ollamas_shape_and_words(
 
 
 def test_other_failures_have_ollamas_shape_too(client: ollama.Client, scripted: Start) -> None:
-    with pytest.raises(ollama.ResponseError, match=f"'gpt-5' is not served here; send '{NAME}'") as failure:
-        client.chat(model="gpt-5", messages=HELLO)
+    with pytest.raises(ollama.ResponseError, match=f"'gemma4' is not served here; send '{NAME}'") as failure:
+        client.chat(model="gemma4", messages=HELLO)
     assert failure.value.status_code == 404
     engine, http = scripted(answering("Yes."))
     assert set(http.post(CHAT, content=b"{").json()) == {"error"}
     assert set(http.get("/api/pull").json()) == {"error"}
     engine.become(EngineStatus("loading"))
-    assert http.post(GENERATE, json={}).status_code == 503
+    assert http.post(GENERATE, json={"model": NAME}).status_code == 503
     with speaking(http) as loading:
         assert loading.ps().models == []
 

@@ -228,11 +228,11 @@ def test_the_model_is_listed_and_found_by_its_names_only(openai: OpenAI) -> None
     assert openai.models.retrieve(NAME).id == openai.models.retrieve("short").id == NAME
     assert openai.chat.completions.create(**{**GREEDY, "model": "short"}, messages=HELLO).model == NAME
     for ask in (
-        lambda: openai.models.retrieve("gpt-5"),
-        lambda: openai.chat.completions.create(**{**GREEDY, "model": "gpt-5"}, messages=HELLO),
-        lambda: openai.completions.create(model="gpt-5", prompt="Hello"),
+        lambda: openai.models.retrieve("qwen3.5:4b"),
+        lambda: openai.chat.completions.create(**{**GREEDY, "model": "qwen3.5:4b"}, messages=HELLO),
+        lambda: openai.completions.create(model="qwen3.5:4b", prompt="Hello"),
     ):
-        with pytest.raises(sdk.NotFoundError, match=f"'gpt-5' is not served here; send '{NAME}'") as failure:
+        with pytest.raises(sdk.NotFoundError, match=f"'qwen3.5:4b' is not served here; send '{NAME}'") as failure:
             ask()
         assert failure.value.code == "model_not_found"
 

@@ -17,6 +17,7 @@ from openai.types.responses import response_create_params as responses
 from qwench.engine.request import SamplingParams
 from qwench.errors import ModelNotFound, RequestError, TemplateError
 from qwench.server.messages.fields import MessagesRequest
+from qwench.server.naming import Names
 from qwench.server.prepare import Prepared, prepare_chat, prepare_completion
 from qwench.server.responses.fields import ResponsesRequest
 from qwench.server.schemas import (
@@ -166,7 +167,7 @@ def test_any_model_will_do_where_no_name_is_given(text: ModelText) -> None:
     body = {**MINIMAL["chat"], "model": "gpt-5"}
     assert prepare_chat(body, text).prompts
     with pytest.raises(ModelNotFound):
-        prepare_chat(body, text, ["nano"])
+        prepare_chat(body, text, Names(("nano",), "served"))
 
 
 def test_a_checkpoint_without_template_says_what_to_use_instead(text: ModelText) -> None:

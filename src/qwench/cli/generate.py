@@ -162,7 +162,7 @@ class Batch:
         from qwench.server.unattended import understand
         from qwench.text.thinking import read_thinking
 
-        body = {name: value for name, value in whole_body(line).items() if name != "model"}  # any name will do
+        body = {**whole_body(line), "model": self.client.name}  # any name will do
         if line.url == CHAT and self.think_budget is not None and not read_thinking(body).sources:
             body["thinking_budget"] = self.think_budget
         work = await understand(self._service, line.url, body)

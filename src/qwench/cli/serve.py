@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import ipaddress
+import json
 import os
 import re
 import socket
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "QWENCH_API_KEY"
 BACKLOG = 128
+ANSWERS_TO = ("served", "hosted", "any")
 EVERY_IPV4 = "0.0.0.0"  # noqa: S104  (named to be recognised, not to be bound)
 
 
@@ -52,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-format", choices=log.FORMATS, default="text", help="of messages on standard error")
     parser.add_argument("--keep-noise", action="store_true", help="leave clients' billing lines in system prompts")
     parser.add_argument("--served-name", metavar="NAME", help="the name clients send as `model`")
+    others = "which `model` is answered: the served; GPT, Claude and Gemini models' names too; any and none (hosted)"
+    parser.add_argument("--answers-to", choices=ANSWERS_TO, default="hosted", help=others)
     parser.add_argument(
         "--max-queue", type=int, default=1024, metavar="N", help="requests at a time; more get 429 (1024)"
     )
@@ -99,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
             stack.callback(traces.close)
         settings = ServerSettings(
             names=names,
+            answers_to=args.answers_to,
             keys=keys,
             key_rate=args.key_rate,
             key_running=args.key_running,
@@ -228,12 +234,14 @@ def _greet(client: EngineClient, where: str, name: str, locked: bool) -> None:
         wait_loaded(client)
     except QwenchError:
         return
+    gc.collect()
+    gc.freeze()  # what is loaded stays; to look through it for garbage holds everybody up, 50 to 70 ms each time
     for line in client.banner():
         _say(line)
     key = ' -H "Authorization: Bearer $QWENCH_API_KEY"' if locked else ""
     _say(f"{name} listens on {where} (a chat page for your browser; API: {where}/docs); stop with Ctrl-C. Try:")
     _say(f"  curl {where}/v1/chat/completions{key} -H 'Content-Type: application/json' \\")
-    _say('    -d \'{"messages": [{"role": "user", "content": "Hello!"}]}\'')
+    _say(f'    -d \'{{"model": {json.dumps(name)}, "messages": [{{"role": "user", "content": "Hello!"}}]}}\'')
 
 
 def _say(line: str) -> None:

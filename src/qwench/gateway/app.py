@@ -16,7 +16,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,7 +34,7 @@ from qwench.gateway.tiers import AUTO
 from qwench.gateway.wanted import Face, read_wanted
 from qwench.server.body import parse, read_body
 from qwench.server.errors import InternalError, error_response, json_response, on_http_error, on_qwench_error
-from qwench.server.gate import CLIENT_CLOSED, OWNER, Gate
+from qwench.server.gate import CLIENT_CLOSED, OWNER, Behind, Gate
 from qwench.server.sse import HEADERS, ClientGone, unless_gone
 
 logger = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ def build_app(house: House) -> Gate:
         *(Route(path, partial(generate, house, face=face), methods=["POST"]) for path, face in FACES.items()),
         *admin_routes(house),
     ]
-    app = Starlette(routes=routes, exception_handlers={QwenchError: on_qwench_error, HTTPException: on_http_error})
+    app = Behind(routes=routes, exception_handlers={QwenchError: on_qwench_error, HTTPException: on_http_error})
     return Gate(app, house.server)
 
 

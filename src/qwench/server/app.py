@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from qwench import __version__
 from qwench.errors import QwenchError
@@ -21,7 +22,7 @@ from qwench.server.chat import ChatFormat
 from qwench.server.completions import CompletionFormat
 from qwench.server.errors import NoSuchResponse, json_response, on_http_error, on_qwench_error
 from qwench.server.files import file_routes
-from qwench.server.gate import OWNER, Gate
+from qwench.server.gate import OWNER, Behind, Gate
 from qwench.server.messages.routes import message_routes
 from qwench.server.metrics import metrics_routes
 from qwench.server.models import model_routes
@@ -38,11 +39,15 @@ if TYPE_CHECKING:
     from qwench.engine.client import EngineClient
 
 
-def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -> FastAPI:
+class Inner(Behind, FastAPI):
+    """FastAPI behind the gate, which is outermost, so that a refusal costs little."""
+
+
+def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -> ASGIApp:
     """The whole server. ``client`` may still be loading: requests that need it get 503 until it is ready."""
     service = Service(client, text, settings)
     runner = BatchRunner(service)
-    app = FastAPI(
+    app = Inner(
         title="Qwench",
         version=__version__,
         openapi_url=None,
@@ -55,16 +60,16 @@ def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -
         app.include_router(router)
     app.add_exception_handler(QwenchError, on_qwench_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_middleware(Gate, settings=settings)
-    if settings.origins:  # outermost: a browser asks whether it may without a key
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=sorted(settings.origins),
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=[WARNINGS_HEADER, REUSE_HEADER, "x-request-id"],
-        )
-    return app
+    gate = Gate(app, settings)
+    if not settings.origins:
+        return gate
+    return CORSMiddleware(  # around the gate: a browser asks whether it may without a key
+        gate,
+        allow_origins=sorted(settings.origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=[WARNINGS_HEADER, REUSE_HEADER, "x-request-id"],
+    )
 
 
 def routers_of(service: Service, runner: BatchRunner) -> list[APIRouter]:

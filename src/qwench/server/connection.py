@@ -10,7 +10,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol, RequestResponseCycle
@@ -25,6 +25,39 @@ SEND_BYTES = 128 * 1024  # that the kernel takes ahead of a client; left to itse
 STALL_SECONDS = 30.0  # in which a client has to read something of what waits for it
 
 
+class Gathered:
+    """A transport that hands on as one piece what is written in one turn of the loop: an answer's head and its body, or
+    the events of one step, take one call of the system and not two or more."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._pieces: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not data:
+            return
+        if not self._pieces:
+            self._loop.call_soon(self.hand_on)
+        self._pieces.append(data)
+
+    def close(self) -> None:
+        """What was written is still sent."""
+        self.hand_on()
+        self._transport.close()
+
+    def get_write_buffer_size(self) -> int:
+        return sum(map(len, self._pieces)) + self._transport.get_write_buffer_size()
+
+    def hand_on(self) -> None:
+        if self._pieces:
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+            self._transport.write(data)
+
+
 class Connection(H11Protocol):
     """h11 on purpose: it refuses what a proxy before it could read differently."""
 
@@ -35,7 +68,8 @@ class Connection(H11Protocol):
         self._stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._gathered = Gathered(transport, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._gathered))
         line = transport.get_extra_info("socket")
         if line is not None:
             line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
@@ -44,6 +78,11 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch()
+
+    def eof_received(self) -> None:
+        """asyncio closes what is half-closed by the client; what was written before is still sent."""
+        self._gathered.hand_on()
+        super().eof_received()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -32,7 +32,7 @@ def page(model: str, routes: Sequence[APIRoute]) -> str:
 <p>An OpenAI-compatible server of <code>{escape(model)}</code>.
 The schema is at <a href="/openapi.json">/openapi.json</a>.</p>
 <pre>curl http://localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
-  -d '{{"messages": [{{"role": "user", "content": "Hello!"}}]}}'</pre>
+  -d '{{"model": "{escape(model)}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'</pre>
 <h2>Routes</h2><table><tr><th>Route</th><th>What it does</th></tr>{listed}</table>
 <h2>Request fields</h2>
 <p>An ignored field is named in the <code>X-Qwench-Warnings</code> header; so is a field nobody knows. A refused field

@@ -11,8 +11,11 @@ import re
 import time
 import uuid
 from contextlib import nullcontext
+from functools import lru_cache
 
+from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -50,6 +53,16 @@ QUIET = frozenset({"/health", "/metrics"})  # asked for every few seconds; not w
 
 class Unclear(RequestError):
     """Where the request ends can be read in two ways."""
+
+
+class Behind(Starlette):
+    """An application behind the gate, which tells what fails in the words of the API that was asked; Starlette would
+    say "Internal Server Error"."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        stack = super().build_middleware_stack()
+        assert isinstance(stack, ServerErrorMiddleware), "Starlette's own answer to failures is not outermost"
+        return stack.app
 
 
 class Gate:
@@ -159,6 +172,7 @@ def _secret(headers: Headers) -> str:
     return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
+@lru_cache(64)
 def _is_known(host: str, allowed: frozenset[str]) -> bool:
     """Whether a Host header is an address, this machine's own name, or an allowed one. A page of the web that makes its
     name lead to this machine (DNS rebinding) sends its own name."""

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from qwench.server.errors import json_response, speaks_anthropic
-from qwench.server.prepare import check_model
 from qwench.server.service import Service
 from qwench.text.thinking import EFFORTS
 
@@ -41,8 +40,8 @@ def model_routes(service: Service) -> APIRouter:
 
     @router.get("/v1/models/{name:path}")
     async def get_model(name: str, request: Request) -> Response:
-        """The served model, by its name."""
-        check_model(name, service.settings.names)
+        """The served model, by its own names only."""
+        service.names.own(name)
         return json_response(anthropic_card(service) if speaks_anthropic(request.scope) else openai_card(service))
 
     return router

@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from qwench import __version__
-from qwench.server.tables import components
+from qwench.server.tables import RULES, components
 
 Schema = dict[str, Any]
 TEXT, WHOLE, REAL, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "boolean"}
@@ -280,7 +280,8 @@ def document(routes: Sequence[APIRoute]) -> Schema:
     for path, operations in found["paths"].items():
         for operation in operations.values():
             operation["responses"] = responses(path, operation["responses"])
-    requests = {name: _open(schema) for name, schema in components().items()}
+    asking = {kind.__name__ for kind in RULES}
+    requests = {name: _open(schema, named=name in asking) for name, schema in components().items()}
     found["components"] = {
         "schemas": {**requests, **COMPONENTS},
         "securitySchemes": {
@@ -311,6 +312,11 @@ def _error_of(path: str) -> str:
     return "OllamaError" if path.startswith("/api/") else "AnthropicError" if "/messages" in path else "Error"
 
 
-def _open(schema: Schema) -> Schema:
-    """Fields that nobody knows are ignored by name, not refused: clients add their own."""
-    return {name: value for name, value in schema.items() if name != "additionalProperties"}
+def _open(schema: Schema, *, named: bool) -> Schema:
+    """Fields that nobody knows are ignored by name, not refused: clients add their own. ``named``: a model has to be
+    named, unless the operator has said otherwise."""
+    schema = {name: value for name, value in schema.items() if name != "additionalProperties"}
+    if named:
+        schema["required"] = ["model", *schema.get("required", ())]
+        schema["properties"] = {**schema["properties"], "model": {"type": "string", "title": "Model"}}
+    return schema

@@ -12,11 +12,12 @@ from typing import Any
 
 from qwench.engine.request import Guide, MediaSpan, SamplingParams
 from qwench.engine.thinking import ThinkingRules
-from qwench.errors import ModelNotFound, RequestError
+from qwench.errors import RequestError
 from qwench.media.parts import read_caps
 from qwench.reason.recipes import Task
 from qwench.reason.samples import Render
 from qwench.reason.strategy import read_strategy
+from qwench.server.naming import UNNAMED, Names
 from qwench.server.schemas import ChatRequest, CompletionRequest, shape, show, sift
 from qwench.text.chat import normalise_messages
 from qwench.text.grammar import read_structure
@@ -105,16 +106,16 @@ class Prepared:
 
 
 def prepare_chat(
-    body: Mapping[str, object], text: ModelText, names: Sequence[str] = (), eyes: Eyes | None = None
+    body: Mapping[str, object], text: ModelText, names: Names = UNNAMED, eyes: Eyes | None = None
 ) -> Prepared:
-    """A ``/v1/chat/completions`` body; ``names`` are the served model's names (none: any name will do), ``eyes`` how
-    it looks at what it is shown.
+    """A ``/v1/chat/completions`` body; ``names`` are those of the served model, ``eyes`` how it looks at what it is
+    shown.
 
     Raises RequestError, TemplateError or ModelNotFound.
     """
     fields, warnings = sift(body, "chat")
     request = shape(ChatRequest, fields)
-    check_model(request.model, names)
+    warnings += names.meant(request.model)
     return prepare_request(request, warnings, text, eyes)
 
 
@@ -169,12 +170,12 @@ def prepare_request(
 
 
 def prepare_completion(
-    body: Mapping[str, object], text: ModelText, names: Sequence[str] = (), _eyes: Eyes | None = None
+    body: Mapping[str, object], text: ModelText, names: Names = UNNAMED, _eyes: Eyes | None = None
 ) -> Prepared:
     """A ``/v1/completions`` body: raw text or ids, no template, neutral sampling. Raises as ``prepare_chat``."""
     fields, warnings = sift(body, "completions")
     request = shape(CompletionRequest, fields)
-    check_model(request.model, names)
+    warnings += names.meant(request.model)
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_TOP_LOGPROBS:
         raise RequestError(f"logprobs is {request.logprobs}; give 0 to {MAX_TOP_LOGPROBS}.", param="logprobs")
     number = 1 if request.n is None else request.n
@@ -209,12 +210,6 @@ def prepare_completion(
         show_logprobs=request.logprobs is not None,
         silent=silent,
     )
-
-
-def check_model(asked: str | None, names: Sequence[str]) -> None:
-    """Absent, or one of the served names."""
-    if asked is not None and names and asked not in names:
-        raise ModelNotFound(f"The model {show(asked)} is not served here; send {names[0]!r}.", param="model")
 
 
 def _tools(request: ChatRequest) -> Tools | None:

@@ -15,6 +15,7 @@ from qwench.server.answer import Answer, Format, Head, Trail, whole
 from qwench.server.body import parse, read_body
 from qwench.server.errors import json_response
 from qwench.server.gate import ARRIVED, CLIENT_CLOSED, OWNER
+from qwench.server.naming import Names
 from qwench.server.ndjson import LineStream
 from qwench.server.prepare import Prepared
 from qwench.server.service import Service
@@ -23,7 +24,7 @@ from qwench.text.model import ModelText
 from qwench.text.tokenizer import Tokenizer
 from qwench.text.vision import Eyes, shows
 
-Prepare = Callable[[Mapping[str, object], ModelText, Sequence[str], Eyes | None], Prepared]
+Prepare = Callable[[Mapping[str, object], ModelText, Names, Eyes | None], Prepared]
 MakeFormat = Callable[[Head, Answer, Tokenizer], Format]
 WARNINGS_HEADER = "x-qwench-warnings"
 REUSE_HEADER = "x-qwench-cache"  # of a whole answer; a stream tells the same in a comment
@@ -41,7 +42,7 @@ async def generate(
 ) -> Response:
     """The reply to a body that ``prepare`` understands as it is; its id begins with ``prefix``."""
     body = await read_json(service, request)
-    names, eyes = service.settings.names, service.eyes
+    names, eyes = service.names, service.eyes
     prepared = await service.apart(
         lambda: prepare(body, service.text, names, eyes), looks=eyes is not None and shows(body)
     )

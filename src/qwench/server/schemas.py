@@ -25,6 +25,7 @@ BOTH: tuple[Endpoint, ...] = ("chat", "completions")
 CHAT: tuple[Endpoint, ...] = ("chat",)
 COMPLETIONS: tuple[Endpoint, ...] = ("completions",)
 MAX_SHOWN = 80
+NAMED = "the served name or its short name; names of GPT, Claude and Gemini models are answered too, with a warning"
 
 
 class Treatment(Enum):
@@ -49,7 +50,7 @@ class FieldRule:
 _S, _I, _R = Treatment.SUPPORTED, Treatment.IGNORED, Treatment.REFUSED
 
 FIELDS: tuple[FieldRule, ...] = (
-    FieldRule("model", BOTH, _S, "the served name or its short name; absent means the served model"),
+    FieldRule("model", BOTH, _S, NAMED),
     FieldRule(
         "messages",
         CHAT,

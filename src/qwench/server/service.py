@@ -26,6 +26,7 @@ from qwench.server.answer import Answer, Head, Trail, Watch
 from qwench.server.considered import answer_to
 from qwench.server.keys import Key
 from qwench.server.metrics import Metrics
+from qwench.server.naming import AnswersTo, Names
 from qwench.server.prepare import Prepared
 from qwench.server.store import Store
 from qwench.text.model import ModelText
@@ -41,7 +42,8 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """``names`` the served model answers to, its own name first. ``keepalive`` is in seconds of silence in a stream.
+    """``names`` of the served model, its own first, and which others are answered (``answers_to``).
+    ``keepalive`` is in seconds of silence in a stream.
     ``response_bytes`` bounds the responses that are stored for clients, 0 stores none.
     ``checkers`` are commands that clients may have answers checked with, by name. ``media`` bounds what is looked at,
     and ``sources`` says from where it may come. ``watches`` are told of every answer that is over,
@@ -54,6 +56,7 @@ class ServerSettings:
     """
 
     names: tuple[str, ...]
+    answers_to: AnswersTo = "hosted"
     keys: tuple[Key, ...] = ()
     key_rate: int | None = None
     key_running: int | None = None
@@ -90,6 +93,10 @@ class Service:
     @property
     def name(self) -> str:
         return self.settings.names[0]
+
+    @property
+    def names(self) -> Names:
+        return Names(self.settings.names, self.settings.answers_to)
 
     @cached_property
     def _reader(self) -> MediaReader | None:

@@ -60,7 +60,7 @@ async def understand(service: Service, url: str, body: Mapping[str, object]) -> 
         found = await understood(service, ResponseStore(0), body, "")
         form = partial(found.form, keep=lambda _: None)
         return Work(found.prepared, form, "resp_", found.asked.translation.places)
-    names, eyes = service.settings.names, service.eyes
+    names, eyes = service.names, service.eyes
     prepare = prepare_chat if url == CHAT else prepare_completion
     looks = eyes is not None and shows(body)
     prepared = await service.apart(lambda: prepare(body, service.text, names, eyes), looks=looks)

@@ -15,7 +15,7 @@ from qwench.server.errors import json_response
 from qwench.server.messages.conversation import read_messages
 from qwench.server.messages.fields import FIELDS, CountRequest, MessagesRequest
 from qwench.server.messages.form import MessageFormat
-from qwench.server.prepare import Prepared, check_model
+from qwench.server.prepare import Prepared
 from qwench.server.reply import read_json, reply, warning_header
 from qwench.server.schemas import shape, sift
 from qwench.server.service import Service
@@ -45,7 +45,7 @@ async def understood(service: Service, body: Mapping[str, object], kind: type[Co
     """What ``body`` comes to. Raises RequestError, TemplateError or ModelNotFound."""
     fields, warnings = sift(body, "messages", FIELDS)
     asked = shape(kind, fields, FIELDS)
-    check_model(asked.model, service.settings.names)
+    warnings += service.names.meant(asked.model)
     if kind is MessagesRequest and asked.messages and asked.messages[-1].get("role") == "assistant":
         place = f"messages[{len(asked.messages) - 1}]"
         reason = "an answer cannot be begun for the model; end with a user's message"

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from qwench.server.schemas import Endpoint, FieldRule, Treatment, sift
+from qwench.server.schemas import NAMED, Endpoint, FieldRule, Treatment, sift
 
 CHAT: tuple[Endpoint, ...] = ("ollama chat",)
 GENERATE: tuple[Endpoint, ...] = ("ollama generate",)
@@ -25,7 +25,7 @@ def _option(name: str, treatment: Treatment, note: str, neutral: tuple[object, .
 
 
 FIELDS: tuple[FieldRule, ...] = (
-    FieldRule("model", BOTH, _S, "the served name or its short name, with or without :latest"),
+    FieldRule("model", BOTH, _S, f"{NAMED}; with or without :latest"),
     FieldRule(
         "messages",
         CHAT,

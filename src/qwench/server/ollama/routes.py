@@ -22,7 +22,7 @@ from qwench.server.errors import json_response
 from qwench.server.ollama.conversation import raw_body, read_chat, read_generate
 from qwench.server.ollama.fields import FIELDS, OllamaChatRequest, OllamaGenerateRequest, ShowRequest, sift_options
 from qwench.server.ollama.form import OllamaChatFormat, OllamaGenerateFormat, begun, stamp
-from qwench.server.prepare import Prepared, check_model, prepare_completion
+from qwench.server.prepare import Prepared, prepare_completion
 from qwench.server.reply import read_json, reply
 from qwench.server.schemas import shape
 from qwench.server.service import Service
@@ -43,7 +43,7 @@ def ollama_routes(service: Service) -> APIRouter:
         body = await read_json(service, request)
         fields, warnings = sift_options(body, "ollama chat")
         asked = shape(OllamaChatRequest, fields, FIELDS)
-        _check(service, asked.model)
+        warnings += service.names.meant(_untagged(asked.model))
         if not asked.messages:
             return _loaded(service, {"message": {"role": "assistant", "content": ""}}, body)
         prepared = await _understood(service, asked, warnings)
@@ -55,7 +55,7 @@ def ollama_routes(service: Service) -> APIRouter:
         body = await read_json(service, request)
         fields, warnings = sift_options(body, "ollama generate")
         asked = shape(OllamaGenerateRequest, fields, FIELDS)
-        _check(service, asked.model)
+        warnings += service.names.meant(_untagged(asked.model))
         if not (asked.prompt or asked.suffix or asked.images):
             return _loaded(service, {"response": ""}, body)
         prepared = await _understood(service, asked, warnings)
@@ -79,9 +79,10 @@ def ollama_routes(service: Service) -> APIRouter:
     async def show(request: Request) -> Response:
         """What the served model is and can do."""
         asked = shape(ShowRequest, await read_json(service, request))
-        if not (asked.model or asked.name):
+        name = asked.model or asked.name
+        if not name:
             raise RequestError("model is missing; send the served name.", param="model")
-        _check(service, asked.model or asked.name)
+        service.names.own(_untagged(name))
         return json_response(await asyncio.to_thread(_shown, service))
 
     @router.get("/api/version")
@@ -118,8 +119,8 @@ def _raw(service: Service, asked: OllamaGenerateRequest) -> Prepared:
     return prepared
 
 
-def _check(service: Service, model: str | None) -> None:
-    check_model(model and model.removesuffix(LATEST), service.settings.names)
+def _untagged(model: str | None) -> str | None:
+    return model and model.removesuffix(LATEST)
 
 
 def _loaded(service: Service, told: Mapping[str, object], body: Mapping[str, object]) -> Response:

@@ -145,7 +145,7 @@ class App {
     await this.keep(conversation);
     const clock = setInterval(() => this.keep(conversation), SAVE_EVERY);
     try {
-      const request = { messages: asked, ...settings.fields, stream: true, stream_options: { include_usage: true } };
+      const request = { model: answer.model || undefined, messages: asked, ...settings.fields, stream: true, stream_options: { include_usage: true } };
       for await (const event of server.answer(request, abort.signal)) {
         fold(answer, event);
         this.paint(conversation);

@@ -51,11 +51,11 @@ export class Settings {
 
   /** The fields of a request that these values ask for; a value that was not given is the server's to choose. */
   get fields() {
-    const { thinking, budget, sampling, model } = this.values;
+    const { thinking, budget, sampling } = this.values;
     const bound = budget === null ? { reasoning_budget: -1 } : { thinking_budget: budget };
     const spelled = { auto: {}, off: { enable_thinking: false }, on: { enable_thinking: true, ...bound } }[thinking];
     const offered = this.tools;
-    return { ...(model ? { model } : {}), ...sampling, ...spelled, ...(offered.length ? { tools: offered } : {}) };
+    return { ...sampling, ...spelled, ...(offered.length ? { tools: offered } : {}) };
   }
 
   /** The tools that are offered to the model: none where the text is no list of them. */

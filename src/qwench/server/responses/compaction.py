@@ -20,10 +20,8 @@ MOST_TOKENS = 4096  # of a summary
 WHOLE = ("stream", "background")
 
 
-def to_sum_up(body: Mapping[str, object], name: str) -> dict[str, object]:
+def to_sum_up(body: Mapping[str, object]) -> dict[str, object]:
     """``body`` with what a summary is asked with: no thoughts, no calls, no form. Raises RequestError."""
-    if body.get("model") is None:
-        raise RequestError(f"model is missing; send {name!r}.", param="model")
     for field in WHOLE:
         if body.get(field):
             raise RequestError(f"{field} is not possible here, a summary comes whole; leave it out.", param=field)

@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from qwench.server.schemas import Endpoint, FieldRule, Treatment
+from qwench.server.schemas import NAMED, Endpoint, FieldRule, Treatment
 
 HERE: tuple[Endpoint, ...] = ("responses",)
 _S, _I, _R = Treatment.SUPPORTED, Treatment.IGNORED, Treatment.REFUSED
 
 FIELDS: tuple[FieldRule, ...] = (
-    FieldRule("model", HERE, _S, "the served name or its short name; absent means the served model"),
+    FieldRule("model", HERE, _S, NAMED),
     FieldRule(
         "input",
         HERE,

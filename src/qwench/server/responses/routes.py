@@ -63,7 +63,7 @@ def response_routes(service: Service) -> APIRouter:
     @router.post("/v1/responses/compact", openapi_extra=body_of("ResponsesRequest"))
     async def compact(request: Request) -> Response:
         """Sum a conversation up: what the user said, and an item in place of all the rest."""
-        body = to_sum_up(await read_json(service, request), service.name)
+        body = to_sum_up(await read_json(service, request))
         found = await understood(service, store, body, request.scope[OWNER], sums_up=True)
         make = partial(CompactionFormat, found=found)
         with found.asked.translation.places.naming():

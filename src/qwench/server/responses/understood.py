@@ -10,7 +10,7 @@ from typing import Any
 from qwench.errors import RequestError
 from qwench.server.answer import Answer, Head
 from qwench.server.errors import encode
-from qwench.server.prepare import Prepared, check_model
+from qwench.server.prepare import Prepared
 from qwench.server.responses.conversation import Asked, read_response
 from qwench.server.responses.fields import FIELDS, ResponsesRequest
 from qwench.server.responses.form import Keep, ResponseFormat
@@ -57,7 +57,7 @@ async def understood(
     """
     fields, warnings = sift(body, "responses", FIELDS)
     request = shape(ResponsesRequest, fields, FIELDS)
-    check_model(request.model, service.settings.names)
+    warnings += service.names.meant(request.model)
     if request.input is None and request.previous_response_id is None:
         raise RequestError("input is missing; send text, or a list of items.", param="input")
     if not store.most and request.stores:
