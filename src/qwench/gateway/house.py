@@ -56,9 +56,9 @@ class House:
                 await asyncio.to_thread(self.books.ledger.erase, before=before)
             await asyncio.sleep(FORGET)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         for upstream in self.upstreams.values():
-            await upstream.aclose()
+            upstream.close()
 
 
 def furnish(

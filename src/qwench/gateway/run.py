@@ -36,7 +36,7 @@ class Server(uvicorn.Server):
         stopping = asyncio.create_task(self._stop())
         await super().shutdown(sockets)
         stopping.cancel()
-        await self._house.aclose()
+        self._house.close()
 
     async def _stop(self) -> None:
         await asyncio.sleep(self._drain)

@@ -21,7 +21,7 @@ from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from qwench.gateway.sections import Section, named_sections, sections
 from qwench.plan.tables import Table, read_table
@@ -236,6 +236,14 @@ class Settings:
     contents: float = 0.0
 
 
+def _is_reachable(parts: SplitResult) -> bool:
+    """Whether name and port can be those of a machine at all."""
+    try:
+        return bool(str(parts.hostname).encode("idna")) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -362,7 +370,7 @@ def _url(row: Section) -> str:
             raise row.error(key, "belongs to a tier that we start (kind engine); its models stand under [[models]]")
     url = row.text("url", wanted="its address, such as https://api.example.com").rstrip("/").removesuffix("/v1")
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _is_reachable(parts):
         raise row.wrong("url", "an address that begins with http:// or https://")
     if parts.username or parts.password or parts.query:
         raise row.error("url", "holds more than an address; keys belong into key_env or key_file")
