@@ -199,7 +199,8 @@ class Routing:
 
     ``stay``: by what share of the task's value another option must be better before a conversation moves to it.
     ``explore``: the share of requests that go to the option least is known of. ``shadow``: decide, tell, and use the
-    default all the same. ``cache``: seconds that upstreams keep a prompt. ``likeness``: below it no class is guessed.
+    default all the same. ``cache``: seconds that upstreams keep a prompt. ``likeness``: below it no class is guessed;
+    without it the examples tell.
     """
 
     currency: str = "USD"
@@ -208,7 +209,7 @@ class Routing:
     explore: float = 0.0
     shadow: bool = False
     cache: float = 300.0
-    likeness: float = 0.15
+    likeness: float | None = None
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,7 @@ def _routing(main: Section) -> Routing:
         explore=main.number("explore", usual.explore, 0, 1),
         shadow=main.flag("shadow", usual.shadow),
         cache=main.number("cache", usual.cache),
-        likeness=main.number("likeness", usual.likeness, 0, 1),
+        likeness=main.maybe_number("likeness", 0, 1),
     )
 
 
