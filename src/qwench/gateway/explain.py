@@ -20,6 +20,8 @@ def lines(ask: Ask, decision: Decision, currency: str) -> Iterator[str]:
     yield f"class      {decision.task.task.name}: {decision.task.because}"
     for name, cosine in decision.task.likeness:
         yield f"             like {name}: {cosine:.3f}"
+    if decision.task.shares:
+        yield "             " + ", ".join(f"{share:.0%} {task.name}" for task, share in decision.task.shares)
     yield f"value      V = {decision.value:g} {currency} for a completed task"
     yield f"limits     {_limits(ask)}"
     yield ""
@@ -56,6 +58,7 @@ def document(ask: Ask, decision: Decision) -> dict[str, Any]:
         },
         "class_because": decision.task.because,
         "likeness": dict(decision.task.likeness),
+        "shares": {task.name: share for task, share in decision.task.shares},
         "data_because": decision.data.because,
         "closed": {each.option.name: each.reason for each in decision.shut},
         "fallbacks": [option.name for option in decision.fallbacks],
