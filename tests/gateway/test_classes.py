@@ -95,7 +95,7 @@ def test_of_classes_that_are_near_the_more_like_is_the_more_likely() -> None:
 
 
 def test_examples_tell_what_little_likeness_is() -> None:
-    """Of examples that share one word of twenty a request need not be more like; what shares nothing is like nothing."""
+    """A request need not be more like examples than they are, which share one word of twenty."""
     words = [f"w{number}" for number in range(19)]
     loose = tuple(" ".join(("same", *(f"{word}x{place}" for word in words))) for place in range(40))
     asked = signals(" ".join(("same", *words)))

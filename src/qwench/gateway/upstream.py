@@ -15,12 +15,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import h11
-
 from qwench.errors import QwenchError
 from qwench.fault import fault
 from qwench.gateway.tiers import Tier
-from qwench.gateway.wire import Broken, Silent, Unreached, Wire, Wires
+from qwench.gateway.wire import Broken, Head, Silent, Unreached, Wire, Wires
 
 BLANK = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -101,12 +99,8 @@ class _Answer:
     """One that has begun. ``over``: its last word was read."""
 
     wire: Wire
-    head: h11.Response
+    head: Head
     over: bool = False
-
-    def header(self, name: str) -> str:
-        told = (value for known, value in self.head.headers if known == name.encode())
-        return next(told, b"").decode("latin-1")
 
 
 class Upstream:
@@ -140,7 +134,7 @@ class Upstream:
         """The events of a stream as they come. Raises UpstreamFailure; ends where the upstream ends."""
         buffer = b""
         async with self._answer(call) as answer:
-            if "text/event-stream" not in answer.header("content-type"):
+            if "text/event-stream" not in answer.head.headers.get("content-type", ""):
                 raise self.failure("was asked for a stream and sent something else", "malformed")
             while piece := await self._piece(answer.wire, self.tier.patience.idle, call.ends):
                 buffer, begins = buffer + piece, 0
@@ -173,7 +167,7 @@ class Upstream:
         answer = None
         try:
             answer = _Answer(wire, await wire.head(until))
-            if answer.head.status_code != 200:
+            if answer.head.status != 200:
                 raise await self._refusal(answer)
             yield answer
         except Silent:
@@ -222,8 +216,8 @@ class Upstream:
         ends = asyncio.get_running_loop().time() + patience
         while len(body) <= LONGEST_REFUSAL and (piece := await self._piece(answer.wire, patience, ends)):
             body += piece
-        status = answer.head.status_code
-        wait = answer.header("retry-after")
+        status = answer.head.status
+        wait = answer.head.headers.get("retry-after", "")
         seconds = float(wait) if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", wait) else None
         reason = self.clean(_reason(bytes(body)))
         if status in THEIR_FAULT:

@@ -40,6 +40,18 @@ class Silent(Exception):
 
 
 @dataclass(frozen=True)
+class Head:
+    """Of an answer."""
+
+    status: int
+    headers: Mapping[str, str]  # names in small letters; of several with one name the last
+
+    @classmethod
+    def of(cls, told: h11.Response) -> Head:
+        return cls(told.status_code, {name.decode("latin-1"): value.decode("latin-1") for name, value in told.headers})
+
+
+@dataclass(frozen=True)
 class Place:
     """Where connections go to. ``prefix``: of every path."""
 
@@ -67,7 +79,7 @@ class Wire(asyncio.Protocol):
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._head: h11.Response | None = None
+        self._head: Head | None = None
         self._pieces: list[bytes] = []
         self._ahead = 0
         self._over, self._lost, self._slowed = False, False, False
@@ -112,7 +124,7 @@ class Wire(asyncio.Protocol):
         parts = (request, h11.Data(data=body), h11.EndOfMessage())
         self._transport.write(b"".join(self._http.send(part) or b"" for part in parts))
 
-    async def head(self, until: float) -> h11.Response:
+    async def head(self, until: float) -> Head:
         """Raises Broken, and Silent ``until`` then."""
         while self._head is None:
             await self._wait(until)
@@ -147,7 +159,7 @@ class Wire(asyncio.Protocol):
                     self._pieces.append(bytes(event.data))
                     self._ahead += len(event.data)
                 elif isinstance(event, h11.Response):
-                    self._head = event
+                    self._head = Head.of(event)
                 elif isinstance(event, h11.EndOfMessage):
                     self._over = True
                 elif isinstance(event, h11.ConnectionClosed):

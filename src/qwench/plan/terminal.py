@@ -105,9 +105,7 @@ def _speed(out: Console, plan: Plan) -> None:
     users = ruled(f"users at {words.tokens(plan.load.context)}", "each, tokens/s", "all, tokens/s", "", text=(3,))
     for point in plan.users:
         told, reason = _each(plan, point), _reason(plan, point)
-        users.add_row(
-            f"{point.at}", told, words.span(point.speed.total) if told else "", f"[dim]{escape(reason)}[/]"
-        )
+        users.add_row(f"{point.at}", told, words.span(point.speed.total) if told else "", f"[dim]{escape(reason)}[/]")
     out.print(users)
     for source in plan.shares.sources:
         out.print(f"[dim]  share of the peak: {escape(source)}[/]")
