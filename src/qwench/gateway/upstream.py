@@ -195,16 +195,9 @@ class Upstream:
         return max(min(patience, ends - asyncio.get_running_loop().time()), 0.0)
 
     def _event(self, block: bytes) -> Event:
-        name, data = "", []
-        for line in block.splitlines():
-            field_name, _, value = line.partition(b":")
-            if field_name == b"data":
-                data.append(value.removeprefix(b" "))
-            elif field_name == b"event":
-                name = value.strip().decode("ascii", "replace")
-        told = b"\n".join(data)
-        if not data or told.strip() == b"[DONE]":
-            return Event("done" if data else "comment", None, block + b"\n\n")
+        name, told = _fields(block)
+        if told is None or told.strip() == b"[DONE]":
+            return Event("comment" if told is None else "done", None, block + b"\n\n")
         try:
             return Event(name, json.loads(told), block + b"\n\n")
         except ValueError:
@@ -248,6 +241,20 @@ class Upstream:
     def clean(self, text: str) -> str:
         """An upstream's words, without our key, without control characters, and short."""
         return UNPRINTABLE.sub(" ", self.tier.secret.hide(text))[:LONGEST_REASON]
+
+
+def _fields(block: bytes) -> tuple[str, bytes | None]:
+    """The name and the data of an event; None where it has no data."""
+    if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
+        return "", block[6:]  # as nearly all of them are
+    name, data = "", list[bytes]()
+    for line in block.splitlines():
+        field_name, _, value = line.partition(b":")
+        if field_name == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field_name == b"event":
+            name = value.strip().decode("ascii", "replace")
+    return name, b"\n".join(data) if data else None
 
 
 def _reason(body: bytes) -> str:
