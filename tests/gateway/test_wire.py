@@ -158,6 +158,24 @@ def test_after_the_last_word_a_connection_is_kept_if_the_end_comes_soon(pause: f
     run(work)
 
 
+def test_what_is_kept_and_what_lingers_is_closed_with_the_rest() -> None:
+    async def work() -> None:
+        async with scripted([WHOLE], [HEAD + chunk(b"last"), 5.0]) as (script, places):
+            kept, lingering = await ask(places), await ask(places)
+            assert await body(kept) == b"hello"
+            assert await lingering.read(math.inf) == b"last"
+            places.give(kept)
+            places.linger(lingering)
+            assert script.connections == 2
+            places.close()
+            await asyncio.sleep(0.01)
+            for wire in (kept, lingering):
+                with pytest.raises(Broken):
+                    await wire.head(math.inf) if wire is kept else await wire.read(math.inf)
+
+    run(work)
+
+
 def test_a_kept_connection_that_the_upstream_closed_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         async with scripted([WHOLE, 0.02, None], [WHOLE, 0.02], [WHOLE]) as (script, places):

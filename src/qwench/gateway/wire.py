@@ -204,6 +204,7 @@ class Wires:
         self._place = Place.of(url)
         self._offline = offline
         self._kept: list[Wire] = []
+        self._lingering: set[Wire] = set()
         self._closed = False
         self._tls: ssl.SSLContext | None = None
         if self._place.secure:
@@ -229,20 +230,23 @@ class Wires:
 
     def linger(self, wire: Wire) -> None:
         """As ``give``, of an answer after whose last word nothing comes but its end."""
-        if wire.begun:
+        if wire.begun and not self._closed:
             wire.ended = self._ended
+            self._lingering.add(wire)
             self._watch(wire, LINGER_SECONDS)
         else:
             self.give(wire)
 
     def close(self) -> None:
         self._closed = True
-        for wire in self._kept:
+        for wire in (*self._kept, *self._lingering):
             self._unwatch(wire)
             wire.abort()
         self._kept.clear()
+        self._lingering.clear()
 
     def _ended(self, wire: Wire) -> None:
+        self._lingering.discard(wire)
         self._unwatch(wire)
         self.give(wire)
 
@@ -279,6 +283,7 @@ class Wires:
             wire.clock.cancel()
 
     def _expire(self, wire: Wire) -> None:
+        self._lingering.discard(wire)
         if wire in self._kept:
             self._kept.remove(wire)
         wire.abort()
