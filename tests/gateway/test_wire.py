@@ -214,6 +214,21 @@ def test_what_is_no_whole_answer_is_broken(told: Sequence[bytes | float | None])
     run(work)
 
 
+@pytest.mark.parametrize("more", [[WHOLE + WHOLE], [WHOLE, 0.02, b"HTTP/1.1 2"]], ids=["at once", "later"])
+def test_an_answer_that_nobody_asked_for_is_nobodys(more: Sequence[bytes | float | None]) -> None:
+    async def work() -> None:
+        other = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nworld"
+        async with scripted(more, [other]) as (script, places):
+            wire = await ask(places)
+            assert await body(wire) == b"hello"
+            places.give(wire)
+            await asyncio.sleep(0.1)
+            assert await body(await ask(places)) == b"world"
+            assert script.connections == 2
+
+    run(work)
+
+
 def test_what_was_read_before_the_break_is_told_first() -> None:
     async def work() -> None:
         async with scripted([HEAD + chunk(b"half"), None]) as (_, places):

@@ -91,7 +91,11 @@ class Wire(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._take(data)
+        if self.fresh:  # nobody asked
+            self._lost = True
+            self.abort()
+        else:
+            self._take(data)
 
     def eof_received(self) -> None:
         self._take(b"")
@@ -109,7 +113,8 @@ class Wire(asyncio.Protocol):
     @property
     def done(self) -> bool:
         """Whether an exchange is over, and another may follow."""
-        return not self._lost and self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        over = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        return over and not self._lost and self._http.trailing_data == (b"", False)
 
     @property
     def fresh(self) -> bool:
