@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sys
 from types import FrameType
@@ -51,4 +52,6 @@ class Server(uvicorn.Server):
 def serve(house: House, listener: socket.socket) -> None:
     """Serve on ``listener`` until a signal."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # what is loaded stays; looking it all through again and again would stop the streams meanwhile
     Server(configure(build_app(house)), house).run(sockets=[listener])
