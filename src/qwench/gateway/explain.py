@@ -8,6 +8,7 @@ from typing import Any
 from qwench.gateway.courier import brief
 from qwench.gateway.router import Ask, Checked, Decision, Weighed
 
+OPEN = "open options"
 LOW, HIGH = 0.05, 0.95  # the interval that is shown
 
 
@@ -26,8 +27,8 @@ def lines(ask: Ask, decision: Decision, currency: str) -> Iterator[str]:
     yield f"limits     {_limits(ask)}"
     yield ""
     options = [each.option for each in decision.weighed] + [each.option for each in decision.shut]
-    width = max(len(option.name) for option in options)
-    head = f"{'open options':{width}}  p     90 % interval  outcomes  c ({currency})     p·V − c"
+    width = max(len(name) for name in (OPEN, *(option.name for option in options)))
+    head = f"{OPEN:{width}}  p     90 % interval  outcomes  c ({currency})     p·V − c"
     yield head
     for weighed in decision.weighed:
         yield f"{weighed.option.name:{width}}  {_numbers(weighed)}"

@@ -371,8 +371,10 @@ def _url(row: Section) -> str:
             raise row.error(key, "belongs to a tier that we start (kind engine); its models stand under [[models]]")
     url = row.text("url", wanted="its address, such as https://api.example.com").rstrip("/").removesuffix("/v1")
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not _is_reachable(parts):
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise row.wrong("url", "an address that begins with http:// or https://")
+    if not _is_reachable(parts):
+        raise row.wrong("url", "an address with the name and the port of a machine")
     if parts.username or parts.password or parts.query:
         raise row.error("url", "holds more than an address; keys belong into key_env or key_file")
     return url
