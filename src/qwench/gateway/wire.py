@@ -7,6 +7,7 @@ slowed down. h11 reads and writes the protocol. Knows no API, no status and no p
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import math
 import ssl
 from collections.abc import Callable, Mapping
@@ -202,6 +203,14 @@ def _tire(waiter: asyncio.Future[None]) -> None:
         waiter.set_exception(Silent())
 
 
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 class Wires:
     """The connections to one place. ``offline``: it must be on this machine, and no name is looked up."""
 
@@ -268,12 +277,13 @@ class Wires:
         if self._offline:
             assert is_loopback(host), f"offline, and asked to connect to {host}"
             host = "127.0.0.1" if host == "localhost" else host
-        name = place.host if self._tls else None
-        loop = asyncio.get_running_loop()
+        name, loop = place.host if self._tls else None, asyncio.get_running_loop()
+        # Only a name has several addresses; trying them together, asyncio forgets a socket if it is interrupted.
+        delay = None if _is_number(host) else HAPPY_EYEBALLS
         try:
             async with asyncio.timeout(seconds):
                 _, wire = await loop.create_connection(
-                    Wire, host, place.port, ssl=self._tls, server_hostname=name, happy_eyeballs_delay=HAPPY_EYEBALLS
+                    Wire, host, place.port, ssl=self._tls, server_hostname=name, happy_eyeballs_delay=delay
                 )
         except OSError:  # also of names, certificates, and time
             raise Unreached from None
