@@ -40,7 +40,11 @@ CELLS: tuple[tuple[str, str, tuple[Row, ...]], ...] = (
             Row(decode=16, depth=BATCH_DEPTH, batch=16),
         ),
     ),
-    ("qwen3.5:0.8b", "q8", (Row(prefill=512), Row(decode=16), Row(decode=16, depth=BATCH_DEPTH, batch=4))),
+    (
+        "qwen3.5:0.8b",
+        "q8",
+        (Row(prefill=1024), Row(decode=16, depth=4096), Row(decode=16, depth=BATCH_DEPTH, batch=4)),
+    ),
     ("qwen3.5:2b", "q4", (Row(prefill=512), Row(decode=16))),
 )
 

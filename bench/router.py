@@ -4,7 +4,8 @@
     matched random      each task to an option drawn with the shares of our choices
     class table         for each class the option with the greatest mean of solved·V − cost
     ours                qwench.gateway's router over the outcomes of the other folds, the class told
-    ours, class guessed the same, the class found by the classifier over the other folds' prompts
+    ours, class guessed the same, the class found by the gateway's classifier over the other folds' prompts
+    class table, class guessed  the class table, asked for the class that those prompts are most like
     class oracle        the class table, fitted on what it is tested on
     oracle              for each task the cheapest option that solves it
 
@@ -29,7 +30,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.outcomes import FOLDER, Numbers, Outcomes, tables
-from qwench.gateway.classes import Classifier
 from qwench.gateway.gates import DataFinding
 from qwench.gateway.ledger import Tally
 from qwench.gateway.posterior import Outcomes as Posterior
@@ -56,14 +56,14 @@ class Result:
     costs: Numbers
 
 
-def evaluate(table: Outcomes, folds: Choices, value: float, guesses: Sequence[str] = ()) -> list[Result]:
+def evaluate(table: Outcomes, folds: Choices, value: float, *, guess: bool = False) -> list[Result]:
     rows = np.arange(len(table.kinds))
     best = int(np.lexsort((table.costs.mean(0), -table.solved.mean(0)))[0])
 
     def chosen(name: str, choices: Choices) -> Result:
         return Result(name, table.solved[rows, choices], table.costs[rows, choices])
 
-    ours, _ = out_of_fold(table, folds, value, table.kinds)
+    ours, _ = out_of_fold(table, folds, value)
     shares = np.bincount(ours, minlength=len(table.options)) / len(ours)
     worth = table.solved * value - table.costs
     results = [
@@ -72,8 +72,8 @@ def evaluate(table: Outcomes, folds: Choices, value: float, guesses: Sequence[st
         chosen("class table", by_class(table, folds, value)),
         chosen("ours", ours),
     ]
-    if guesses:
-        results.append(chosen("ours, class guessed", out_of_fold(table, folds, value, guesses)[0]))
+    if guess:
+        results += guessed(table, folds, value)
     if table.tested:
         results.append(cascaded(table, folds, value))
     cheapest = np.where(table.solved > 0, table.costs, np.inf)
@@ -113,13 +113,12 @@ def class_means(kinds: Sequence[str], fitted: Numbers, tested: Numbers) -> Choic
     return found
 
 
-def out_of_fold(
-    table: Outcomes, folds: Choices, value: float, kinds: Sequence[str], *, cascades: bool = False
-) -> tuple[Choices, Choices]:
-    """What the gateway's own router chooses for tasks taken to be of these ``kinds``, knowing the other folds.
+def out_of_fold(table: Outcomes, folds: Choices, value: float, *, cascades: bool = False) -> tuple[Choices, Choices]:
+    """What the gateway's own router chooses where the class is told, knowing the other folds.
 
     And who answers after it, -1 for nobody.
     """
+    kinds = table.kinds
     first, second = np.zeros(len(kinds), dtype=np.int64), np.full(len(kinds), -1)
     for fold in range(FOLDS):
         router = fitted(table, folds != fold, value, cascades=cascades)
@@ -132,37 +131,46 @@ def out_of_fold(
     return first, second
 
 
-def guessed(table: Outcomes, folds: Choices) -> list[str]:
-    """The class of every task by the gateway's own classifier, with the other folds' prompts for examples."""
-    unknown = TaskClass(UNKNOWN, 0.0)
-    found = [UNKNOWN] * len(table.kinds)
+def guessed(table: Outcomes, folds: Choices, value: float) -> list[Result]:
+    """Ours and the class table where the class of every task has to be found: with the other folds' prompts for
+    examples."""
+    rows = np.arange(len(table.kinds))
+    ours, tabled = by_class(table, folds, value), by_class(table, folds, value)
+    kinds, worth = np.array(table.kinds), table.solved * value - table.costs
     for fold in range(FOLDS):
-        examples: dict[str, list[str]] = {kind: [] for kind in table.kinds}
-        for task in np.flatnonzero(folds != fold).tolist():
-            examples[table.kinds[task]].append(table.prompts[task])
-        classes = {kind: TaskClass(kind, 0.0, examples=tuple(texts)) for kind, texts in examples.items()}
-        classifier = Classifier(classes, unknown, Routing().likeness)
-        for task in np.flatnonzero(folds == fold).tolist():
-            found[task] = classifier.find(replace(SILENT, said=table.prompts[task])).task.name
-    return found
+        seen = folds != fold
+        router = fitted(table, seen, value, examples=True)
+        usual = int(worth[seen].mean(0).argmax())
+        means = {kind: int(worth[seen & (kinds == kind)].mean(0).argmax()) for kind in set(kinds[seen])}
+        for task in np.flatnonzero(~seen).tolist():
+            decision = router.decide(Ask(replace(SILENT, said=table.prompts[task]), PUBLIC))
+            ours[task] = table.options.index(decision.option.model)
+            like = decision.task.likeness
+            tabled[task] = means[like[0][0]] if like else usual
+    both = (("ours, class guessed", ours), ("class table, class guessed", tabled))
+    return [Result(name, table.solved[rows, choices], table.costs[rows, choices]) for name, choices in both]
 
 
-def fitted(table: Outcomes, seen: NDArray[np.bool_], value: float, *, cascades: bool = False) -> Router:
-    """The router after the outcomes of the tasks that were ``seen``; its default is what solved most of them."""
+def fitted(
+    table: Outcomes, seen: NDArray[np.bool_], value: float, *, cascades: bool = False, examples: bool = False
+) -> Router:
+    """The router after the outcomes of the tasks that were ``seen``; its default is the one with most gain of these.
+    ``examples``: their prompts are its classes' examples."""
     tier = Tier("bench", "openai", "http://127.0.0.1:1", frozenset(DataClass), "bench", "none")
     options = {name: Option(tier, name) for name in table.options}
     kinds = np.array(table.kinds)
     tallies, classes = [], {}
     for kind in sorted(set(table.kinds)):
         rows = seen & (kinds == kind)
-        classes[kind] = TaskClass(kind, value)
+        told = tuple(table.prompts[task] for task in np.flatnonzero(rows).tolist()) if examples else ()
+        classes[kind] = TaskClass(kind, value, examples=told)
         for place, name in enumerate(table.options):
             solved, cost = int(table.solved[rows, place].sum()), table.costs[rows, place]
             mean = float(cost.mean()) if len(cost) else None
             tallies.append(Tally(kind, "bench", name, "", "", solved, int(rows.sum()) - solved, int(rows.sum()), mean))
     unknown = TaskClass(UNKNOWN, value)
     pairs = [(one, two) for one in options.values() for two in options.values() if one != two] if cascades else []
-    best = table.options[int(table.solved[seen].mean(0).argmax())]
+    best = table.options[int((table.solved[seen] * value - table.costs[seen]).mean(0).argmax())]
     settings = Settings(
         path=Path("bench"),
         tiers={"bench": tier},
@@ -179,7 +187,7 @@ def fitted(table: Outcomes, seen: NDArray[np.bool_], value: float, *, cascades: 
 def cascaded(table: Outcomes, folds: Choices, value: float) -> Result:
     """Ours, where a first answer may be checked by the benchmark's own tests: a check that is never wrong."""
     rows = np.arange(len(table.kinds))
-    first, second = out_of_fold(table, folds, value, table.kinds, cascades=True)
+    first, second = out_of_fold(table, folds, value, cascades=True)
     solved, costs = table.solved[rows, first], table.costs[rows, first]
     again = (second >= 0) & (solved < 1)
     costs = costs + np.where(again, table.costs[rows, second], 0)
@@ -240,9 +248,9 @@ def main() -> int:
     document: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "folds": FOLDS, "cuts": CUTS, "tables": []}
     for table in found:
         cuts = [np.random.default_rng(seed).permutation(len(table.kinds)) % FOLDS for seed in range(CUTS)]
-        guesses = guessed(table, cuts[0]) if table.prompts and len(set(table.kinds)) > 1 else []
+        guessable = bool(table.prompts) and len(set(table.kinds)) > 1
         for value in table.values:
-            runs = [evaluate(table, folds, value, () if number else guesses) for number, folds in enumerate(cuts)]
+            runs = [evaluate(table, folds, value, guess=guessable and number == 0) for number, folds in enumerate(cuts)]
             told = summaries(averaged(runs), value)
             show(table, value, told)
             facts = {"name": table.name, "tasks": len(table.kinds), "value": value, "unit": table.unit}

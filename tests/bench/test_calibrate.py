@@ -73,6 +73,8 @@ def test_the_shares_are_found_and_every_other_speed_follows() -> None:
     found = calibrate()
     assert found.decode == pytest.approx((DECODE,) * 3, rel=0.02)
     assert found.prefill == pytest.approx((PREFILL,) * 3, rel=0.02)
+    for each in found.every:
+        assert each == dataclasses.replace(found.every[0], bits=each.bits), "the machine is the same in all precisions"
     here = dataclasses.replace(probe(), nvidia_driver=False)
     for row in (PROMPT, TOKENS, *CELLS):
         load = Load(row.prefill or row.depth + row.decode // 2, row.batch)

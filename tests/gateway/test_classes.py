@@ -78,6 +78,33 @@ def test_a_guess_between_two_classes_is_not_made() -> None:
     found = Classifier(twins, GENERAL, 0.1).find(signals("What is 3 + 4?"))
     assert found.task is GENERAL
     assert "too near" in found.because
+    assert [(task.name, share) for task, share in found.shares] == [("one", 0.5), ("two", 0.5)]
+
+
+def test_of_classes_that_are_near_the_more_like_is_the_more_likely() -> None:
+    both = {
+        "sums": TaskClass("sums", 1.0, examples=SUMS),
+        "letters": TaskClass("letters", 1.0, examples=LETTERS),
+    }
+    found = Classifier(both, GENERAL).find(signals("Write to the bank what is 7"))
+    assert found.task is GENERAL
+    (first, more), (_, less) = found.shares
+    assert first.name == found.likeness[0][0]
+    assert 0.5 < more < 1
+    assert more + less == pytest.approx(1)
+
+
+def test_examples_tell_what_little_likeness_is() -> None:
+    """A request need not be more like examples than they are, which share one word of twenty."""
+    words = [f"w{number}" for number in range(19)]
+    loose = tuple(" ".join(("same", *(f"{word}x{place}" for word in words))) for place in range(40))
+    asked = signals(" ".join(("same", *words)))
+    kinds = {"loose": TaskClass("loose", 1.0, examples=loose)}
+    assert Classifier(kinds, GENERAL).find(asked).task.name == "loose"
+    assert Classifier(kinds, GENERAL, 0.5).find(asked).task is GENERAL, "the operator's word counts"
+    assert Classifier(kinds, GENERAL).find(signals(" ".join(words))).task is GENERAL
+    few = {"loose": TaskClass("loose", 1.0, examples=loose[:5])}
+    assert Classifier(few, GENERAL).find(asked).task is GENERAL, "five examples do not tell"
 
 
 def test_quantiles_are_those_of_the_distribution() -> None:

@@ -95,10 +95,11 @@ def test_a_message_comes_back_as_a_completion_and_as_a_message_again() -> None:
     again = writer(read_wanted("anthropic", CONVERSATION)).whole(Answer({}, "openai", completion), {"cost": None})
     assert [block["type"] for block in again["content"]] == ["thinking", "text", "tool_use"]
     assert again["content"][2]["input"] == {"a": 1}
-    assert again["stop_reason"] == "tool_use"
+    assert {name: again[name] for name in STOPPED} == STOPPED
     assert (again["usage"]["input_tokens"], again["usage"]["cache_read_input_tokens"]) == (5, 3)
 
 
+STOPPED = {"stop_reason": "tool_use", "stop_sequence": None, "stop_details": None, "container": None}
 EVENTS: list[dict[str, Any]] = [
     {"type": "message_start", "message": {"id": "msg_1", "model": "large", "usage": {"input_tokens": 5}}},
     {"type": "ping"},
@@ -133,6 +134,7 @@ def test_events_become_chunks_and_chunks_become_the_same_events() -> None:
     deltas = [event["delta"]["type"] for event in events if event["type"] == "content_block_delta"]
     assert deltas == ["thinking_delta", "signature_delta", "text_delta", "input_json_delta", "input_json_delta"]
     assert [event["index"] for event in events if event["type"] == "content_block_start"] == [0, 1, 2]
+    assert events[-2]["delta"] == STOPPED
 
 
 def option(kind: Any, steering: Steering, thinking: Thinking) -> Option:

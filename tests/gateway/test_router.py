@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from qwench.errors import ModelNotFound, RequestError
 from qwench.gateway.conversations import Conversations, Held
 from qwench.gateway.gates import BudgetExhausted, DataFinding, Limits, NothingAllowed, data_class
 from qwench.gateway.ledger import Tally
-from qwench.gateway.posterior import SIZES, Outcomes, alike
+from qwench.gateway.posterior import SIZES, Beta, Outcomes, Source, leanings, mixed
 from qwench.gateway.prices import Price, Prices
 from qwench.gateway.router import Ask, Decision, Router, Weighed, check
 from qwench.gateway.signals import read_signals
@@ -76,6 +77,34 @@ def ask(text: str = "the sum of it", **more: Any) -> Ask:
 
 def decide(given: Settings, question: Ask, tallies: Sequence[Tally] = ()) -> Decision:
     return Router(given, PRICES, Outcomes(tallies), random.Random(0)).decide(question)
+
+
+def test_between_two_classes_both_count_as_far_as_they_are_likely() -> None:
+    texts = ("Add 3 and 4.", "Add 12 and 30.", "Add 7 and 9.")
+    kinds = {name: TaskClass(name, value, examples=texts) for name, value in (("one", 1.0), ("two", 0.5))}
+    given = made(SMALL, LARGE, classes={**kinds, "general": GENERAL})
+    tallies = [
+        Tally(name, tier, model, "", "", right, 20 - right, 20, None)
+        for name, tier, model, right in (
+            ("one", "own", "small", 4),
+            ("one", "api", "large", 16),
+            ("two", "own", "small", 10),
+            ("two", "api", "large", 12),
+        )
+    ]
+    question = ask("Add 5 and 6.")
+    decision = decide(given, question, tallies)
+    assert decision.task.task is GENERAL
+    assert "are too near" in decision.task.because
+    assert decision.value == pytest.approx(0.75)
+    assert decision.option == LARGE, "not the default"
+    large = decision.weighed[1]
+    one, two = ((right + 0.5) / 21 for right in (16, 12))
+    assert large.gain == pytest.approx(0.5 * one * 1.0 + 0.5 * two * 0.5 - (large.cost or 0))
+    assert large.chance.mean == pytest.approx((one + two) / 2)
+    wary = replace(given, routing=Routing(enough=11))
+    assert decide(wary, question, tallies).option == LARGE
+    assert decide(wary, question, tallies[:2]).option == SMALL, "20 outcomes of a class that is half likely count as 10"
 
 
 def test_the_greatest_gain_is_chosen_and_the_numbers_are_those_of_the_rule() -> None:
@@ -307,11 +336,53 @@ def test_a_prior_counts_until_outcomes_do() -> None:
     assert after.quantile(0.05) < after.mean < after.quantile(0.95)
 
 
+def size(found: Sequence[Source]) -> float:
+    """How heavily the classes lean, over all that is believed."""
+    return math.exp(math.fsum(belief * math.log(size) for belief, _, size in found))
+
+
 def test_classes_lean_on_one_another_as_far_as_they_are_seen_to_be_alike() -> None:
-    same = alike([(70, 30)] * 8)
-    mixed = alike([(80, 20), (60, 40), (75, 25), (55, 45), (70, 30), (85, 15)])
-    apart = alike([(95, 5), (5, 95), (50, 50), (99, 1), (1, 99)])
-    few = alike([(1, 0), (0, 1), (1, 0)])
+    def alone(*classes: tuple[int, int]) -> float:
+        return size(leanings({"m": classes})["m"])
+
+    same = alone(*[(70, 30)] * 8)
+    mixed = alone((80, 20), (60, 40), (75, 25), (55, 45), (70, 30), (85, 15))
+    apart = alone((95, 5), (5, 95), (50, 50), (99, 1), (1, 99))
+    few = alone((1, 0), (0, 1), (1, 0))
     assert SIZES[0] <= apart < 2 < mixed < 64 < same <= SIZES[-1]
     assert apart < few < same, "little that was seen tells little"
-    assert alike([(70, 30)] * 2) == SIZES[0]
+
+
+def test_how_alike_classes_are_is_told_by_all_options_and_how_good_by_each() -> None:
+    apart = [(95, 5), (5, 95), (50, 50), (99, 1), (1, 99)]
+    found = leanings({"one": apart, "two": [(3, 1), (1, 0), (4, 0)]})
+    assert size(found["two"]) == pytest.approx(size(found["one"]), rel=0.05)
+    assert size(found["two"]) < size(leanings({"two": [(3, 1), (1, 0), (4, 0)]})["two"])
+    means = {name: math.fsum(belief * mean for belief, mean, _ in sources) for name, sources in found.items()}
+    assert means["one"] < means["two"]
+    for sources in found.values():
+        assert math.fsum(belief for belief, _, _ in sources) == pytest.approx(1)
+
+
+def test_two_classes_do_not_lean_on_one_another_and_three_do() -> None:
+    def sums(*others: str) -> Beta:
+        tallies = [Tally(name, "own", "small", "", "", 40, 20, 60, None) for name in others]
+        return Outcomes([*counts(small=(0, 4)), *tallies]).posterior("sums", SMALL)
+
+    assert sums().mean == sums("letters").mean == pytest.approx(0.5 / 5)
+    leaning = sums("letters", "code", "chat", "search")
+    assert 0.2 < leaning.mean < 0.6, "four failures against what four classes say"
+    assert leaning.seen == 4
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.1, 500), st.floats(0.1, 500)), min_size=1, max_size=6),
+)
+def test_a_mixture_has_the_mean_and_the_variance_of_its_parts(drawn: list[tuple[float, float, float]]) -> None:
+    total = math.fsum(share for share, _, _ in drawn)
+    parts = [(share / total, Beta(a, b, 0)) for share, a, b in drawn]
+    found = mixed(parts)
+    mean = math.fsum(share * each.mean for share, each in parts)
+    square = math.fsum(share * (each.variance + each.mean**2) for share, each in parts)
+    assert found.mean == pytest.approx(mean)
+    assert found.variance == pytest.approx(square - mean**2, rel=1e-4, abs=1e-9)

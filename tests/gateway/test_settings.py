@@ -102,6 +102,8 @@ def test_the_example_that_ships_is_right() -> None:
             '"api.example.com"',
             "line 11: tiers.api.url is 'api.example.com'; give an address",
         ),
+        ("example.com/v1/", "example.com:99999", "line 11: tiers.api.url is 'https://api.example.com:99999'; give an"),
+        ('"https://api', '"https://api..', "with the name and the port of a machine"),
         ('"https://api', '"https://me:pw@api', "line 11: tiers.api.url holds more than an address; keys belong"),
         ('"API_KEY"', '"OTHER_KEY"', "line 12: tiers.api.key_env names the variable OTHER_KEY, which is not set"),
         ('tier = "own"', 'tier = "owm"', "line 14: models.tier is 'owm'; give one of own, api; did you mean own?"),

@@ -100,7 +100,8 @@ LAYERS = {
         Layer((*BASE, "plan", "gateway"), ("sqlalchemy", "numpy", "rich")),
     ),
     # The rest stands behind the server's own gate, reads what clients send as the server does, and calls upstreams.
-    **dict.fromkeys(("gateway.engines", "gateway.upstream"), Layer((*BASE, "gateway"), ("httpx",))),
+    "gateway.engines": Layer((*BASE, "gateway"), ("httpx",)),
+    "gateway.wire": Layer(("gateway.tiers",), ("h11", "httpx")),
     **dict.fromkeys(("gateway.app", "gateway.admin"), Layer((*BASE, "gateway", "server"), ("starlette",))),
     "gateway.deltas": Layer(("server.answer", "text.reading", "text.stream")),
     "gateway.run": Layer(("gateway", "server.run"), ("uvicorn",)),

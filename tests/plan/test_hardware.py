@@ -11,7 +11,7 @@ from qwench.device import DeviceInfo
 from qwench.errors import UsageError
 from qwench.plan.cost import load_prices
 from qwench.plan.hardware import CELLS, find_machine, load_machines
-from qwench.plan.here import Calibration, ask_gpus, machine_key, read_calibration, this_machine
+from qwench.plan.here import Calibration, Reached, ask_gpus, machine_key, read_calibration, this_machine
 from qwench.plan.span import Span
 from qwench.plan.speed import efficiency
 
@@ -134,6 +134,23 @@ def test_a_calibration_is_kept_for_the_machine_it_was_made_on(tmp_path: Path) ->
         path.write_text(damaged, encoding="utf-8")
         assert read_calibration(path, INFO) is None
     assert read_calibration(tmp_path / "none.json", INFO) is None
+
+
+def test_what_was_measured_with_weights_like_a_models_counts_for_it(tmp_path: Path) -> None:
+    wide, plain = Reached(8.5, (0.9,), (0.05,)), Reached(16.0, (0.95,), (0.01,))
+    kept = replace(KEPT, bits=5.5, more=(wide, plain))
+    assert kept.reached(8.4).decode == (0.9,)
+    assert kept.reached(3.0) == replace(kept.reached(5.0), bits=3.0)
+    assert kept.reached(5.0).decode == KEPT.decode
+    assert kept.reached(6.7) == Reached(6.7, (*KEPT.decode, 0.9), (*KEPT.prefill, 0.05)), "between two: both"
+    assert kept.reached(12.0).prefill == (0.05, 0.01)
+    assert kept.reached(32.0).prefill == (0.01,)
+    assert KEPT.reached(16.0).decode == KEPT.decode, "who knows one precision takes it for all"
+    path = tmp_path / "calibration.json"
+    kept.save(path)
+    assert read_calibration(path, INFO) == kept
+    path.write_text(path.read_text(encoding="utf-8").replace("0.95", "-0.95"), encoding="utf-8")
+    assert read_calibration(path, INFO) is None
 
 
 def test_what_was_measured_here_counts_before_the_table() -> None:

@@ -1,7 +1,7 @@
-"""What share of this machine's limits our engine reaches, measured in about half a minute for the planner.
+"""What share of this machine's limits our engine reaches, measured in a minute or two for the planner.
 
-One small shape in 4 bits with random weights stands for all: what differs between models is how many bytes and
-operations a step has, and those the planner counts. A step's time is taken as its bytes over one share plus its
+One small shape with random weights stands for all, in 4, 8 and 16 bits: what differs between models is how many bytes
+and operations a step has, and those the planner counts. A step's time is taken as its bytes over one share plus its
 operations over another; the second is solved from prompts, the first from single tokens. Deep and batched rows are
 checks of that, not fitted.
 """
@@ -9,40 +9,91 @@ checks of that, not fitted.
 from __future__ import annotations
 
 import datetime
+import math
+from dataclasses import dataclass
 
 from qwench.bench.rows import Row
 from qwench.bench.subject import Choice, Subject, build, measure
 from qwench.device import probe
 from qwench.footprint import CacheShape
-from qwench.ops.limits import join, measure_limits
-from qwench.plan.here import Calibration, machine_key
-from qwench.plan.memory import STEP_TOKENS
-from qwench.plan.work import operations, weight_bytes
+from qwench.model.parameters import declare
+from qwench.ops.limits import Limits, join, measure_limits
+from qwench.plan.here import Calibration, Reached, machine_key
+from qwench.plan.memory import STEP_TOKENS, Load, footprint
+from qwench.plan.model import PLAIN, at, published
+from qwench.plan.work import is_read, operations, weight_bytes
 
-SHAPE, BITS = "qwen3.5:0.8b", "q4"
+SHAPE, PRECISIONS = "qwen3.5:0.8b", ("q4", "q8", "bf16")
 PROMPT = Row(prefill=STEP_TOKENS)
 TOKENS = Row(decode=16)
 ROUNDS = 3
+ROOM = 2.0  # times what a precision takes must be free
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One precision's: the machine's limits meanwhile, and tokens per second."""
+
+    subject: Subject
+    limits: list[Limits]
+    prompts: list[float]
+    tokens: list[float]
 
 
 def calibrate() -> Calibration:
+    """The first precision is measured in any case, the others where there is memory for them."""
+    taken = [_sampled(precision) for precision in PRECISIONS if precision == PRECISIONS[0] or _fits(precision)]
+    first, found = taken[0], join([limits for each in taken for limits in each.limits])
+    peak = found.peak(first.subject.arithmetic) or found.peak("bf16") or found.peak("fp32")
+    assert peak is not None, "some arithmetic can be measured on any machine"
+    bandwidth, arithmetic = found.reads.best, peak[1].best
+    reached = [_reached(each, bandwidth, arithmetic) for each in taken]
+    info = probe()
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return Calibration(
+        machine_key(info),
+        today,
+        bandwidth,
+        arithmetic,
+        peak[0],
+        reached[0].decode,
+        reached[0].prefill,
+        reached[0].bits,
+        tuple(reached[1:]),
+    )
+
+
+def _fits(precision: str) -> bool:
+    shape = at(SHAPE, published(SHAPE).config, precision)
+    return ROOM * footprint(shape, Load(STEP_TOKENS)).total < probe().memory_available
+
+
+def _sampled(precision: str) -> Samples:
     """Alternates limits, prompts and tokens, so that a neighbour's work falls on all of them."""
-    subject = build(Choice("nano", shape=SHAPE, quantization=BITS, device="cpu"), [PROMPT, TOKENS])
+    quantization = None if precision == PLAIN else precision
+    subject = build(Choice("nano", shape=SHAPE, quantization=quantization, device="cpu"), [PROMPT, TOKENS])
     limits, prompts, tokens = [], [], []
     for seed in range(ROUNDS):
         limits.append(measure_limits("cpu", subject.resolved.threads))
         prompts.append(measure(subject, PROMPT, seed))
         tokens.append(measure(subject, TOKENS, seed))
-    found = join(limits)
-    peak = found.peak(subject.arithmetic) or found.peak("bf16") or found.peak("fp32")
-    assert peak is not None, "some arithmetic can be measured on any machine"
-    bandwidth, arithmetic = found.reads.best, peak[1].best
-    prefill = [_prefill_share(subject, rate, bandwidth, arithmetic) for rate in prompts]
+    return Samples(subject, limits, prompts, tokens)
+
+
+def _reached(taken: Samples, bandwidth: float, arithmetic: float) -> Reached:
+    subject = taken.subject
+    prefill = [_prefill_share(subject, rate, bandwidth, arithmetic) for rate in taken.prompts]
     typical = sorted(prefill)[len(prefill) // 2]
-    decode = [_decode_share(subject, rate, bandwidth, arithmetic * typical) for rate in tokens]
-    info = probe()
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return Calibration(machine_key(info), today, bandwidth, arithmetic, peak[0], tuple(decode), tuple(prefill))
+    decode = [_decode_share(subject, rate, bandwidth, arithmetic * typical) for rate in taken.tokens]
+    return Reached(_bits(subject), tuple(decode), tuple(prefill))
+
+
+def _bits(subject: Subject) -> float:
+    """Of a weight that is read, on average."""
+    sizes = {
+        name: math.prod(spec.shape) for name, spec in declare(subject.model).items() if is_read(subject.model, name)
+    }
+    return sum(size * subject.bits[name] for name, size in sizes.items()) / sum(sizes.values())
 
 
 def _prefill_share(subject: Subject, rate: float, bandwidth: float, arithmetic: float) -> float:

@@ -63,9 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--hardware-file", type=Path, metavar="TOML", help="machines of your own")
     parser.add_argument("--price-file", type=Path, metavar="TOML", help="prices of your own")
-    parser.add_argument(
-        "--calibrate", action="store_true", help="measure this machine (about half a minute) and keep it"
-    )
+    parser.add_argument("--calibrate", action="store_true", help="measure this machine (a minute or two) and keep it")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the plan as one page")
     parser.add_argument("--json", action="store_true", help="print one JSON document with exact numbers instead")
 
@@ -228,8 +226,11 @@ def _calibrate(args: argparse.Namespace) -> int:
             f"{found.machine}: {found.bandwidth / 1e9:.1f} GB/s, {found.arithmetic / 1e12:.2f} T operations/s "
             f"({found.arithmetic_name})"
         )
-        print(f"generating reached {min(found.decode):.0%} to {max(found.decode):.0%} of the first,")
-        print(f"reading {min(found.prefill):.1%} to {max(found.prefill):.1%} of the second; kept in {path}")
+        for each in found.every:
+            generated = f"{min(each.decode):.0%} to {max(each.decode):.0%} of the first"
+            read = f"reading {min(each.prefill):.1%} to {max(each.prefill):.1%} of the second"
+            print(f"{each.bits:4.1f} bits a weight: generating reached {generated}, {read}")
+        print(f"kept in {path}")
     return 0
 
 

@@ -361,6 +361,7 @@ def brief(decision: Decision) -> dict[str, Any]:
         "option": decision.option.name,
         "because": decision.because,
         "class": decision.task.task.name,
+        **({"shares": _rounded(decision)} if decision.task.shares else {}),
         "data": str(decision.data.data),
         "value": decision.value,
         "weighed": {
@@ -371,6 +372,10 @@ def brief(decision: Decision) -> dict[str, Any]:
         **({"cascade": decision.cascade.name} if decision.cascade else {}),
         **({"shadow": decision.shadow} if decision.shadow else {}),
     }
+
+
+def _rounded(decision: Decision) -> dict[str, float]:
+    return {task.name: round(share, 4) for task, share in decision.task.shares}
 
 
 def _question(wanted: Wanted, completion: Mapping[str, Any]) -> Wanted:

@@ -8,6 +8,7 @@ from typing import Any
 from qwench.gateway.courier import brief
 from qwench.gateway.router import Ask, Checked, Decision, Weighed
 
+OPEN = "open options"
 LOW, HIGH = 0.05, 0.95  # the interval that is shown
 
 
@@ -20,12 +21,14 @@ def lines(ask: Ask, decision: Decision, currency: str) -> Iterator[str]:
     yield f"class      {decision.task.task.name}: {decision.task.because}"
     for name, cosine in decision.task.likeness:
         yield f"             like {name}: {cosine:.3f}"
+    if decision.task.shares:
+        yield "             " + ", ".join(f"{share:.0%} {task.name}" for task, share in decision.task.shares)
     yield f"value      V = {decision.value:g} {currency} for a completed task"
     yield f"limits     {_limits(ask)}"
     yield ""
     options = [each.option for each in decision.weighed] + [each.option for each in decision.shut]
-    width = max(len(option.name) for option in options)
-    head = f"{'open options':{width}}  p     90 % interval  outcomes  c ({currency})     p·V − c"
+    width = max(len(name) for name in (OPEN, *(option.name for option in options)))
+    head = f"{OPEN:{width}}  p     90 % interval  outcomes  c ({currency})     p·V − c"
     yield head
     for weighed in decision.weighed:
         yield f"{weighed.option.name:{width}}  {_numbers(weighed)}"
@@ -56,6 +59,7 @@ def document(ask: Ask, decision: Decision) -> dict[str, Any]:
         },
         "class_because": decision.task.because,
         "likeness": dict(decision.task.likeness),
+        "shares": {task.name: share for task, share in decision.task.shares},
         "data_because": decision.data.because,
         "closed": {each.option.name: each.reason for each in decision.shut},
         "fallbacks": [option.name for option in decision.fallbacks],

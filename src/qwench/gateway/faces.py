@@ -96,7 +96,8 @@ class Message(MessageForm):
     def _stop(self) -> dict[str, object]:
         reasons = {"tool_calls": "tool_use", "length": "max_tokens"}
         reason = reasons.get(self._deltas.end.finish_reason or "", "end_turn")
-        return {"stop_reason": "refusal" if self._deltas.refused else reason, "stop_sequence": None}
+        told = "refusal" if self._deltas.refused else reason
+        return {"stop_reason": told, "stop_sequence": None, "stop_details": None}
 
     def _usage(self) -> dict[str, object]:
         """``prompt_tokens`` without what was cached, as Anthropic counts; its clients want numbers in any case."""

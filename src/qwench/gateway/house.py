@@ -46,7 +46,7 @@ class House:
 
     async def learn(self) -> None:
         """Believe the outcomes that are in the ledger by now."""
-        self.books.outcomes.replace(await asyncio.to_thread(self.books.ledger.tallies))
+        await asyncio.to_thread(lambda: self.books.outcomes.replace(self.books.ledger.tallies()))
 
     async def forget(self) -> None:
         """Erase, again and again, the texts that are older than the settings allow; where they keep none, nothing."""
@@ -56,9 +56,9 @@ class House:
                 await asyncio.to_thread(self.books.ledger.erase, before=before)
             await asyncio.sleep(FORGET)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         for upstream in self.upstreams.values():
-            await upstream.aclose()
+            upstream.close()
 
 
 def furnish(

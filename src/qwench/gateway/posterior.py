@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qwench.gateway.ledger import Tally
 from qwench.gateway.tiers import Option
 
 Place = tuple[str, str]  # class and option
+Counts = Sequence[tuple[int, int]]  # accepted and rejected, of each class
+Source = tuple[float, float, float]  # a Beta distribution that shares may be drawn from: belief in it, mean, size
 RECENT = 0.1  # the weight of one more answer in the running means
 SIZES = tuple(2.0**power for power in range(-1, 8))  # outcomes that those of all other classes together may weigh as
+MEANS = tuple((place + 0.5) / 24 for place in range(24))
+FEWEST = 3  # classes with outcomes, of any option, that tell how alike classes are
+NEGLIGIBLE = 1e-3  # belief that is left out
 STEPS = 60  # halvings of [0, 1]: more than a double holds
 
 
@@ -32,6 +37,10 @@ class Beta:
     @property
     def mean(self) -> float:
         return self.a / (self.a + self.b)
+
+    @property
+    def variance(self) -> float:
+        return self.mean * (1 - self.mean) / (self.a + self.b + 1)
 
     def quantile(self, share: float) -> float:
         """Where so much of the probability lies below."""
@@ -62,37 +71,49 @@ class Outcomes:
     """What the ledger says of every option in every class, and what this process saw of their sizes and times."""
 
     def __init__(self, tallies: Iterable[Tally] = ()) -> None:
-        self._counts: dict[Place, tuple[int, int]] = {}
-        self._costs: dict[Place, float] = {}
+        self._counts: Mapping[Place, tuple[int, int]]
+        self._costs: Mapping[Place, float]
+        self._sources: Mapping[str, Sequence[Source]]
+        self._known: dict[tuple[str, str], Beta]  # posteriors that were asked for
         self._means: dict[Place, Means] = defaultdict(Means)
         self.replace(tallies)
 
     def replace(self, tallies: Iterable[Tally]) -> None:
         """Believe these from now on; the running means stay."""
-        self._counts, self._costs = {}, {}
-        classes: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        counts: dict[Place, tuple[int, int]] = {}
+        costs: dict[Place, float] = {}
         for each in tallies:
             place = (each.name, _name(each))
-            self._counts[place] = each.accepted, each.rejected
-            classes[place[1]].append(self._counts[place])
+            counts[place] = each.accepted, each.rejected
             if each.cost is not None:
-                self._costs[place] = each.cost
-        self._pools = {
-            name: (sum(a for a, _ in seen), sum(r for _, r in seen), alike(seen)) for name, seen in classes.items()
-        }
+                costs[place] = each.cost
+        options: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+        for (task, option), seen in counts.items():
+            if sum(seen):
+                options[option][task] = seen
+        enough = len({task for task, _ in counts if sum(counts[task, _])}) >= FEWEST
+        sources = leanings({name: tuple(seen.values()) for name, seen in options.items()}) if enough else {}
+        # All at once, since requests are decided meanwhile.
+        self._counts, self._costs, self._sources, self._known = counts, costs, sources, {}
 
     def posterior(self, task: str, option: Option) -> Beta:
+        """What is known of the option in the class."""
+        known = self._known
+        if (task, option.name) not in known:
+            known[task, option.name] = self._posterior(task, option)
+        return known[task, option.name]
+
+    def _posterior(self, task: str, option: Option) -> Beta:
         accepted, rejected = self._counts.get((task, option.name), (0, 0))
-        share, weight = (0.5, 1.0) if option.prior is None else (option.prior, option.weight)
-        # No prior is so sure that outcomes could not change it, and none of them is impossible.
-        share = min(max(share, 0.001), 0.999)
-        a, b = share * weight + accepted, (1 - share) * weight + rejected
-        right, wrong, heavy = self._pools.get(option.name, (0, 0, 0.0))
-        others = right + wrong - accepted - rejected
-        if others:
-            heavy = min(heavy, float(others))
-            a, b = a + heavy * (right - accepted) / others, b + heavy * (wrong - rejected) / others
-        return Beta(a, b, accepted + rejected)
+        seen, sources = accepted + rejected, self._sources.get(option.name, ())
+        a, b = float(accepted), float(rejected)
+        if option.prior is not None or not sources:
+            share, weight = (0.5, 1.0) if option.prior is None else (option.prior, option.weight)
+            # No prior is so sure that outcomes could not change it, and none of them is impossible.
+            share = min(max(share, 0.001), 0.999)
+            a, b = a + share * weight, b + (1 - share) * weight
+        leaning = [(belief, Beta(a + mean * size, b + (1 - mean) * size, seen)) for belief, mean, size in sources]
+        return mixed(leaning) if leaning else Beta(a, b, seen)
 
     def note(self, task: str, option: Option, output: float | None, seconds: float) -> None:
         """An answer came: so many tokens, so many seconds."""
@@ -115,26 +136,56 @@ class Outcomes:
         return self._costs.get((task, option.name))
 
 
-def alike(seen: Iterable[tuple[int, int]]) -> float:
-    """How many outcomes in a class those in all others are worth: the size of the Beta distribution that the classes'
-    shares were drawn from, by what was seen (accepted, rejected) in each.
+def mixed(parts: Sequence[tuple[float, Beta]]) -> Beta:
+    """One distribution with the mean and the variance of several, each of which holds with a probability."""
+    mean = math.fsum(share * each.mean for share, each in parts)
+    spread = math.fsum(share * (each.variance + (each.mean - mean) ** 2) for share, each in parts)
+    size = max(mean * (1 - mean) / spread - 1, 1e-6) if spread > 0 else 1e12
+    return Beta(mean * size, (1 - mean) * size, round(math.fsum(share * each.seen for share, each in parts)))
 
-    Each of ``SIZES`` is believed as far as it makes that likely (beta-binomial), and their geometric mean is taken: few
-    classes tell little, and the likeliest size alone would often be the smallest or the largest.
+
+def leanings(options: Mapping[str, Counts]) -> dict[str, list[Source]]:
+    """What each option's shares in its classes may have been drawn from.
+
+    A Beta distribution of one of ``SIZES`` around one of ``MEANS``, believed as far as it makes what was seen likely
+    (beta-binomial). The mean is the option's own; the size, which says how alike classes are, is taken to be the same
+    for all options, because the classes of one tell little.
     """
-    counts = [(right, wrong) for right, wrong in seen if right + wrong]
-    if len(counts) < 3:
-        return SIZES[0]
-    right, wrong = (sum(column) + 0.5 for column in zip(*counts, strict=True))
-    share = right / (right + wrong)
-    told = [sum(_told(each, share * size, (1 - share) * size) for each in counts) for size in SIZES]
-    belief = [math.exp(each - max(told)) for each in told]
-    return math.exp(math.fsum(b * math.log(size) for b, size in zip(belief, SIZES, strict=True)) / math.fsum(belief))
+    told = {
+        name: [[_likely(counts, mean * size, (1 - mean) * size) for mean in MEANS] for size in SIZES]
+        for name, counts in options.items()
+    }
+    sizes = _shares([math.fsum(_sum_log(rows[place]) for rows in told.values()) for place in range(len(SIZES))])
+    found: dict[str, list[Source]] = {}
+    for name, rows in told.items():
+        sources = [
+            (belief * share, mean, size)
+            for belief, size, row in zip(sizes, SIZES, rows, strict=True)
+            if belief > NEGLIGIBLE
+            for share, mean in zip(_shares(row), MEANS, strict=True)
+            if share > NEGLIGIBLE
+        ]
+        total = math.fsum(belief for belief, _, _ in sources)
+        found[name] = [(belief / total, mean, size) for belief, mean, size in sources]
+    return found
 
 
-def _told(seen: tuple[int, int], a: float, b: float) -> float:
-    """The logarithm of how likely these outcomes are under a Beta distribution, up to what no distribution changes."""
-    return _log_beta(a + seen[0], b + seen[1]) - _log_beta(a, b)
+def _sum_log(logs: Sequence[float]) -> float:
+    """The logarithm of the sum."""
+    top = max(logs)
+    return top + math.log(math.fsum(math.exp(each - top) for each in logs))
+
+
+def _shares(logs: Sequence[float]) -> list[float]:
+    total = _sum_log(logs)
+    return [math.exp(each - total) for each in logs]
+
+
+def _likely(counts: Counts, a: float, b: float) -> float:
+    """The logarithm of how likely these outcomes are if the shares are drawn from a Beta distribution, up to what no
+    distribution changes."""
+    told = math.fsum(_log_beta(a + right, b + wrong) for right, wrong in counts)
+    return told - len(counts) * _log_beta(a, b)
 
 
 def _log_beta(a: float, b: float) -> float:

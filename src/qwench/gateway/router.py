@@ -8,6 +8,7 @@ taken only where its check pays for itself. Pure but for its generator: no clock
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from qwench.errors import ModelNotFound
 from qwench.gateway.classes import ClassFinding, Classifier
 from qwench.gateway.conversations import Held
 from qwench.gateway.gates import Closed, DataFinding, Estimate, Limits, closed, refusal
-from qwench.gateway.posterior import Beta, Outcomes
+from qwench.gateway.posterior import Beta, Outcomes, mixed
 from qwench.gateway.prices import Prices
 from qwench.gateway.signals import Signals
 from qwench.gateway.tiers import AUTO, Cascade, Option, Settings, TaskClass
@@ -103,7 +104,8 @@ class Router:
         """
         named = self.named(ask.model)
         task = self._class(ask)
-        value = task.task.value if ask.value is None else ask.value
+        shares = task.shares or ((task.task, 1.0),)
+        value = math.fsum(share * each.value for each, share in shares) if ask.value is None else ask.value
 
         def estimate(option: Option) -> Estimate:
             return self._estimate(option, task.task, ask)
@@ -114,7 +116,7 @@ class Router:
         if not left:
             raise refusal(shut)
         awake = [option for option in left if not resting(option)] or left
-        weighed = tuple(self._weigh(option, task.task, value, ask) for option in awake)
+        weighed = tuple(self._weigh(option, shares, ask) for option in awake)
         checked = tuple(self._checked(weighed, value)) if not ask.signals.stream else ()
         best, because, cascade = self._choose(task, value, weighed, checked, ask)
         used, shadow = best, ""
@@ -168,18 +170,25 @@ class Router:
         prompt = (ask.signals.prompt - cached) * into + cached * kept
         return Estimate((prompt + option.samples * output * out) / MILLION, seconds)
 
-    def _weigh(self, option: Option, task: TaskClass, value: float, ask: Ask) -> Weighed:
-        chance = self.outcomes.posterior(task.name, option)
-        expected = self._estimate(option, task, ask)
-        enough, cached = self._settings.routing.enough, ask.held.cached.get(option.name, 0)
+    def _weigh(self, option: Option, shares: Sequence[tuple[TaskClass, float]], ask: Ask) -> Weighed:
+        """Over the classes that the task may be of, each as far as it is likely."""
+        chances = [self.outcomes.posterior(task.name, option) for task, _ in shares]
+        expected = [self._estimate(option, task, ask) for task, _ in shares]
+        chance = (
+            chances[0] if len(shares) == 1 else mixed([(s, each) for (_, s), each in zip(shares, chances, strict=True)])
+        )
+        costs = [each.cost for each in expected if each.cost is not None]
+        cost = None if len(costs) < len(shares) else math.fsum(s * c for (_, s), c in zip(shares, costs, strict=True))
+        enough, gain, note = self._settings.routing.enough, None, ""
         if chance.seen < enough:
             note = f"{chance.seen} outcomes of the {enough} it takes"
-        elif expected.cost is None:
+        elif cost is None:
             note = "its cost is not known"
         else:
-            gain = chance.mean * value - expected.cost
-            return Weighed(option, chance, expected.cost, expected.seconds, cached, gain)
-        return Weighed(option, chance, expected.cost, expected.seconds, cached, None, note)
+            values = [task.value if ask.value is None else ask.value for task, _ in shares]
+            worth = (s * each.mean * v for (_, s), each, v in zip(shares, chances, values, strict=True))
+            gain = math.fsum(worth) - cost
+        return Weighed(option, chance, cost, expected[0].seconds, ask.held.cached.get(option.name, 0), gain, note)
 
     def _checked(self, weighed: Sequence[Weighed], value: float) -> list[Checked]:
         by_name = {each.option.name: each for each in weighed}
@@ -205,7 +214,7 @@ class Router:
         if self._rng.random() < self._settings.routing.explore:
             least = min(weighed, key=lambda each: each.chance.seen)
             return least.option, f"to learn about it: {least.chance.seen} outcomes so far", None
-        if task.task is self._settings.unknown:
+        if task.task is self._settings.unknown and not task.shares:
             if last is not None:
                 return last.option, "the class is not known, and it has the conversation", None
             return self._default(options), f"the class is not known ({task.because})", None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import sys
 from types import FrameType
 
 import uvicorn
@@ -11,6 +13,10 @@ import uvicorn
 from qwench.gateway.app import build_app
 from qwench.gateway.house import House
 from qwench.server.run import DRAIN_SECONDS, configure
+
+SWITCH_SECONDS = (
+    0.0005  # an event that has come waits so long for the ledger's thread, not Python's usual ten times that
+)
 
 
 class Server(uvicorn.Server):
@@ -36,7 +42,7 @@ class Server(uvicorn.Server):
         stopping = asyncio.create_task(self._stop())
         await super().shutdown(sockets)
         stopping.cancel()
-        await self._house.aclose()
+        self._house.close()
 
     async def _stop(self) -> None:
         await asyncio.sleep(self._drain)
@@ -45,4 +51,7 @@ class Server(uvicorn.Server):
 
 def serve(house: House, listener: socket.socket) -> None:
     """Serve on ``listener`` until a signal."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # what is loaded stays; looking it all through again and again would stop the streams meanwhile
     Server(configure(build_app(house)), house).run(sockets=[listener])

@@ -21,7 +21,7 @@ from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from qwench.gateway.sections import Section, named_sections, sections
 from qwench.plan.tables import Table, read_table
@@ -199,7 +199,8 @@ class Routing:
 
     ``stay``: by what share of the task's value another option must be better before a conversation moves to it.
     ``explore``: the share of requests that go to the option least is known of. ``shadow``: decide, tell, and use the
-    default all the same. ``cache``: seconds that upstreams keep a prompt. ``likeness``: below it no class is guessed.
+    default all the same. ``cache``: seconds that upstreams keep a prompt. ``likeness``: below it no class is guessed;
+    without it the examples tell.
     """
 
     currency: str = "USD"
@@ -208,7 +209,7 @@ class Routing:
     explore: float = 0.0
     shadow: bool = False
     cache: float = 300.0
-    likeness: float = 0.15
+    likeness: float | None = None
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,14 @@ class Settings:
     alerts: tuple[float, ...] = (0.5, 0.8, 1.0)
     aliases: Mapping[str, str] = field(default_factory=dict)
     contents: float = 0.0
+
+
+def _is_reachable(parts: SplitResult) -> bool:
+    """Whether name and port can be those of a machine at all."""
+    try:
+        return bool(str(parts.hostname).encode("idna")) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def is_loopback(host: str) -> bool:
@@ -302,7 +311,7 @@ def _routing(main: Section) -> Routing:
         explore=main.number("explore", usual.explore, 0, 1),
         shadow=main.flag("shadow", usual.shadow),
         cache=main.number("cache", usual.cache),
-        likeness=main.number("likeness", usual.likeness, 0, 1),
+        likeness=main.maybe_number("likeness", 0, 1),
     )
 
 
@@ -364,6 +373,8 @@ def _url(row: Section) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise row.wrong("url", "an address that begins with http:// or https://")
+    if not _is_reachable(parts):
+        raise row.wrong("url", "an address with the name and the port of a machine")
     if parts.username or parts.password or parts.query:
         raise row.error("url", "holds more than an address; keys belong into key_env or key_file")
     return url

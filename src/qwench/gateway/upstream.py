@@ -11,15 +11,14 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-
 from qwench.errors import QwenchError
 from qwench.fault import fault
-from qwench.gateway.tiers import Tier, is_loopback
+from qwench.gateway.tiers import Tier
+from qwench.gateway.wire import Broken, Head, Silent, Unreached, Wire, Wires
 
 BLANK = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -31,7 +30,6 @@ MOST_WAIT = 5.0  # seconds; who asks for more is not waited for
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 THEIR_FAULT = frozenset({401, 402, 403, 404})  # our key, our bill or our model name: nothing the client can mend
 LAST = frozenset({"done", "message_stop"})  # after these nothing comes
-DRAIN = 0.2  # seconds
 DONE = b"data: [DONE]\n\n"
 
 
@@ -96,14 +94,13 @@ class Breaker:
             self._until = self._clock() + self._pause
 
 
-class _Loopback(httpx.AsyncHTTPTransport):
-    """A transport that reaches this machine only, and looks no name up."""
+@dataclass
+class _Answer:
+    """One that has begun. ``over``: its last word was read."""
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        assert is_loopback(request.url.host), f"offline, and asked to connect to {request.url.host}"
-        if request.url.host == "localhost":
-            request.url = request.url.copy_with(host="127.0.0.1")
-        return await super().handle_async_request(request)
+    wire: Wire
+    head: Head
+    over: bool = False
 
 
 class Upstream:
@@ -112,19 +109,16 @@ class Upstream:
     def __init__(self, tier: Tier, *, offline: bool, clock: Callable[[], float]) -> None:
         self.tier = tier
         self.breaker = Breaker(tier.patience.failures, tier.patience.pause, clock)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-        transport = (_Loopback if offline else httpx.AsyncHTTPTransport)(limits=limits, trust_env=False)
-        # The environment's proxies would send what the data gate let through somewhere it does not know.
-        self._client = httpx.AsyncClient(transport=transport, trust_env=False, timeout=None)  # noqa: S113  (ours are below)
+        self._wires = Wires(tier.url, offline=offline)
 
-    async def aclose(self) -> None:
-        await self._client.aclose()
+    def close(self) -> None:
+        self._wires.close()
 
     async def whole(self, call: Call) -> Mapping[str, Any]:
         """The JSON object that answers. Raises UpstreamFailure."""
         body = bytearray()
-        async with self._answer(call) as response, aclosing(self._pieces(response, call.ends)) as pieces:
-            async for piece in pieces:
+        async with self._answer(call) as answer:
+            while piece := await self._piece(answer.wire, self.tier.patience.idle, call.ends):
                 body += piece
                 if len(body) > LARGEST_BODY:
                     raise self.failure("sent more than is read", "malformed")
@@ -139,67 +133,61 @@ class Upstream:
     async def events(self, call: Call) -> AsyncGenerator[Event]:
         """The events of a stream as they come. Raises UpstreamFailure; ends where the upstream ends."""
         buffer = b""
-        async with self._answer(call) as response, aclosing(self._pieces(response, call.ends)) as pieces:
-            if "text/event-stream" not in response.headers.get("content-type", ""):
+        async with self._answer(call) as answer:
+            if "text/event-stream" not in answer.head.headers.get("content-type", ""):
                 raise self.failure("was asked for a stream and sent something else", "malformed")
-            async for piece in pieces:
-                buffer += piece
-                while (blank := BLANK.search(buffer)) is not None:
-                    block, buffer = buffer[: blank.start()], buffer[blank.end() :]
-                    event = self._event(block)
-                    yield event
+            while piece := await self._piece(answer.wire, self.tier.patience.idle, call.ends):
+                buffer, begins = buffer + piece, 0
+                while (blank := BLANK.search(buffer, begins)) is not None:
+                    event = self._event(buffer[begins : blank.start()])
+                    begins = blank.end()
                     if event.name in LAST:
-                        # A connection whose answer was read to its end can be used again; nobody waits long for that.
-                        with suppress(TimeoutError, UpstreamFailure):
-                            async with asyncio.timeout(DRAIN):
-                                async for _ in pieces:
-                                    pass
+                        answer.over = True
+                    yield event
+                    if answer.over:
                         return
+                buffer = buffer[begins:]
                 if len(buffer) > LARGEST_EVENT:
                     raise self.failure("sent an event larger than is read", "malformed")
 
     @asynccontextmanager
-    async def _answer(self, call: Call) -> AsyncIterator[httpx.Response]:
-        """The response with status 200; its body is still to come."""
-        patience = self.tier.patience
+    async def _answer(self, call: Call) -> AsyncIterator[_Answer]:
+        """The answer with status 200; its body is still to come."""
+        patience, clock = self.tier.patience, asyncio.get_running_loop().time
+        until = clock() + self._left(patience.first, call.ends)
         headers = {"content-type": "application/json", "accept-encoding": "identity", **call.headers}
         content = json.dumps(call.body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-        request = self._client.build_request("POST", f"{self.tier.url}{call.path}", content=content, headers=headers)
-        request.extensions["timeout"] = {
-            "connect": patience.connect,
-            "write": patience.idle,
-            "pool": None,
-            "read": None,
-        }
         try:
             fault("connect.upstream")
-            async with asyncio.timeout(self._left(patience.first, call.ends)):
-                response = await self._client.send(request, stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout):
+            wire = await self._wires.ask(call.path, headers, content, min(patience.connect, until - clock()))
+        except Unreached:
             raise self.failure("cannot be reached", "connect", again=True, reached=False) from None
-        except TimeoutError:
-            raise self.failure("did not answer in time", "timeout", status=504) from None
-        except (httpx.HTTPError, OSError):
+        except OSError:
             raise self.failure("broke the connection", "broken", again=True) from None
+        answer = None
         try:
-            if response.status_code != 200:
-                raise await self._refusal(response)
-            yield response
+            answer = _Answer(wire, await wire.head(until))
+            if answer.head.status != 200:
+                raise await self._refusal(answer)
+            yield answer
+        except Silent:
+            raise self.failure("did not answer in time", "timeout", status=504) from None
+        except Broken:
+            raise self.failure("broke the connection", "broken", again=True) from None
         finally:
-            await response.aclose()  # in the middle of a stream, this is what tells the upstream
+            if answer is not None and answer.over:
+                self._wires.linger(wire)
+            else:
+                self._wires.give(wire)  # in the middle of a stream, this is what tells the upstream
 
-    async def _pieces(self, response: httpx.Response, ends: float) -> AsyncGenerator[bytes]:
+    async def _piece(self, wire: Wire, patience: float, ends: float) -> bytes:
+        """What came next of a body; nothing at its end."""
+        clock = asyncio.get_running_loop().time()
         try:
-            async with aclosing(response.aiter_raw()) as pieces:  # type: ignore[type-var]  # it is a generator
-                while True:
-                    async with asyncio.timeout(self._left(self.tier.patience.idle, ends)):
-                        piece = await anext(pieces, None)
-                    if piece is None:
-                        return
-                    yield piece
-        except TimeoutError:
+            return await wire.read(min(clock + patience, ends))
+        except Silent:
             raise self.failure("fell silent", "timeout", status=504) from None
-        except (httpx.HTTPError, OSError):
+        except Broken:
             raise self.failure("broke off in the middle", "half_an_answer", again=True) from None
 
     @staticmethod
@@ -207,32 +195,22 @@ class Upstream:
         return max(min(patience, ends - asyncio.get_running_loop().time()), 0.0)
 
     def _event(self, block: bytes) -> Event:
-        name, data = "", []
-        for line in block.splitlines():
-            field_name, _, value = line.partition(b":")
-            if field_name == b"data":
-                data.append(value.removeprefix(b" "))
-            elif field_name == b"event":
-                name = value.strip().decode("ascii", "replace")
-        told = b"\n".join(data)
-        if not data or told.strip() == b"[DONE]":
-            return Event("done" if data else "comment", None, block + b"\n\n")
+        name, told = _fields(block)
+        if told is None or told.strip() == b"[DONE]":
+            return Event("comment" if told is None else "done", None, block + b"\n\n")
         try:
             return Event(name, json.loads(told), block + b"\n\n")
         except ValueError:
             raise self.failure("sent an event that is no JSON", "malformed", again=True) from None
 
-    async def _refusal(self, response: httpx.Response) -> UpstreamFailure:
+    async def _refusal(self, answer: _Answer) -> UpstreamFailure:
         """What a status that is not 200 means, with the upstream's own words where they help."""
-        body = bytearray()
-        ends = asyncio.get_running_loop().time() + self.tier.patience.connect
-        async with aclosing(self._pieces(response, ends)) as pieces:
-            async for piece in pieces:
-                body += piece
-                if len(body) > LONGEST_REFUSAL:
-                    break
-        status = response.status_code
-        wait = response.headers.get("retry-after", "")
+        body, patience = bytearray(), self.tier.patience.connect
+        ends = asyncio.get_running_loop().time() + patience
+        while len(body) <= LONGEST_REFUSAL and (piece := await self._piece(answer.wire, patience, ends)):
+            body += piece
+        status = answer.head.status
+        wait = answer.head.headers.get("retry-after", "")
         seconds = float(wait) if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", wait) else None
         reason = self.clean(_reason(bytes(body)))
         if status in THEIR_FAULT:
@@ -263,6 +241,20 @@ class Upstream:
     def clean(self, text: str) -> str:
         """An upstream's words, without our key, without control characters, and short."""
         return UNPRINTABLE.sub(" ", self.tier.secret.hide(text))[:LONGEST_REASON]
+
+
+def _fields(block: bytes) -> tuple[str, bytes | None]:
+    """The name and the data of an event; None where it has no data."""
+    if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
+        return "", block[6:]  # as nearly all of them are
+    name, data = "", list[bytes]()
+    for line in block.splitlines():
+        field_name, _, value = line.partition(b":")
+        if field_name == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field_name == b"event":
+            name = value.strip().decode("ascii", "replace")
+    return name, b"\n".join(data) if data else None
 
 
 def _reason(body: bytes) -> str:

@@ -144,7 +144,7 @@ def make_plan(subjects: Sequence[Subject], load: Load, setting: Setting) -> Plan
         memory=footprint(subject, load),
         placement=placement,
         speed=rate,
-        shares=efficiency(kind, subject.config.moe is not None, measured),
+        shares=efficiency(kind, subject.config.moe is not None, measured, subject.bits),
         ladder=tuple(_rung(each, load, setting) for each in _ladder(subject)),
         depths=tuple(_depths(subject, load, setting)),
         users=tuple(_users(subject, load, setting)),

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from qwench.device import DeviceInfo
 from qwench.plan.hardware import GB, THIS, Cell, Machine, load_machines
@@ -16,11 +18,26 @@ from qwench.plan.span import Span
 
 QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 MIB = 2**20
+LIKE = 0.6  # bits of a weight on average that make no other precision
+SHARES = ("decode", "prefill")
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Samples of what share of the limits the engine reached with weights of so many bits, on average."""
+
+    bits: float
+    decode: tuple[float, ...]
+    prefill: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What ``qwench plan --calibrate`` found: limits, and the samples of what share of them the engine reached."""
+    """What ``qwench plan --calibrate`` found: limits, and the samples of what share of them the engine reached.
+
+    Taking codes apart costs time, and wider weights are multiplied more slowly, so the shares of one precision are not
+    another's: ``more`` has those of other precisions than the first, of the same two limits.
+    """
 
     machine: str
     date: str
@@ -29,6 +46,21 @@ class Calibration:
     arithmetic_name: str
     decode: tuple[float, ...]
     prefill: tuple[float, ...]
+    bits: float = 5.5
+    more: tuple[Reached, ...] = ()
+
+    @property
+    def every(self) -> tuple[Reached, ...]:
+        return (Reached(self.bits, self.decode, self.prefill), *self.more)
+
+    def reached(self, bits: float) -> Reached:
+        """With weights of so many bits: of the precision they are like, or of the two they lie between."""
+        known = sorted(self.every, key=lambda each: each.bits)
+        like = [each for each in known if abs(each.bits - bits) <= LIKE]
+        below, above = ([each for each in known if (each.bits < bits) is side] for side in (True, False))
+        near = like[:1] or [*below[-1:], *above[:1]]
+        decode, prefill = (tuple(share for each in near for share in getattr(each, name)) for name in SHARES)
+        return Reached(bits, decode, prefill)
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,12 +81,18 @@ def read_calibration(path: Path, info: DeviceInfo) -> Calibration | None:
     """What was measured on this very machine; None where nothing was, or the file is of another or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        kept = Calibration(**{**found, "decode": tuple(found["decode"]), "prefill": tuple(found["prefill"])})
-        numbers = (kept.bandwidth, kept.arithmetic, *kept.decode, *kept.prefill)
-        usable = bool(kept.decode) and bool(kept.prefill) and all(number > 0 for number in numbers)
-    except (OSError, ValueError, TypeError, KeyError):
+        more = tuple(Reached(**_samples(each)) for each in found.get("more", ()))
+        kept = Calibration(**{**_samples(found), "more": more})
+        shares = [share for each in kept.every for share in (*each.decode, *each.prefill, each.bits)]
+        usable = all(each.decode and each.prefill for each in kept.every)
+        usable = usable and all(number > 0 for number in (kept.bandwidth, kept.arithmetic, *shares))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return kept if usable and kept.machine == machine_key(info) else None
+
+
+def _samples(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {**found, **{name: tuple(found[name]) for name in SHARES}}
 
 
 def this_machine(info: DeviceInfo, calibration: Calibration | None, gpus: str = "") -> Machine:

@@ -91,6 +91,12 @@ class Subject:
         return sum(each.bytes for each in read) - experts, experts
 
     @functools.cached_property
+    def bits(self) -> float:
+        """Of a weight that is read, on average."""
+        read = [each for each in self.weights if is_read(self.config, each.name)]
+        return 8 * sum(each.bytes for each in read) / sum(each.parameters for each in read)
+
+    @functools.cached_property
     def groups(self) -> Mapping[str, Group]:
         """What the weights are made of; together exactly what is loaded."""
         found = dict.fromkeys(GROUPS, Group(0, 0.0))

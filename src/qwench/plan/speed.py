@@ -64,10 +64,12 @@ def _table() -> tuple[tuple[str, bool, Span | None, Span | None, str], ...]:
     )
 
 
-def efficiency(kind: str, experts: bool, calibration: Calibration | None = None) -> Efficiency:
-    """What was measured here, else the span of the table's rows of this kind, if need be of the other models'."""
+def efficiency(kind: str, experts: bool, calibration: Calibration | None = None, bits: float = 0.0) -> Efficiency:
+    """What was measured here, with weights like those of ``bits``; else the span of the table's rows of this kind, if
+    need be of the other models'."""
     if calibration is not None:
-        decode, prefill = (_widened(samples) for samples in (calibration.decode, calibration.prefill))
+        reached = calibration.reached(bits)
+        decode, prefill = (_widened(samples) for samples in (reached.decode, reached.prefill))
         return Efficiency(decode, prefill, (f"measured here on {calibration.date}",))
     kind = "gpu" if kind == "cloud" else kind
     found: list[Span | None] = []
@@ -110,7 +112,7 @@ def predict(subject: Subject, load: Load, machine: Machine, calibration: Calibra
     if not placement.fits:
         return Speed(None, None, None, ("it does not fit",))
     kind = "offload" if placement.offloads else machine.kind
-    shares = efficiency(kind, subject.config.moe is not None, calibration)
+    shares = efficiency(kind, subject.config.moe is not None, calibration, subject.bits)
     missing = []
     decode_time = _decode_seconds(subject, load, machine, placement, shares)
     if decode_time is None:

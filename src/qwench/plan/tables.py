@@ -28,7 +28,8 @@ class Table:
         """A sentence about ``key`` in the ``index``-th table named ``place``."""
         line = self._line(place, key, index)
         where = f"{self.path}, line {line}" if line else str(self.path)
-        return UsageError(f"{where}: {place}.{key} {reason}." if place else f"{where}: {key} {reason}.", param=key)
+        told = f"{where}: {place}.{key} {reason}" if place else f"{where}: {key} {reason}"
+        return UsageError(told if told.endswith("?") else f"{told}.", param=key)
 
     def only(self, row: Mapping[str, Any], known: Iterable[str], place: str, index: int = 0) -> None:
         """Raises UsageError at the first key of ``row`` that is not ``known``."""
@@ -37,7 +38,7 @@ class Table:
             if key not in known:
                 near = get_close_matches(key, known, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-                raise self.error(place, key, f"is not known; {hint}".rstrip("?") + ("?" if near else ""), index)
+                raise self.error(place, key, f"is not known; {hint}", index)
 
     def _line(self, place: str, key: str, index: int) -> int | None:
         """Where ``key`` stands: behind the heading of its table."""

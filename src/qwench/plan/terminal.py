@@ -93,25 +93,19 @@ def _speed(out: Console, plan: Plan) -> None:
     depths = ruled("tokens known", "generates, tokens/s", "", "reads a prompt, tokens/s", "", text=(2, 4))
     most = max((point.speed.each.high for point in plan.depths if point.speed.each), default=0.0)
     for point in plan.depths:
-        reasons = () if point.speed.each else point.speed.missing[:1]
-        told = "; ".join(each for each in (point.note, *reasons) if each)
+        told = "; ".join(each for each in (point.note, _reason(plan, point)) if each)
         depths.add_row(
             words.tokens(point.at),
-            _each(point),
+            _each(plan, point),
             _bar(point, most),
-            words.span(point.speed.prefill) if _each(point) else "",
+            words.span(point.speed.prefill) if _each(plan, point) else "",
             f"[dim]{escape(told)}[/]",
         )
     out.print(depths)
     users = ruled(f"users at {words.tokens(plan.load.context)}", "each, tokens/s", "all, tokens/s", "", text=(3,))
     for point in plan.users:
-        told = "" if point.speed.each else "; ".join(point.speed.missing[:1])
-        users.add_row(
-            f"{point.at}",
-            words.span(point.speed.each) if point.speed.each else "",
-            words.span(point.speed.total) if point.speed.total else "",
-            f"[dim]{escape(told)}[/]",
-        )
+        told, reason = _each(plan, point), _reason(plan, point)
+        users.add_row(f"{point.at}", told, words.span(point.speed.total) if told else "", f"[dim]{escape(reason)}[/]")
     out.print(users)
     for source in plan.shares.sources:
         out.print(f"[dim]  share of the peak: {escape(source)}[/]")
@@ -132,8 +126,15 @@ def show_machines(out: Console, machines: Sequence[Machine]) -> None:
     out.print("[dim]What no source says is left out. `--json` has source and date of every cell.[/]")
 
 
-def _each(point: Point) -> str:
-    return words.span(point.speed.each) if point.speed.each and not point.note.startswith("beyond") else ""
+def _reason(plan: Plan, point: Point) -> str:
+    """Why there is no figure, where that is not so of the whole plan, which tells it once."""
+    missing = () if point.speed.each else point.speed.missing
+    return next((reason for reason in missing if reason not in plan.speed.missing), "")
+
+
+def _each(plan: Plan, point: Point) -> str:
+    """Nothing where there is a reason to tell instead."""
+    return "" if _reason(plan, point) or point.note.startswith("beyond") else words.span(point.speed.each)
 
 
 def _bar(point: Point, most: float) -> str:
