@@ -54,6 +54,15 @@ bool has_amx() {
 #endif
 }
 
+bool is_amd() {
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd");
+}
+
+#else
+
+bool is_amd() { return false; }
+
 #endif
 
 // Each set of AVX-512 is the one below it with other multiplications.
@@ -100,6 +109,8 @@ const std::vector<Kernels>& runnable() {
 }
 
 }  // namespace
+
+const bool kAsksAhead = !is_amd();
 
 const Kernels* find_kernels(const char* name) {
     for (const Kernels& each : runnable()) {

@@ -150,6 +150,10 @@ const CodedPair* amx_int8_coded();
 LinearKernel avx512_bf16_linear();
 LinearKernel amx_bf16_linear();
 
+// Whether streams are asked for ahead of their use. AMD's processors find them by themselves, and hold up other reads for
+// what they are asked for: Zen 4 reads quantised weights at half the speed with hints (docs/log.md).
+extern const bool kAsksAhead;
+
 // The table called `name`; null where it is unknown or this processor lacks it.
 const Kernels* find_kernels(const char* name);
 

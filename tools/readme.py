@@ -2,8 +2,8 @@
 
     .venv/bin/python -m tools.readme            after `make bench`, or after nano was trained and evaluated
 
-The comparison comes from the newest file in bench/results, nano's table from the evaluation beside its weights. A test
-compares the README with the same sources.
+The comparison comes from each processor's newest files in bench/results, nano's table from the evaluation beside its
+weights. A test compares the README with the same sources.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from bench import suite
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+RESULTS = ROOT / "bench/results"
 EVALUATION = ROOT / "src/qwench/assets/nano/evaluation.json"
 
 
@@ -24,8 +25,17 @@ def section(readme: str, name: str) -> str:
     return readme.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]
 
 
-def comparison(path: Path) -> str:
-    return suite.table(json.loads(path.read_text(encoding="utf-8")))
+def comparison(folder: Path) -> str:
+    """Each processor's newest measurement of each part, the newest document first."""
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("20*.json")]
+    tables = [document for document in documents if "parts" in document]  # others are of an earlier kind
+    seen: set[tuple[str, str]] = set()
+    told = []
+    for document in sorted(tables, key=lambda each: str(each["date"]), reverse=True):
+        parts = [part for part in document["parts"] if (part["machine"]["cpu"], part["name"]) not in seen]
+        seen |= {(part["machine"]["cpu"], part["name"]) for part in parts}
+        told += [suite.table({**document, "parts": parts})] if parts else []
+    return "\n\n".join(told)
 
 
 def nano(path: Path) -> str:
@@ -48,15 +58,14 @@ def nano(path: Path) -> str:
 
 def main() -> int:
     readme = README.read_text(encoding="utf-8")
-    results = sorted((ROOT / "bench/results").glob("20*.json"), key=lambda path: json.loads(path.read_text())["date"])
-    tables = {"measured": comparison(results[-1])} if results else {}
+    tables = {"measured": comparison(RESULTS)}
     if EVALUATION.is_file():
         tables["nano"] = nano(EVALUATION)
     for name, text in tables.items():
         mark = f"<!-- {name} -->\n"
         readme = readme.replace(mark + section(readme, name), mark + text)
     README.write_text(readme, encoding="utf-8")
-    print(f"README.md: wrote {', '.join(tables) or 'nothing'}")
+    print(f"README.md: wrote {', '.join(tables)}")
     return 0
 
 

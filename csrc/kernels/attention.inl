@@ -40,7 +40,7 @@ struct Segment {
 // Codes of a tile as BF16, which holds them as they are, in the same order.
 QW_INLINE void widen_codes(const char* codes, int64_t count, bf16* to) {
     for (int64_t i = 0; i < count; i += 2 * kLanes) {
-        __builtin_prefetch(codes + i + kCodesAhead);
+        if (kAsksAhead) __builtin_prefetch(codes + i + kCodesAhead);
         store_exact(to + i, load_signed(codes + i));
         store_exact(to + i + kLanes, load_signed(codes + i + kLanes));
     }

@@ -74,7 +74,7 @@ void multiply_block(const LinearJob& job, int64_t token, int64_t group, int64_t 
         const char* ahead = weights + kPrefetchBytes;
         for (int64_t step = 0; step < count; ++step) {
             if (step == turn) ahead = job.pieces[piece + 1] + panel * kPanel * kStepBytes;
-            for (int n = 0; n < N; ++n) __builtin_prefetch(ahead + n * kPanel * kStepBytes);
+            for (int n = 0; n < N && kAsksAhead; ++n) __builtin_prefetch(ahead + n * kPanel * kStepBytes);
             Step::template step<M, N>(x, job.input_stride, weights, sums);
             weights += step_bytes;
             ahead += step_bytes;

@@ -178,8 +178,7 @@ void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, floa
             wholes[m] = all_whole(0);
         }
         for (int64_t block = 0; block < kChunkBlocks; ++block, codes += kVectorBytes * Form::kBits) {
-#pragma GCC unroll 8
-            for (int line = 0; line < Form::kBits; ++line) ask_ahead(codes + line * 64);
+            ask_ahead<Form::kBits>(codes);
             B v[kBlockVectors];
             spread<Form::kBits>(codes, v);
             if constexpr (Form::kTable) {

@@ -39,8 +39,7 @@ void stage_cut_scales(const uint8_t* codes, ProductStage& stage, int64_t parts) 
     const int32_t(*scales)[kLanes] = stage.super.scales;
     for (int64_t block = 0; block < kChunkBlocks; ++block, codes += kBits * kVectorBytes) {
         B v[kBlockVectors];
-#pragma GCC unroll 8
-        for (int line = 0; line < kBits; ++line) ask_ahead(codes + line * 64);
+        ask_ahead<kBits>(codes);
         spread<kBits>(codes, v);
         __m512i low, high;
         __mmask32 negative = 0;
@@ -69,8 +68,7 @@ void stage_products(const uint8_t* codes, B table, int32_t zero_byte, ProductSta
     const int32_t(*scales)[kLanes] = stage.super.scales;
     for (int64_t block = 0; block < kChunkBlocks; ++block, codes += Form::kBits * kVectorBytes) {
         B v[kBlockVectors];
-#pragma GCC unroll 8
-        for (int line = 0; line < Form::kBits; ++line) ask_ahead(codes + line * 64);
+        ask_ahead<Form::kBits>(codes);
         spread<Form::kBits>(codes, v);
         __m512i even, odd, zeros;
 #pragma GCC unroll 8

@@ -22,12 +22,17 @@ QW_INLINE V load_scales(int32_t type, const uint8_t* from) {
     return type == QW_BF16 ? load(reinterpret_cast<const bf16*>(from)) : load_half(from);
 }
 
-// Asks for a cache line of the stream that far ahead, into the second cache: the first is too small for what is under way.
-QW_INLINE void ask_ahead(const uint8_t* line) { __builtin_prefetch(line + kAheadBytes, 0, 2); }
+// Asks for cache lines of the stream that far ahead, into the second cache: the first is too small for what is under way.
+template <int kLines>
+QW_INLINE void ask_ahead(const uint8_t* from) {
+    if (!kAsksAhead) return;
+#pragma GCC unroll 8
+    for (int line = 0; line < kLines; ++line) __builtin_prefetch(from + line * 64 + kAheadBytes, 0, 2);
+}
 
 // The same for a chunk's scales and mins.
 void ask_for_scales(const qw_weight_type& type, const uint8_t* chunk, int64_t blocks) {
-    for (int64_t line = 0; line < scale_bytes(type, blocks); line += 64) ask_ahead(chunk + line);
+    for (int64_t line = 0; line < scale_bytes(type, blocks); line += 64) ask_ahead<1>(chunk + line);
 }
 
 // Scales and mins of a chunk as fp32.
@@ -204,8 +209,7 @@ void multiply_chunk(const ChunkView& chunk, TileView tile, float (*totals)[kLane
     for (int64_t block = 0; block < chunk.blocks; ++block) {
         const uint8_t* codes = chunk.codes + block * kVectorBytes * Form::kBits;
         if constexpr (kTokens == 1) {
-#pragma GCC unroll 8
-            for (int line = 0; line < Form::kBits; ++line) ask_ahead(codes + line * 64);
+            ask_ahead<Form::kBits>(codes);
         }
         B v[kBlockVectors];
         spread<Form::kBits>(codes, v);
@@ -266,8 +270,7 @@ void stage_codes(const uint8_t* codes, int64_t blocks, const qw_weight_type& typ
     const B zero_byte = all_bytes(zero_of(type));
     for (int64_t block = 0; block < blocks; ++block) {
         B v[kBlockVectors];
-#pragma GCC unroll 8
-        for (int line = 0; line < kBits; ++line) ask_ahead(codes + line * 64);
+        ask_ahead<kBits>(codes);
         spread<kBits>(codes, v);
 #pragma GCC unroll 8
         for (int j = 0; j < kBlockVectors; ++j) {

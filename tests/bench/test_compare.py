@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from qwench.bench.llama import EngineFailed, LlamaSide, find_program
 from qwench.bench.noise import Watch, busy_seconds, process_seconds
 from qwench.bench.rows import Row
 from qwench.bench.subject import Choice
+from qwench.device import probe
 from qwench.errors import UsageError
 from qwench.ops.limits import join
 from tests.bench.documents import document
@@ -26,7 +28,9 @@ if "--crash" in open(arguments["-m"]).read():
     print("no such tensor", file=sys.stderr)
     sys.exit(3)
 speed = float(arguments["-p"]) or 40.0
-print(json.dumps([{{"avg_ts": speed, "build_commit": "abc", "n_threads": int(arguments["-t"])}}]))
+loading = arguments.get("--load-mode", "as usual")
+told = {{"avg_ts": speed, "build_commit": "abc", "n_threads": int(arguments["-t"]), "model_type": loading}}
+print(json.dumps([told]))
 """
 BATCHED = """#!{python}
 import json, sys
@@ -121,6 +125,17 @@ def test_llama_bench_is_run_and_read(programs: Path, file: Path) -> None:
     assert facts["version"] == "abc"
     assert facts["file_bytes"] == len("weights")
     assert facts["peak_memory_bytes"] > 0
+
+
+def test_a_file_without_room_twice_is_read_past_the_map(
+    programs: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = probe()
+    for memory, told in ((2 * len("weights"), "as usual"), (2 * len("weights") - 1, "dio")):
+        monkeypatch.setattr("qwench.bench.llama.probe", lambda memory=memory: replace(found, memory_total=memory))
+        side = LlamaSide("llama.cpp", Choice(str(file)), 1, {"llama.cpp": programs})
+        side.measure(Row(prefill=8), 0)
+        assert side.facts()["model_type"] == told
 
 
 def test_a_crash_of_the_other_engine_is_one_sentence(programs: Path, file: Path) -> None:
