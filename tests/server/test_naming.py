@@ -125,8 +125,8 @@ def test_names_of_hosted_models_are_told_from_all_others() -> None:
 
 def examples(package: str) -> list[str]:
     """The first examples of a client's own README that ask a model and need no file and no account."""
-    text = metadata(package).get_payload()
-    found = re.findall(r"^```python\n(.*?)^```", str(text), re.DOTALL | re.MULTILINE)
+    readme = metadata(package).json["description"]
+    found = re.findall(r"^```python\n(.*?)^```", str(readme), re.DOTALL | re.MULTILINE)
     return [code for code in found if re.search(r"\.(responses|completions|messages)\.create\(", code)][:2]
 
 

@@ -82,7 +82,7 @@ def ollama_routes(service: Service) -> APIRouter:
         name = asked.model or asked.name
         if not name:
             raise RequestError("model is missing; send the served name.", param="model")
-        service.names.own(_untagged(name))
+        service.names.own(name.removesuffix(LATEST))
         return json_response(await asyncio.to_thread(_shown, service))
 
     @router.get("/api/version")
