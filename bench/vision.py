@@ -123,10 +123,8 @@ def theirs(config: VisionConfig) -> See:
         Qwen3_5VisionConfig(**fields), dtype=torch.bfloat16, attn_implementation="sdpa"
     ).eval()
 
-    def see(shown: Media) -> torch.Tensor:
-        found: torch.Tensor = model(
-            torch.from_numpy(shown.patches).bfloat16(), torch.tensor([shown.grid])
-        ).pooler_output
+    def see(patches: torch.Tensor, grid: Grid) -> torch.Tensor:
+        found: torch.Tensor = model(patches.bfloat16(), torch.tensor([grid])).pooler_output
         return found
 
     return see

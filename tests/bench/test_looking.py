@@ -13,6 +13,7 @@ from bench import vision
 from bench.mtmd import Mtmd
 from bench.projector import TYPES, write_projector
 from qwench.config import VisionConfig
+from qwench.model.vision import VisionTower
 from qwench.ops.kernels import TorchKernels
 
 SMALL = VisionConfig(
@@ -53,7 +54,7 @@ def test_every_type_of_file_is_the_same_tower(projectors: dict[str, Path]) -> No
     assert rows["BF16"].shape == (2 * 2 * 3, 96)
     for kind in TYPES:
         assert apart(rows["F16"], rows[kind]) < 0.05
-    assert isinstance(vision.tower(SMALL, projectors["Q8_0"], TorchKernels()), vision.VisionTower)
+    assert isinstance(vision.tower(SMALL, projectors["Q8_0"], TorchKernels()), VisionTower)
 
 
 def test_the_program_is_asked_line_by_line_and_its_last_words_are_told(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class VisionTower:
             parts.append(part)
             yield
         shown = (parts[0] if len(parts) == 1 else torch.cat(parts)).unflatten(1, (3, -1))
-        del parts, part, turned
+        del parts
         seen = torch.empty_like(shown[:, 0])
         pairs = sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts))
         together = max(1, SCORES // pairs)
