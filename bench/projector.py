@@ -27,16 +27,13 @@ def write_projector(path: Path, config: VisionConfig, kind: str, seed: int = 0) 
     """Write the file, whole or not at all."""
     unfinished = path.with_name(path.name + ".unfinished")
     writer = gguf.GGUFWriter(unfinished, "clip")
-    _describe(writer, config)
+    describe(writer, config)
+    writer.add_vision_image_mean([0.5] * 3)
+    writer.add_vision_image_std([0.5] * 3)
     for name, values in _tensors(config, np.random.default_rng(seed)):
         stored = "F32" if values.ndim != 2 or name.startswith("v.position") else kind
-        if stored == "F32":
-            writer.add_tensor(name, values)
-        elif stored == "F16":
-            writer.add_tensor(name, values.astype(np.float16))
-        else:
-            chosen = gguf.GGMLQuantizationType[stored]
-            writer.add_tensor(name, gguf.quants.quantize(values, chosen), raw_dtype=chosen)
+        chosen = gguf.GGMLQuantizationType[stored]
+        writer.add_tensor(name, gguf.quants.quantize(values, chosen), raw_dtype=chosen)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -44,11 +41,12 @@ def write_projector(path: Path, config: VisionConfig, kind: str, seed: int = 0) 
     unfinished.rename(path)
 
 
-def _describe(writer: gguf.GGUFWriter, config: VisionConfig) -> None:
+def describe(writer: gguf.GGUFWriter, config: VisionConfig, kind: str = PROJECTOR, width: int | None = None) -> None:
+    """The metadata of the tower's shape; ``kind`` of projector and ``width`` of its rows, where they are others."""
     writer.add_type("mmproj")
     writer.add_clip_has_vision_encoder(value=True)
-    writer.add_clip_projector_type(PROJECTOR)
-    writer.add_vision_projection_dim(config.out_hidden_size)
+    writer.add_clip_projector_type(kind)
+    writer.add_vision_projection_dim(config.out_hidden_size if width is None else width)
     writer.add_vision_image_size(math.isqrt(config.num_position_embeddings) * config.patch_size)
     writer.add_vision_patch_size(config.patch_size)
     writer.add_vision_embedding_length(config.hidden_size)
@@ -58,8 +56,6 @@ def _describe(writer: gguf.GGUFWriter, config: VisionConfig) -> None:
     writer.add_vision_attention_layernorm_eps(1e-6)
     writer.add_vision_spatial_merge_size(config.spatial_merge_size)
     writer.add_vision_use_gelu(value=True)
-    writer.add_vision_image_mean([0.5] * 3)
-    writer.add_vision_image_std([0.5] * 3)
 
 
 def _tensors(config: VisionConfig, draw: np.random.Generator) -> Iterator[tuple[str, Numbers]]:

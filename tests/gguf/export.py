@@ -15,6 +15,7 @@ import gguf
 import numpy as np
 import torch
 
+from bench.projector import describe
 from tests.weights.checkpoints import expected
 
 ARCHITECTURES = {
@@ -267,19 +268,7 @@ def export_projector(
     vision = model.config.vision_config
     told = {"projector_type": "qwen3vl_merger", "projection_dim": vision.out_hidden_size} | dict(tell)
     writer = gguf.GGUFWriter(path, "clip")
-    writer.add_type("mmproj")
-    writer.add_clip_has_vision_encoder(value=True)
-    writer.add_clip_projector_type(told["projector_type"])
-    writer.add_vision_projection_dim(told["projection_dim"])
-    writer.add_vision_image_size(int(vision.num_position_embeddings**0.5) * vision.patch_size)
-    writer.add_vision_patch_size(vision.patch_size)
-    writer.add_vision_embedding_length(vision.hidden_size)
-    writer.add_vision_feed_forward_length(vision.intermediate_size)
-    writer.add_vision_block_count(vision.depth)
-    writer.add_vision_head_count(vision.num_heads)
-    writer.add_vision_attention_layernorm_eps(1e-6)
-    writer.add_vision_spatial_merge_size(vision.spatial_merge_size)
-    writer.add_vision_use_gelu(value=True)
+    describe(writer, vision, told["projector_type"], told["projection_dim"])
     for name, tensor in model.model.visual.state_dict().items():
         if name == "patch_embed.proj.weight":
             for index, part in enumerate(tensor.unbind(2)):
