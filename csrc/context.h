@@ -10,7 +10,7 @@
 
 namespace qwench {
 
-// One linear layer of a call: its inputs' other form, and its share of the tasks.
+// One linear layer of a call: its inputs' other form, and its share of the tiles to convert and of the tasks.
 struct Layer {
     const qw_linear_arguments* arguments;
     LinearKernel kernel;  // of a matrix that is not quantised
@@ -24,6 +24,7 @@ struct Layer {
     void* corrections;  // of coded inputs
     int64_t units, units_per_task;  // panels of codes, groups of what is not quantised
     int64_t token_blocks, first_task;
+    int64_t first_tile;  // of all tiles of inputs to convert
 };
 
 }  // namespace qwench

@@ -95,6 +95,11 @@ bool same_inputs(const Layer& one, const Layer& other) {
            a.type == b.type && a.x == b.x && a.rows == b.rows && a.x_stride == b.x_stride && a.weight->in == b.weight->in;
 }
 
+// Tiles of inputs that a layer converts: none where it shares them, or reads them as they lie.
+int64_t tiles_of(const Layer& layer) {
+    return layer.shared || layer.input_bytes == 0 ? 0 : divide_up(layer.arguments->tokens, kTile);
+}
+
 // Panels or groups of a task, and tasks: so much of the weights that taking a task costs little beside it.
 void divide_layer(Layer& layer, int64_t& tasks) {
     const qw_linear_arguments& a = *layer.arguments;
@@ -110,11 +115,16 @@ void divide_layer(Layer& layer, int64_t& tasks) {
     tasks += divide_up(layer.units, layer.units_per_task) * layer.token_blocks;
 }
 
+// What all layers of a call come to.
+struct Work {
+    int64_t tiles, values, tasks;  // values: of the tiles
+};
+
 // All layers' plans with room for their inputs. False where there is not enough memory.
-bool plan_layers(qw_context& context, const qw_linear_arguments* arguments, int64_t count, int64_t& tasks) {
+bool plan_layers(qw_context& context, const qw_linear_arguments* arguments, int64_t count, Work& work) {
     std::vector<Layer>& layers = context.layers;
     int64_t bytes = 0;
-    tasks = 0;
+    work = {};
     try {
         layers.clear();
         for (int64_t i = 0; i < count; ++i) {
@@ -122,7 +132,10 @@ bool plan_layers(qw_context& context, const qw_linear_arguments* arguments, int6
             Layer& layer = layers.back();
             layer.shared = i > 0 && same_inputs(layers[static_cast<size_t>(i) - 1], layer);
             bytes += layer.correction_bytes + (layer.shared ? 0 : layer.input_bytes);
-            divide_layer(layer, tasks);
+            layer.first_tile = work.tiles;
+            work.tiles += tiles_of(layer);
+            if (tiles_of(layer) > 0) work.values += layer.arguments->tokens * layer.arguments->weight->in;
+            divide_layer(layer, work.tasks);
         }
     } catch (const std::bad_alloc&) {
         return false;
@@ -148,24 +161,31 @@ const CodedKernels& coded_kernels(const qw_context& context, const Layer& layer)
     return layer.form == Inputs::nested_codes ? context.kernels->coded.nested : context.kernels->coded.plain;
 }
 
-void convert_inputs(qw_context& context, const Layer& layer) {
-    const qw_linear_arguments& a = *layer.arguments;
-    if ((layer.shared || layer.input_bytes == 0) && layer.correction_bytes == 0) return;
+// One tile of a layer's inputs, with what the layers that share them make of it.
+void convert_tile(const qw_context& context, size_t at, int64_t tile) {
+    const std::vector<Layer>& layers = context.layers;
+    const Layer& layer = layers[at];
+    if (!layer.coded) return layer.form == Inputs::tiles ? cut_tile(layer, tile) : copy_tile(layer, tile);
+    coded_kernels(context, layer).code_inputs(*layer.arguments, coded_of(layer), tile);
+    for (size_t i = at; i == at || (i < layers.size() && layers[i].shared); ++i) {
+        if (layers[i].correction_bytes == 0) continue;
+        coded_kernels(context, layers[i]).correct_inputs(*layers[i].arguments->weight->type, coded_of(layers[i]), tile);
+    }
+}
+
+// The layer to which one of all tiles, or tasks, belongs.
+size_t layer_of(const std::vector<Layer>& layers, int64_t Layer::* first, int64_t index) {
+    const auto after = [first](int64_t each, const Layer& layer) { return each < layer.*first; };
+    return static_cast<size_t>(std::upper_bound(layers.begin(), layers.end(), index, after) - layers.begin()) - 1;
+}
+
+void convert_inputs(qw_context& context, const Work& work) {
     const auto convert = [&](int64_t tile) {
-        if (layer.coded) {
-            const CodedInputs inputs = coded_of(layer);
-            const CodedKernels& kernels = coded_kernels(context, layer);
-            if (!layer.shared) kernels.code_inputs(a, inputs, tile);
-            if (layer.correction_bytes > 0) kernels.correct_inputs(*a.weight->type, inputs, tile);
-        } else if (layer.form == Inputs::tiles) {
-            cut_tile(layer, tile);
-        } else {
-            copy_tile(layer, tile);
-        }
+        const size_t at = layer_of(context.layers, &Layer::first_tile, tile);
+        convert_tile(context, at, tile - context.layers[at].first_tile);
     };
-    const int64_t tiles = divide_up(a.tokens, kTile);
-    if (a.tokens * a.weight->in > kAloneValues) return context.pool.run(tiles, convert);
-    for (int64_t tile = 0; tile < tiles; ++tile) convert(tile);
+    if (work.values > kAloneValues) return context.pool.run(work.tiles, convert);
+    for (int64_t tile = 0; tile < work.tiles; ++tile) convert(tile);
 }
 
 void compute_task(const qw_context& context, const Layer& layer, int64_t task) {
@@ -185,14 +205,13 @@ void compute_task(const qw_context& context, const Layer& layer, int64_t task) {
 }  // namespace
 
 int32_t qw_linear_many(qw_context* context, const qw_linear_arguments* arguments, int64_t count) {
-    int64_t tasks = 0;
-    if (!plan_layers(*context, arguments, count, tasks)) return 1;
+    Work work;
+    if (!plan_layers(*context, arguments, count, work)) return 1;
     const std::vector<Layer>& layers = context->layers;
-    for (const Layer& layer : layers) convert_inputs(*context, layer);
-    context->pool.run(tasks, [&](int64_t task) {
-        size_t at = layers.size() - 1;
-        while (layers[at].first_task > task) --at;
-        compute_task(*context, layers[at], task - layers[at].first_task);
+    convert_inputs(*context, work);
+    context->pool.run(work.tasks, [&](int64_t task) {
+        const Layer& layer = layers[layer_of(layers, &Layer::first_task, task)];
+        compute_task(*context, layer, task - layer.first_task);
     });
     return 0;
 }

@@ -1,6 +1,8 @@
 // y = x . weight^T over nested codes, in the order that quantised.h states: a super-block is one whole number. Included once
 // per instruction set, after simd_codes.h.
 
+#include <utility>
+
 #include "quantised.inl"
 
 namespace qwench {
@@ -153,7 +155,7 @@ SuperMultipliers choose_supers(const qw_weight_type& type) {
     return wide ? kMultipliers<true, kMaxSuperParts> : kMultipliers<false, kMaxSuperParts>;
 }
 
-// One panel's totals [kTokens][16], from row `row` of the inputs' one tile on: from the stream into registers, nothing staged.
+// One panel's totals [kTokens][16], from token `row` on, all of one tile: from the stream into registers, nothing staged.
 template <class Form, int kParts, int kTokens>
 void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, float (*totals)[kLanes]) {
     constexpr int64_t kFloats = 2 * kPanel;
@@ -165,7 +167,7 @@ void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, floa
     V sums[kTokens];
     for (int m = 0; m < kTokens; ++m) sums[m] = zero();
     for (int64_t super = 0; super < job.inputs.blocks / kChunkBlocks; ++super) {
-        const SuperTile tile = view_super(job.inputs, 0, row, super);
+        const SuperTile tile = view_super(job.inputs, row / kTokenTile, row % kTokenTile, super);
         const int16_t* words = tile.words + (kParts == kMaxSuperParts ? 0 : kMaxSuperParts);
         const uint8_t* scales = chunk + kFloats * floats_of(type);
         const uint8_t* codes = chunk + scale_bytes(type, kChunkBlocks);
@@ -178,7 +180,11 @@ void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, floa
             wholes[m] = all_whole(0);
         }
         for (int64_t block = 0; block < kChunkBlocks; ++block, codes += kVectorBytes * Form::kBits) {
-            ask_ahead<Form::kBits>(codes);
+            if constexpr (kTokens > 4) {
+                ask_ahead_of_many<Form::kBits>(codes);
+            } else {
+                ask_ahead<Form::kBits>(codes);
+            }
             B v[kBlockVectors];
             spread<Form::kBits>(codes, v);
             if constexpr (Form::kTable) {
@@ -233,26 +239,27 @@ void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, floa
 
 using StreamPanel = void (*)(const CodedJob&, int64_t panel, int64_t row, B table, float (*)[kLanes]);
 
-// Tokens whose sums have room in registers, at most kTokens.
+// Tokens whose sums have room in registers.
 #if defined(__AVX512BW__)
-template <int kTokens>
-constexpr int kTogether = kTokens;
+constexpr int kTogether = 8;
 #elif defined(__AVX2__)
-template <int kTokens>
-constexpr int kTogether = kTokens < 4 ? kTokens : 4;
+constexpr int kTogether = 4;
 #else
-template <int kTokens>
 constexpr int kTogether = 1;
 #endif
 
-// For eight tokens, four, two and one, or as many of them as go together.
+// For any number of tokens that go together, less one.
 struct Streams {
-    StreamPanel eight, four, two, one;
+    StreamPanel of[kTogether];
 };
 
+template <class Form, int kParts, int... kLess>
+constexpr Streams make_streams(std::integer_sequence<int, kLess...>) {
+    return {{stream_panel<Form, kParts, kLess + 1>...}};
+}
+
 template <class Form, int kParts>
-constexpr Streams kStreams = {stream_panel<Form, kParts, kTogether<8>>, stream_panel<Form, kParts, kTogether<4>>,
-                              stream_panel<Form, kParts, kTogether<2>>, stream_panel<Form, kParts, 1>};
+constexpr Streams kStreams = make_streams<Form, kParts>(std::make_integer_sequence<int, kTogether>());
 
 template <class Form>
 Streams choose_parts(const qw_weight_type& type) {
@@ -293,25 +300,30 @@ void sum_supers(const CodedJob& job, int64_t panel, int64_t first, int64_t last,
     }
 }
 
-// One tile's tokens read the stream anew for every eight of them: after the first a panel is in a near cache.
+// So few tokens read the stream anew for all that go together: after the first of them a panel is in a near cache.
+#if defined(__AVX512VNNI__)
+constexpr int64_t kStreamedTokens = 4 * kTokenTile;
+#else
 constexpr int64_t kStreamedTokens = kTokenTile;
+#endif
+
+// Totals [tokens][16] of one panel, tokens [first, last), a tile's in parts of about one size.
+void stream_tiles(const CodedJob& job, const Streams& streams, int64_t panel, int64_t first, int64_t last, B table,
+                  float (*totals)[kLanes]) {
+    for (int64_t token = first; token < last;) {
+        const int64_t left = tile_rows(job.inputs, token / kTokenTile) - token % kTokenTile;
+        const int64_t count = divide_up(left, divide_up(left, kTogether));
+        streams.of[count - 1](job, panel, token, table, totals + (token - first));
+        token += count;
+    }
+}
 
 void linear_nested(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
     const B table = table_bytes(*job.arguments->weight->type);
     if (job.inputs.tokens <= kStreamedTokens) {
-        const Streams stream = choose_streams(*job.arguments->weight->type);
+        const Streams streams = choose_streams(*job.arguments->weight->type);
         return for_each_panel(job, begin, end, first, last, [&](int64_t panel, float (*totals)[kLanes]) {
-            int64_t row = 0;
-            for (; row + kTogether<8> <= last; row += kTogether<8>) {
-                stream.eight(job, panel, row, table, totals + row);
-            }
-            for (; row + kTogether<4> <= last; row += kTogether<4>) {
-                stream.four(job, panel, row, table, totals + row);
-            }
-            for (; row + kTogether<2> <= last; row += kTogether<2>) {
-                stream.two(job, panel, row, table, totals + row);
-            }
-            for (; row < last; ++row) stream.one(job, panel, row, table, totals + row);
+            stream_tiles(job, streams, panel, first, last, table, totals);
         });
     }
     SuperStage stage;

@@ -10,6 +10,7 @@ namespace qwench {
 namespace {
 
 constexpr int64_t kAheadBytes = 16384;  // in the weights' stream: so far that memory has answered when it is reached
+constexpr int64_t kNearBytes = 4096;    // the same where several tokens take longer to reach it
 
 // A panel's chunk, ready to be multiplied.
 struct Stage {
@@ -28,6 +29,15 @@ QW_INLINE void ask_ahead(const uint8_t* from) {
     if (!kAsksAhead) return;
 #pragma GCC unroll 8
     for (int line = 0; line < kLines; ++line) __builtin_prefetch(from + line * 64 + kAheadBytes, 0, 2);
+}
+
+// The same for several tokens. Where asking far ahead holds up other reads it does not in the near: into the first cache,
+// which the multiplications leave alone for long enough.
+template <int kLines>
+QW_INLINE void ask_ahead_of_many(const uint8_t* from) {
+    if (kAsksAhead) return ask_ahead<kLines>(from);
+#pragma GCC unroll 8
+    for (int line = 0; line < kLines; ++line) __builtin_prefetch(from + line * 64 + kNearBytes, 0, 3);
 }
 
 // The same for a chunk's scales and mins.

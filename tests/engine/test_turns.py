@@ -47,8 +47,10 @@ class Machine:
     def copy(self, copies: Copies) -> None: ...
 
 
-def engine_on(machine: Machine, *, slots: int = 64, pages: int = 5000, max_step_tokens: int = 512) -> Engine:
-    scheduler = Scheduler(Pool(pages), Pool(slots), page_size=16, max_step_tokens=max_step_tokens)
+def engine_on(
+    machine: Machine, *, slots: int = 64, pages: int = 5000, max_step_tokens: int = 512, sparsity: float = 1.0
+) -> Engine:
+    scheduler = Scheduler(Pool(pages), Pool(slots), page_size=16, max_step_tokens=max_step_tokens, sparsity=sparsity)
     return Engine(scheduler, machine, clock=lambda: machine.now)
 
 
@@ -121,6 +123,16 @@ def test_alone_a_step_is_as_long_as_anyone_waits_for_a_cancel_to_be_noticed() ->
     finish(engine)
     assert max(seconds for seconds, _ in machine.steps[1:]) <= 1.1
     assert machine.steps[0][1].rows[0].count == 512  # nothing is known yet
+
+
+@pytest.mark.parametrize(("sparsity", "read"), [(1.0, 32), (2.5, 80), (32.0, 512)])
+def test_alone_a_step_reads_enough_for_every_weight_however_long_that_takes(sparsity: float, read: int) -> None:
+    machine = Machine(each=0.5)
+    engine = engine_on(machine, sparsity=sparsity)
+    ask(engine, 0, 3000, 2)
+    finish(engine)
+    reads = [step.rows[0].count for _, step in machine.steps if step.rows[0].count > 1]
+    assert set(reads[1:-1]) == {read}
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -100,7 +100,7 @@ def test_many_tokens_and_threads_give_the_bits_of_one(natives: dict[str, Native]
             packed = pack(native, matrix)
             together = native.linear(x, packed)
             assert torch.equal(Native(isa, 3).linear(x, packed), together)
-            for first, count in ((0, 1), (7, 193), (200, 16), (400, 1)):
+            for first, count in ((0, 1), (9, 25), (7, 64), (7, 65), (7, 193), (200, 16), (400, 1)):
                 assert torch.equal(native.linear(x[first : first + count], packed), together[first : first + count])
 
 
@@ -181,7 +181,8 @@ def test_many_layers_as_one_job_get_the_bits_they_get_alone(natives: dict[str, N
                 for index, kind in enumerate(kinds)
             ]
             x, other = normal(5, 288, dtype=dtype), normal(18, 288, seed=1, dtype=dtype)
-            layers = [LinearInput(each, matrix) for each in (x, other, x[:0]) for matrix in matrices]
+            many = normal(160, 288, seed=3, dtype=dtype)  # enough to be converted by several threads
+            layers = [LinearInput(each, matrix) for each in (x, other, x[:0], many) for matrix in matrices]
             for layer, found in zip(layers, native.linear_many(layers), strict=True):
                 assert torch.equal(found, native.linear(layer.x, layer.matrix))
             for matrix in matrices:

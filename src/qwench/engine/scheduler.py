@@ -127,6 +127,7 @@ class Scheduler:
         max_step_tokens: int,
         policy: PrefixPolicy = PrefixPolicy(),  # noqa: B008 - it is frozen
         finish_abandoned: bool = False,
+        sparsity: float = 1.0,
     ) -> None:
         self.pages = pages
         self.slots = slots
@@ -135,7 +136,7 @@ class Scheduler:
         self.max_running = slots.size - (policy.limit if policy.state_pages else 0)
         self.cache = PrefixCache(pages, slots, page_size=page_size, policy=policy)
         self.finish_abandoned = finish_abandoned
-        self.turns = Turns()
+        self.turns = Turns(sparsity)
         self.waiting: list[Request] = []
         self.running: list[Request] = []  # in the order they began
         self.num_preemptions = 0

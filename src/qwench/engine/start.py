@@ -177,6 +177,7 @@ def assemble(
         max_step_tokens=config.max_step_tokens,
         policy=policy,
         finish_abandoned=config.on_disconnect == "finish",
+        sparsity=model.moe.num_experts / model.moe.experts_per_token if model.moe else 1.0,
     )
     with memory_for("weights", "take a smaller model, a smaller dtype or a quantization"):
         language_model = build_model(model, source, kernels, progress=progress, begun=begun)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable
+from math import ceil
 from statistics import median
 
 from qwench.engine.request import Request
@@ -16,6 +17,9 @@ from qwench.engine.request import Request
 STRETCH = 2.6  # a step with prompt tokens against one without: below the 3 we promise, for what an estimate is off by
 IDLE_STRETCH = 1.5  # the same where only background prompts are read
 PATIENCE = 1.0  # seconds of a step where nobody waits for a token: so long it takes to notice that a client left
+ALONE = (
+    32  # prompt tokens that a weight meets in such a step, whatever they take: with fewer, reading it costs too much
+)
 LEAST = 8  # prompt tokens of a step, whatever they cost: nobody waits for ever
 RECHECK = 64  # so many steps with prompt tokens, then one without, which shows again what is usual
 KEPT = 5  # steps that the usual is the median of
@@ -83,8 +87,10 @@ class Pace:
 class Turns:
     """Shares out the reading of each step: ``begin``, then for each ``next`` what it ``may_read`` and has ``read``."""
 
-    def __init__(self) -> None:
+    def __init__(self, sparsity: float = 1.0) -> None:
+        """``sparsity``: so many tokens are computed for each that an expert meets; 1 without experts."""
         self.pace = Pace()
+        self._least_alone = ceil(ALONE * sparsity)
         self._served: dict[str, int] = {}  # prompt tokens read for each owner; who was away does not catch up
         self._present: set[str] = set()  # owners with something to read
         self._level = 0  # what the least served of them had
@@ -121,7 +127,8 @@ class Turns:
         each = self.pace.each(self._streams, request.computed)
         if each is None:  # a guess, unless nobody waits
             return min(most, 2 * LEAST) if self._streams else most
-        return min(most, max(0 if self._shared else LEAST, int(min(most, self._left / each))))
+        least = 0 if self._shared else LEAST if self._streams else self._least_alone
+        return min(most, max(least, int(min(most, self._left / each))))
 
     def read(self, request: Request, count: int, readers: Collection[Request]) -> None:
         """``request``, one of ``readers``, reads ``count`` tokens in this step."""
