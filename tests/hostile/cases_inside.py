@@ -342,6 +342,34 @@ def names() -> Iterator[Case]:
         yield Case(f"path {path}", None, path, "GET")
 
 
+def echoes() -> Iterator[Case]:
+    """Words of the client's that come back in a header, because they name what has no effect."""
+    for at, word in enumerate(
+        ("x\r\nset-cookie: a=b", "\U0001f511", "\n", "\0", "\x7f", "\x85", "é", "\u0436", " x ", "x" * 5_000)
+    ):
+        asked: dict[str, Any] = {"messages": HELLO, "max_tokens": 1}
+        for name in ("reasoning", "thinking", "chat_template_kwargs"):
+            yield Case(f"{name} with {word[:9]!r}", {**asked, name: {word: 1}}, allowed=EITHER, again=at > 1)
+        yield Case(f"field {word[:9]!r}", {**asked, word: 1}, allowed=EITHER, again=at > 1)
+        told = [{"role": "assistant", "content": [{"type": f"{word}_tool_result"}]}, *HELLO]
+        yield Case(f"block {word[:9]!r}", {**asked, "messages": told}, "/v1/messages", allowed=EITHER, again=at > 1)
+        yield Case(
+            f"tool {word[:9]!r}",
+            {**asked, "tools": [{"type": word, "name": "x"}]},
+            "/v1/messages",
+            allowed=EITHER,
+            again=at > 1,
+        )
+        for path in ("/v1/responses", "/v1/responses/input_tokens"):
+            more = {"include": [word], "tools": [{"type": word}], word: 1}
+            for name, value in {"text": {word: 1}, **more}.items():
+                body = {"input": "x", "max_output_tokens": 1, name: value}
+                yield Case(f"{name[:9]!r} with {word[:9]!r} to {path}", body, path, allowed=EITHER, again=at > 1)
+        yield Case(
+            f"Ollama's {word[:9]!r}", {**asked, "stream": False, word: 1}, "/api/chat", allowed=EITHER, again=at > 1
+        )
+
+
 def browsers() -> Iterator[Case]:
     """What a stranger's page can make a browser send."""
     body = {"messages": HELLO, "max_tokens": 1}

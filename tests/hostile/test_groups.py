@@ -75,6 +75,10 @@ def test_names_are_no_paths_and_no_queries(asked: Group) -> None:
     asked(inside.names())
 
 
+def test_words_that_come_back_in_headers(asked: Group) -> None:
+    asked(inside.echoes())
+
+
 def test_what_exists_and_what_does_not_look_the_same(target: Target) -> None:
     with target.client() as client:
         told = [
