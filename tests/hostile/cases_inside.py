@@ -170,9 +170,8 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 def schemas() -> Iterator[Case]:
-    """Schemas, patterns and grammars that are wrong, endless, or far too large."""
+    """Schemas that are wrong, endless, or far too large."""
     tool: Any
-    wish: Any
     ring = {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
     tower = {
         "$defs": {f"d{n}": {"type": "array", "items": {"$ref": f"#/$defs/d{n + 1}"}, "maxItems": 9} for n in range(60)}
@@ -208,6 +207,10 @@ def schemas() -> Iterator[Case]:
                 allowed=EITHER,
                 again=not strict or at % 3 != 2,
             )
+
+
+def patterns() -> Iterator[Case]:
+    """Regular expressions of that kind."""
     for pattern in (
         "(",
         "[",
@@ -226,6 +229,11 @@ def schemas() -> Iterator[Case]:
         yield Case(
             f"regex {pattern[:20]}", {"messages": HELLO, "max_tokens": 2, "guided_regex": pattern}, allowed=EITHER
         )
+
+
+def grammars() -> Iterator[Case]:
+    """Grammars of that kind, and wishes for a form that are none."""
+    wish: Any
     for grammar in ("", "start:", "start: start", "start: a\na: b\nb: a", "start: start start | \"a\"", "start: " + "(" * 5_000, "start: " + "(" * 30_000 + '"a"' + ")" * 30_000,
                     "start: " + "[" * 30_000, 'start: ("a"?)*', 'start: (("a"*)*)*', "start: %json {", '%import x', "root ::= x", "start: <[999999]>", 'start: /(/', "start: " + '"a" | ' * 20_000 + '"b"',
                     'start: "a"{1000000000}', "start: " + "a" * 200_000, "\n".join(f"r{n}: r{n + 1} r{n + 1}" for n in range(60)) + '\nr60: "a"\nstart: r0',
@@ -236,12 +244,16 @@ def schemas() -> Iterator[Case]:
     for wish in ({"guided_choice": ["x"] * 50_000}, {"guided_choice": ["x" * 200_000]}, {"guided_choice": [""]}, {"guided_choice": [5]}, {"structured_outputs": {}}, {"structured_outputs": {"json": 5}},
                  {"guided_json": {}, "guided_regex": "a"}, {"response_format": {"type": "regex"}}, {"response_format": {"type": "json_schema"}}, {"response_format": {"type": {}}}, {"response_format": {}}):  # fmt: skip
         yield Case(f"wish {str(wish)[:40]}", {"messages": HELLO, "max_tokens": 2, **wish}, allowed=EITHER)
+
+
+def crowd() -> Iterator[Case]:
+    """More schemas than are kept compiled."""
     for number in range(150):
         yield Case(
             f"schema number {number}",
             {"messages": HELLO, "max_tokens": 1, "guided_json": {"const": f"c{number}"}},
             allowed=EITHER,
-            again=number >= 70,  # more than are kept compiled
+            again=number >= 70,  # that is more already
         )
 
 

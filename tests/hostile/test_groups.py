@@ -50,8 +50,9 @@ def test_templates_of_requests_are_text(asked: Group, capfd: pytest.CaptureFixtu
 
 
 @pytest.mark.timeout(600)
-def test_schemas_and_grammars(asked: Group) -> None:
-    asked(inside.schemas())
+@pytest.mark.parametrize("kind", [inside.schemas, inside.patterns, inside.grammars, inside.crowd])
+def test_schemas_and_grammars(asked: Group, kind: Callable[[], Iterable[Case]]) -> None:
+    asked(kind())
 
 
 def test_numbers_out_of_range(asked: Group) -> None:

@@ -277,6 +277,12 @@ def test_a_base_url_that_is_not_quite_right_is_told_how_it_should_be(http: httpx
         assert answer.json()["error"]["message"].endswith(told)
 
 
+def test_a_base_url_that_is_not_quite_right_is_told_in_the_words_of_its_client(http: httpx.Client) -> None:
+    headers = {"anthropic-version": "2023-06-01"}
+    assert http.post("/v1/v1/messages", headers=headers).json()["error"]["type"] == "not_found_error"
+    assert refused(http.post("/v1/v1/models"), 404)["code"] == "unknown_url"
+
+
 def test_the_template_shows_the_prompt_that_chat_uses(http: httpx.Client) -> None:
     for switch in ({}, {"enable_thinking": True}, {"chat_template_kwargs": {"enable_thinking": True}}):
         rendered = http.post("/apply-template", json={"messages": HELLO, **switch}).json()["prompt"]

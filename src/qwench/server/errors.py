@@ -128,9 +128,9 @@ def anthropic_error(error: QwenchError, request_id: str | None) -> dict[str, obj
 
 
 def speaks_anthropic(scope: Scope) -> bool:
-    """Whether a request wants Anthropic's shapes: by its path or, where both APIs have it, by its headers."""
+    """Whether a request wants Anthropic's shapes: by its path or, where both APIs have it or lack it, its headers."""
     path = scope["path"]
-    if path.startswith("/v1/models"):
+    if path.startswith(("/v1/models", "/v1/v1/")):
         return any(name == b"anthropic-version" for name, _ in scope["headers"])
     return bool(path == "/v1/messages" or path.startswith("/v1/messages/"))
 
