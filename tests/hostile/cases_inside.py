@@ -170,9 +170,8 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 def schemas() -> Iterator[Case]:
-    """Schemas, patterns and grammars that are wrong, endless, or far too large."""
+    """Schemas that are wrong, endless, or far too large."""
     tool: Any
-    wish: Any
     ring = {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
     tower = {
         "$defs": {f"d{n}": {"type": "array", "items": {"$ref": f"#/$defs/d{n + 1}"}, "maxItems": 9} for n in range(60)}
@@ -208,6 +207,10 @@ def schemas() -> Iterator[Case]:
                 allowed=EITHER,
                 again=not strict or at % 3 != 2,
             )
+
+
+def patterns() -> Iterator[Case]:
+    """Regular expressions of that kind."""
     for pattern in (
         "(",
         "[",
@@ -226,6 +229,11 @@ def schemas() -> Iterator[Case]:
         yield Case(
             f"regex {pattern[:20]}", {"messages": HELLO, "max_tokens": 2, "guided_regex": pattern}, allowed=EITHER
         )
+
+
+def grammars() -> Iterator[Case]:
+    """Grammars of that kind, and wishes for a form that are none."""
+    wish: Any
     for grammar in ("", "start:", "start: start", "start: a\na: b\nb: a", "start: start start | \"a\"", "start: " + "(" * 5_000, "start: " + "(" * 30_000 + '"a"' + ")" * 30_000,
                     "start: " + "[" * 30_000, 'start: ("a"?)*', 'start: (("a"*)*)*', "start: %json {", '%import x', "root ::= x", "start: <[999999]>", 'start: /(/', "start: " + '"a" | ' * 20_000 + '"b"',
                     'start: "a"{1000000000}', "start: " + "a" * 200_000, "\n".join(f"r{n}: r{n + 1} r{n + 1}" for n in range(60)) + '\nr60: "a"\nstart: r0',
@@ -236,12 +244,16 @@ def schemas() -> Iterator[Case]:
     for wish in ({"guided_choice": ["x"] * 50_000}, {"guided_choice": ["x" * 200_000]}, {"guided_choice": [""]}, {"guided_choice": [5]}, {"structured_outputs": {}}, {"structured_outputs": {"json": 5}},
                  {"guided_json": {}, "guided_regex": "a"}, {"response_format": {"type": "regex"}}, {"response_format": {"type": "json_schema"}}, {"response_format": {"type": {}}}, {"response_format": {}}):  # fmt: skip
         yield Case(f"wish {str(wish)[:40]}", {"messages": HELLO, "max_tokens": 2, **wish}, allowed=EITHER)
+
+
+def crowd() -> Iterator[Case]:
+    """More schemas than are kept compiled."""
     for number in range(150):
         yield Case(
             f"schema number {number}",
             {"messages": HELLO, "max_tokens": 1, "guided_json": {"const": f"c{number}"}},
             allowed=EITHER,
-            again=number >= 70,  # more than are kept compiled
+            again=number >= 70,  # that is more already
         )
 
 
@@ -340,6 +352,34 @@ def names() -> Iterator[Case]:
     for path in ("/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/%2fetc%2fpasswd", "/static/../../etc/passwd", "/..%2f..%2fetc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/assets/..%5c..%5cx",
                  "/v1/models/nano%00", "/v1//models/x", "//etc/passwd", "/docs/../../etc/passwd", "/page/../../../etc/passwd", "/v1/files/..%2f..%2fx/content", "/v1/responses/..%2fx"):  # fmt: skip
         yield Case(f"path {path}", None, path, "GET")
+
+
+def echoes() -> Iterator[Case]:
+    """Words of the client's that come back in a header, because they name what has no effect."""
+    for at, word in enumerate(
+        ("x\r\nset-cookie: a=b", "\U0001f511", "\n", "\0", "\x7f", "\x85", "é", "\u0436", " x ", "x" * 5_000)
+    ):
+        asked: dict[str, Any] = {"messages": HELLO, "max_tokens": 1}
+        for name in ("reasoning", "thinking", "chat_template_kwargs"):
+            yield Case(f"{name} with {word[:9]!r}", {**asked, name: {word: 1}}, allowed=EITHER, again=at > 1)
+        yield Case(f"field {word[:9]!r}", {**asked, word: 1}, allowed=EITHER, again=at > 1)
+        told = [{"role": "assistant", "content": [{"type": f"{word}_tool_result"}]}, *HELLO]
+        yield Case(f"block {word[:9]!r}", {**asked, "messages": told}, "/v1/messages", allowed=EITHER, again=at > 1)
+        yield Case(
+            f"tool {word[:9]!r}",
+            {**asked, "tools": [{"type": word, "name": "x"}]},
+            "/v1/messages",
+            allowed=EITHER,
+            again=at > 1,
+        )
+        for path in ("/v1/responses", "/v1/responses/input_tokens"):
+            more = {"include": [word], "tools": [{"type": word}], word: 1}
+            for name, value in {"text": {word: 1}, **more}.items():
+                body = {"input": "x", "max_output_tokens": 1, name: value}
+                yield Case(f"{name[:9]!r} with {word[:9]!r} to {path}", body, path, allowed=EITHER, again=at > 1)
+        yield Case(
+            f"Ollama's {word[:9]!r}", {**asked, "stream": False, word: 1}, "/api/chat", allowed=EITHER, again=at > 1
+        )
 
 
 def browsers() -> Iterator[Case]:

@@ -147,5 +147,7 @@ def faults_of(answer: httpx.Response, sent: str = "", key: str | None = None) ->
             yield f"tells {found[0]!r}"
     if key and key in f"{answer.text}{answer.headers}":
         yield "tells the key"
+    if "set-cookie" in answer.headers:
+        yield "lets somebody else write its head"
     if "server" in answer.headers:
         yield "tells what it runs on"

@@ -50,8 +50,9 @@ def test_templates_of_requests_are_text(asked: Group, capfd: pytest.CaptureFixtu
 
 
 @pytest.mark.timeout(600)
-def test_schemas_and_grammars(asked: Group) -> None:
-    asked(inside.schemas())
+@pytest.mark.parametrize("kind", [inside.schemas, inside.patterns, inside.grammars, inside.crowd])
+def test_schemas_and_grammars(asked: Group, kind: Callable[[], Iterable[Case]]) -> None:
+    asked(kind())
 
 
 def test_numbers_out_of_range(asked: Group) -> None:
@@ -73,6 +74,10 @@ def test_tensors_and_pickles(asked: Group, capfd: pytest.CaptureFixture[str]) ->
 
 def test_names_are_no_paths_and_no_queries(asked: Group) -> None:
     asked(inside.names())
+
+
+def test_words_that_come_back_in_headers(asked: Group) -> None:
+    asked(inside.echoes())
 
 
 def test_what_exists_and_what_does_not_look_the_same(target: Target) -> None:

@@ -9,6 +9,8 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -68,6 +70,22 @@ def test_every_route_but_health_asks_for_a_key(nano: EngineClient, nano_text: Mo
             for method in operations:
                 answer = http.request(method, path.replace("{", "").replace("}", ""))
                 assert answer.status_code == (200 if path == "/health" else 401), (method, path)
+
+
+def test_health_tells_strangers_how_it_is_and_nothing_else(
+    nano: EngineClient, nano_text: ModelText, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = [f"cache folder {tmp_path}/x (0 snapshots)", "device cpu"]
+    monkeypatch.setattr(nano, "config", replace(nano.config, cache_dir=str(tmp_path)))
+    monkeypatch.setattr(nano, "banner", lambda: told)
+    with keyed(nano, nano_text) as address, httpx.Client(base_url=address, timeout=20) as http:
+        for headers in ({}, {"x-api-key": "wrong"}):
+            health = http.get("/health", headers=headers)
+            assert (health.status_code, health.json()) == (200, {"status": "ready", "model": "nano", "progress": 1.0})
+        health = http.get("/health", headers={"x-api-key": ALICE})
+        assert health.json()["resolved"] == told[1:]
+        assert health.json()["config"]["cache_dir"] == "set"
+        assert str(tmp_path) not in health.text
 
 
 def test_a_running_response_is_its_owners(scripted: Start) -> None:

@@ -34,9 +34,10 @@ LONGEST_BLOCK = 0.25  # seconds of processor time that the loop may spend at one
 
 def every_case() -> list[Case]:
     reaching = (outside.ssrf(9), outside.media(), outside.templates(), outside.embeddings(), outside.administration())
-    saying = (inside.malformed(), inside.limits(), inside.prompts(), inside.schemas(), inside.tools(), inside.names())
-    sending = (inside.browsers(), inside.encodings())
-    return [case for group in (*reaching, *saying, *sending) for case in group]
+    saying = (inside.malformed(), inside.limits(), inside.prompts(), inside.tools(), inside.names())
+    shaping = (inside.schemas(), inside.patterns(), inside.grammars(), inside.crowd())
+    sending = (inside.browsers(), inside.encodings(), inside.echoes())
+    return [case for group in (*reaching, *saying, *shaping, *sending) for case in group]
 
 
 def test_goal_01_bad_requests_are_refused(tmp_path: Path) -> None:

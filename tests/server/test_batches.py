@@ -366,7 +366,7 @@ def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], OpenAI]]:
 @pytest.mark.slow
 def test_a_server_that_is_killed_goes_on_when_it_starts_again(tmp_path: Path) -> None:
     lines = jsonl(*(line(str(number), max_tokens=64, ignore_eos=True) for number in range(40)))
-    lines = lines.replace(b'"model": "tiny", ', b"")
+    lines = lines.replace(b'"model": "tiny"', b'"model": "nano"')
     store = ("--store", str(tmp_path / "kept"), "--port", "0")
     with started(*store) as (process, client):
         batch = begin(client, lines)

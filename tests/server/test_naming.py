@@ -13,7 +13,7 @@ import pytest
 
 from qwench.cli.serve import ANSWERS_TO
 from qwench.errors import ModelNotFound, RequestError
-from qwench.server.naming import UNNAMED, AnswersTo, Names
+from qwench.server.naming import LIBRARY, UNNAMED, AnswersTo, Names
 from tests.server.conftest import NAME, Start
 from tests.server.scripted import answering
 
@@ -39,6 +39,17 @@ OTHERS = (
     "qwen3.5:4b", "Qwen/Qwen3.5-0.8B", "tinyy", "Tiny", "gpt-oss-20b", "openai/gpt-oss-120b", "gpt2", "gemma4", "o",
     "olmo-3", "claude", "llama3.3", "gpt-4o\n", "gpt-4o\r\nx: y", "gpt-4\xf6", "gpt-4" + "o" * 100, " gpt-4o",
     "../gpt-4o",
+)  # fmt: skip
+
+# What quick starts of Ollama name, and what could have been meant for what is served, or is a slip.
+FAMILIES = (
+    "gemma4", "gemma3:1b", "gemma3n:e4b", "llama3.2", "llama3.2-vision:11b", "llama2", "codellama:7b-code", "mistral",
+    "mistral-small3.2:24b", "mixtral:8x7b", "phi4-mini", "deepseek-r1:8b", "gpt-oss:20b-cloud", "kimi-k2:1t-cloud",
+    "granite4", "smollm2:135m", "command-r", "llava", "Llama3.1:8B-instruct-q4_K_M",
+)  # fmt: skip
+NO_FAMILIES = (
+    "qwen3:4b", "qwen3.5", "qwen3-coder:480b-cloud", "tinyy", "gema3", "gemmma", "llamas", "ollama", "llama 3", "phil",
+    "mistral\n", "llama3.2\r\nx: y", "gemma" + "3" * 100, "../gemma3", "hf.co/x/llama3", "",
 )  # fmt: skip
 
 
@@ -68,6 +79,19 @@ def test_a_missing_name_and_a_strange_one_are_refused_with_the_one_to_send(scrip
         assert "param" not in error or error["param"] == "model"
     strange = http.post(path, json={"model": "tinyy", **ASKED[path]})
     assert (strange.status_code, told(strange)) == (404, f"The model 'tinyy' is not served here; send '{NAME}'.")
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_a_family_of_ollamas_is_answered_on_ollamas_routes_alone(scripted: Start, path: str) -> None:
+    _, http = scripted(answering("Yes."))
+    answer = http.post(path, json={"model": "gemma4:latest", **ASKED[path]})
+    assert answer.status_code == (200 if path.startswith("/api/") else 404)
+    if answer.status_code == 200:
+        assert f"model: 'gemma4' is not served here, '{NAME}' answers" in answer.headers["x-qwench-warnings"]
+        assert answer.json()["model"] == NAME
+        assert http.post("/api/show", json={"model": "gemma4"}).status_code == 404
+    _, strict = scripted(answering("Yes."), answers_to="served")
+    assert strict.post(path, json={"model": "gemma4", **ASKED[path]}).status_code == 404
 
 
 @pytest.mark.parametrize("path", ASKED)
@@ -123,22 +147,46 @@ def test_names_of_hosted_models_are_told_from_all_others() -> None:
     assert get_args(AnswersTo) == ANSWERS_TO
 
 
+def test_families_of_ollamas_are_told_from_all_others() -> None:
+    names, strict = Names((NAME,)), Names((NAME,), "served")
+    for name in FAMILIES:
+        assert names.meant(name, LIBRARY) == [f"model: '{name}' is not served here, '{NAME}' answers"]
+        for given in ((names, ()), (strict, (LIBRARY,))):
+            with pytest.raises(ModelNotFound):
+                given[0].meant(name, *given[1])
+    for name in NO_FAMILIES:
+        with pytest.raises((ModelNotFound, RequestError)):
+            names.meant(name, LIBRARY)
+    assert names.meant("gpt-4o", LIBRARY)
+
+
 def examples(package: str) -> list[str]:
     """The first examples of a client's own README that ask a model and need no file and no account."""
     readme = metadata(package).json["description"]
     found = re.findall(r"^```python\n(.*?)^```", str(readme), re.DOTALL | re.MULTILINE)
-    return [code for code in found if re.search(r"\.(responses|completions|messages)\.create\(", code)][:2]
+    return [
+        code
+        for code in found
+        if re.search(r"\.(responses|completions|messages)\.create\(|from ollama import chat\n", code)
+    ][:2]
 
 
 @pytest.mark.parametrize(
-    ("package", "number", "model"), [("openai", 0, "gpt-"), ("openai", 1, "gpt-"), ("anthropic", 0, "claude-")]
+    ("package", "number", "model"),
+    [
+        ("openai", 0, "gpt-"),
+        ("openai", 1, "gpt-"),
+        ("anthropic", 0, "claude-"),
+        ("ollama", 0, "gemma"),
+        ("ollama", 1, "gemma"),
+    ],
 )
 def test_a_clients_own_quick_start_runs_with_another_base_url(
     scripted: Start, package: str, number: int, model: str
 ) -> None:
     """Word for word as it stands in the README of the installed client; all that changes is where it leads."""
     code = examples(package)[number]
-    assert f'model="{model}' in code
+    assert re.search(f"model=.{model}", code)
     _, http = scripted(answering("Arr, ye ask it."))
     address = str(http.base_url).rstrip("/")
     known = {
@@ -146,6 +194,7 @@ def test_a_clients_own_quick_start_runs_with_another_base_url(
         "OPENAI_API_KEY": "none",
         "ANTHROPIC_BASE_URL": address,
         "ANTHROPIC_API_KEY": "none",
+        "OLLAMA_HOST": address,
     }
     done = subprocess.run(
         [sys.executable, "-c", code], env=known, capture_output=True, text=True, timeout=60, check=False

@@ -226,8 +226,8 @@ def test_what_is_wrong_is_told_in_ollamas_shape_and_words(
 
 
 def test_other_failures_have_ollamas_shape_too(client: ollama.Client, scripted: Start) -> None:
-    with pytest.raises(ollama.ResponseError, match=f"'gemma4' is not served here; send '{NAME}'") as failure:
-        client.chat(model="gemma4", messages=HELLO)
+    with pytest.raises(ollama.ResponseError, match=f"'qwen3:4b' is not served here; send '{NAME}'") as failure:
+        client.chat(model="qwen3:4b", messages=HELLO)
     assert failure.value.status_code == 404
     engine, http = scripted(answering("Yes."))
     assert set(http.post(CHAT, content=b"{").json()) == {"error"}

@@ -257,6 +257,32 @@ def test_no_path_of_the_server_is_told(scripted: Start) -> None:
         assert str(engine.text.path.parent) not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/chat/completions", "send it to /v1/chat/completions, with a base URL that ends in /v1."),
+        ("/models", "send it to /v1/models, with a base URL that ends in /v1."),
+        (
+            "/v1/v1/messages/count_tokens",
+            "send it to /v1/messages/count_tokens, with a base URL that does not end in /v1.",
+        ),
+        ("/v1/api/chat", "send it to /api/chat, with a base URL that does not end in /v1."),
+        ("/v1/embeddings", "/docs lists the routes."),
+    ],
+)
+def test_a_base_url_that_is_not_quite_right_is_told_how_it_should_be(http: httpx.Client, path: str, told: str) -> None:
+    for method in ("GET", "POST"):
+        answer = http.request(method, path)
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"].endswith(told)
+
+
+def test_a_base_url_that_is_not_quite_right_is_told_in_the_words_of_its_client(http: httpx.Client) -> None:
+    headers = {"anthropic-version": "2023-06-01"}
+    assert http.post("/v1/v1/messages", headers=headers).json()["error"]["type"] == "not_found_error"
+    assert refused(http.post("/v1/v1/models"), 404)["code"] == "unknown_url"
+
+
 def test_the_template_shows_the_prompt_that_chat_uses(http: httpx.Client) -> None:
     for switch in ({}, {"enable_thinking": True}, {"chat_template_kwargs": {"enable_thinking": True}}):
         rendered = http.post("/apply-template", json={"messages": HELLO, **switch}).json()["prompt"]

@@ -48,8 +48,10 @@ def serve(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "qwench", "serve", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     with process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()  # a test that failed would wait for it forever
 
 
 def address_of(process: subprocess.Popen[str]) -> str:

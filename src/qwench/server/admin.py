@@ -14,12 +14,15 @@ from qwench.errors import RequestError
 from qwench.server.body import parse, read_body
 from qwench.server.docs import page
 from qwench.server.errors import RETRY_AFTER, json_response
+from qwench.server.gate import OWNER
 from qwench.server.openapi import document
 from qwench.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, shape
 from qwench.server.service import Service
 from qwench.text.model import ChatPrompt
 from qwench.text.thinking import read_thinking
 from qwench.text.vision import shows
+
+CACHE_FOLDER = "cache folder "  # the line of the banner that has a path in it
 
 
 def body_of(name: str) -> dict[str, object]:
@@ -33,9 +36,9 @@ def health_routes(service: Service) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health")
-    async def health() -> Response:
+    async def health(request: Request) -> Response:
         """200 when requests are answered, 503 before (with the progress of loading), after, and while the engine stands
-        still; needs no key."""
+        still; needs no key. How the engine is set up is told to who has one."""
         status = service.client.status()
         told: dict[str, object] = {"status": status.state, "model": service.name}
         if status.state != "ready":
@@ -43,8 +46,12 @@ def health_routes(service: Service) -> APIRouter:
         if still := service.client.stuck_for:
             reason = f"the engine has work and has not finished a step for {still:.0f} seconds"
             return json_response({**told, "status": "stuck", "reason": reason}, 503)
+        if service.settings.keys and not request.scope[OWNER]:
+            return json_response({**told, "progress": 1.0})
         config = {**asdict(service.client.config), "model": service.name, "max_model_len": service.client.max_model_len}
-        return json_response({**told, "progress": 1.0, "config": config, "resolved": service.client.banner()})
+        config["cache_dir"] = None if config["cache_dir"] is None else "set"  # no path leaves this machine
+        resolved = [line for line in service.client.banner() if not line.startswith(CACHE_FOLDER)]
+        return json_response({**told, "progress": 1.0, "config": config, "resolved": resolved})
 
     @router.get("/version")
     async def version() -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
@@ -19,6 +20,11 @@ RETRIED = frozenset({429, 503})  # everything else fails again when repeated
 REQUEST = "qwench.request"  # in the scope of a request: its id
 OLLAMA = "/api/"  # its routes tell a failure as a text
 BUSY = 529  # Anthropic's status of a server that cannot answer now, instead of 503
+ASKED = "chat/completions|completions|responses|messages|models"
+SHORT = re.compile(
+    rf"/((?:{ASKED})(?:/[\w/.-]{{0,99}})?)", re.ASCII
+)  # where a base URL of OpenAI's clients lacks its end
+LONG = re.compile(rf"/v1(/v1/(?:{ASKED})(?:/[\w/.-]{{0,99}})?|/api/\w{{1,20}})", re.ASCII)  # and one of others' has it
 ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -122,9 +128,9 @@ def anthropic_error(error: QwenchError, request_id: str | None) -> dict[str, obj
 
 
 def speaks_anthropic(scope: Scope) -> bool:
-    """Whether a request wants Anthropic's shapes: by its path or, where both APIs have it, by its headers."""
+    """Whether a request wants Anthropic's shapes: by its path or, where both APIs have it or lack it, its headers."""
     path = scope["path"]
-    if path.startswith("/v1/models"):
+    if path.startswith(("/v1/models", "/v1/v1/")):
         return any(name == b"anthropic-version" for name, _ in scope["headers"])
     return bool(path == "/v1/messages" or path.startswith("/v1/messages/"))
 
@@ -157,9 +163,18 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     asked = f"{request.method} {ascii(request.scope['path'])[1:-1][:200]}"  # not `url`: that is made of the Host header
     if error.status_code == 404:
-        return error_response(NoSuchRoute(f"There is no {asked}; /docs lists the routes."), request.scope)
+        return error_response(NoSuchRoute(f"There is no {asked}; {_instead(request.scope['path'])}."), request.scope)
     if error.status_code == 405:
         wrong = WrongMethod(f"{asked} is not possible; /docs lists the routes.")
         return error_response(wrong, request.scope, error.headers)
     assert error.status_code < 500, f"the router gave {error.status_code}"
     return error_response(RequestError(f"{asked} was refused: {error.detail}."), request.scope)
+
+
+def _instead(path: str) -> str:
+    """What a client whose base URL lacks its end, or has it twice, is looking for; else where to look."""
+    if found := SHORT.fullmatch(path):
+        return f"send it to /v1/{found[1]}, with a base URL that ends in /v1"
+    if found := LONG.fullmatch(path):
+        return f"send it to {found[1]}, with a base URL that does not end in /v1"
+    return "/docs lists the routes"

@@ -19,6 +19,14 @@ HOSTED = re.compile(
     r"(?:openai/|anthropic/|google/)?(?:gpt-\d|chatgpt-|o\d(?:-|$)|codex-|claude-|gemini-)[\w.:@-]{0,80}",
     re.ASCII | re.IGNORECASE,
 )
+# Families of open weights that quick starts of Ollama name. None is ours, so no size and no version of what is served
+# can have been meant; that is all the difference between these and a slip of the pen.
+LIBRARY = re.compile(
+    r"(?:(?:code|tiny)?llama|(?:code)?gemma|mistral|ministral|magistral|codestral|devstral|mixtral|phi|deepseek|gpt-oss"
+    r"|kimi|glm|minimax|granite|smollm|olmo|command-[ar]|nemotron|cogito|falcon|(?:bak)?llava|moondream|starcoder|orca"
+    r"|dolphin|vicuna)(?=[\d.:-]|$)[\w.:-]{0,80}",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,9 @@ class Names:
     served: tuple[str, ...] = ()
     answers_to: AnswersTo = "hosted"
 
-    def meant(self, asked: str | None) -> list[str]:
-        """That ``asked`` is answered by the served model, with a warning where it is another's name.
+    def meant(self, asked: str | None, *also: re.Pattern[str]) -> list[str]:
+        """That ``asked`` is answered by the served model, with a warning where it is another's name; ``also``: names of
+        others that quick starts of the API send.
 
         Raises RequestError where a name is missing, ModelNotFound where nobody could say what is meant.
         """
@@ -42,7 +51,7 @@ class Names:
             return [self._instead(asked)] if asked else []
         if not asked:
             raise RequestError(f"model is missing; send {self.served[0]!r}.", param="model")
-        if self.answers_to == "hosted" and HOSTED.fullmatch(asked):
+        if self.answers_to == "hosted" and any(names.fullmatch(asked) for names in (HOSTED, *also)):
             return [self._instead(asked)]
         return self.own(asked)
 

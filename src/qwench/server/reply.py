@@ -6,6 +6,7 @@ Everything that can be refused is refused before the first byte. Knows no field 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from fastapi import Request
@@ -29,6 +30,7 @@ MakeFormat = Callable[[Head, Answer, Tokenizer], Format]
 WARNINGS_HEADER = "x-qwench-warnings"
 REUSE_HEADER = "x-qwench-cache"  # of a whole answer; a stream tells the same in a comment
 MAX_WARNINGS = 2000  # characters; proxies refuse long headers
+UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 async def read_json(service: Service, request: Request) -> dict[str, object]:
@@ -71,8 +73,9 @@ async def reply(
 
 
 def warning_header(warnings: Sequence[str]) -> dict[str, str]:
-    """What was ignored or changed, for the client to see."""
-    told = "; ".join(warnings)
+    """What was ignored or changed, for the client to see. A client's own words may be among it: what no header can hold
+    is escaped."""
+    told = UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], "; ".join(warnings)).strip()
     if len(told) > MAX_WARNINGS:
         told = f"{told[: MAX_WARNINGS - 3]}..."
     return {WARNINGS_HEADER: told} if told else {}

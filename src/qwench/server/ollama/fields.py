@@ -25,7 +25,7 @@ def _option(name: str, treatment: Treatment, note: str, neutral: tuple[object, .
 
 
 FIELDS: tuple[FieldRule, ...] = (
-    FieldRule("model", BOTH, _S, f"{NAMED}; with or without :latest"),
+    FieldRule("model", BOTH, _S, f"{NAMED}, so are Llama, Gemma and other families of Ollama's; :latest may follow"),
     FieldRule(
         "messages",
         CHAT,

@@ -19,6 +19,7 @@ from qwench.errors import EngineUnavailable, RequestError
 from qwench.model.parameters import declare, declare_vision
 from qwench.server.admin import body_of
 from qwench.server.errors import json_response
+from qwench.server.naming import LIBRARY
 from qwench.server.ollama.conversation import raw_body, read_chat, read_generate
 from qwench.server.ollama.fields import FIELDS, OllamaChatRequest, OllamaGenerateRequest, ShowRequest, sift_options
 from qwench.server.ollama.form import OllamaChatFormat, OllamaGenerateFormat, begun, stamp
@@ -43,7 +44,7 @@ def ollama_routes(service: Service) -> APIRouter:
         body = await read_json(service, request)
         fields, warnings = sift_options(body, "ollama chat")
         asked = shape(OllamaChatRequest, fields, FIELDS)
-        warnings += service.names.meant(_untagged(asked.model))
+        warnings += service.names.meant(_untagged(asked.model), LIBRARY)
         if not asked.messages:
             return _loaded(service, {"message": {"role": "assistant", "content": ""}}, body)
         prepared = await _understood(service, asked, warnings)
@@ -55,7 +56,7 @@ def ollama_routes(service: Service) -> APIRouter:
         body = await read_json(service, request)
         fields, warnings = sift_options(body, "ollama generate")
         asked = shape(OllamaGenerateRequest, fields, FIELDS)
-        warnings += service.names.meant(_untagged(asked.model))
+        warnings += service.names.meant(_untagged(asked.model), LIBRARY)
         if not (asked.prompt or asked.suffix or asked.images):
             return _loaded(service, {"response": ""}, body)
         prepared = await _understood(service, asked, warnings)
