@@ -181,7 +181,7 @@ class Router:
         cost = None if len(costs) < len(shares) else math.fsum(s * c for (_, s), c in zip(shares, costs, strict=True))
         enough, gain, note = self._settings.routing.enough, None, ""
         if chance.seen < enough:
-            note = f"{chance.seen} outcomes of the {enough} it takes"
+            note = f"{chance.seen} of the {enough} outcomes it takes"
         elif cost is None:
             note = "its cost is not known"
         else:
