@@ -14,6 +14,8 @@ import httpx
 import pytest
 
 from qwench.fault import planned
+from qwench.server.naming import Names
+from qwench.server.reply import warning_header
 from tests.gateway.conftest import Start, tiers
 from tests.gateway.standin import Act, Exchange, completion, event, openai_events, refused_url, standing_in, well
 
@@ -192,3 +194,22 @@ def test_a_deadline_ends_what_takes_longer(start: Start) -> None:
         answer = httpx.post(f"{running.url}/v1/chat/completions", json={**ASKED, "stream": True}, headers=headers_)
     assert '"error"' in answer.text
     assert 10 < answer.text.count("data: ") < 40
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_another_model_answers_is_not_sold_as_the_one_that_is_priced(start: Start, *, stream: bool) -> None:
+    """A tier that is meant for a paid API and leads to a Qwench, which answers in place of models hosted elsewhere."""
+    warned = warning_header(["top_q: unknown field, ignored", *Names(("nano",)).meant("gpt-4o")])
+
+    async def instead(exchange: Exchange) -> None:
+        await exchange.whole(completion("nano"), extra="".join(f"{name}: {told}\r\n" for name, told in warned.items()))
+
+    with standing_in(instead) as own:
+        running = start(tiers(own.url))
+        answer = httpx.post(f"{running.url}/v1/chat/completions", json={**ASKED, "stream": stream})
+        rows = running.rows()
+    assert answer.status_code == 502
+    told = "The tier own leads to a Qwench, where nano would answer in the model's place."
+    assert answer.json()["error"]["message"] == told
+    assert [(row["error"], row["amount"]) for row in rows] == [("another_model", None)]
+    assert json.loads(rows[0]["unknown"])["amount"] == "not reported"
