@@ -209,7 +209,7 @@ def test_what_another_model_answers_is_not_sold_as_the_one_that_is_priced(start:
         answer = httpx.post(f"{running.url}/v1/chat/completions", json={**ASKED, "stream": stream})
         rows = running.rows()
     assert answer.status_code == 502
-    told = "The tier own leads to a Qwench, where nano would answer in the model's place."
+    told = "The tier own leads to a Qwench, where 'nano' would answer in the model's place."
     assert answer.json()["error"]["message"] == told
     assert [(row["error"], row["amount"]) for row in rows] == [("another_model", None)]
     assert json.loads(rows[0]["unknown"])["amount"] == "not reported"
