@@ -12,7 +12,7 @@ import pytest
 
 from qwench import cli
 from qwench.bench import calibrate as subject_of_test
-from qwench.bench.calibrate import PROMPT, TOKENS, calibrate
+from qwench.bench.calibrate import PROMPT, ROUNDS, TOKENS, calibrate
 from qwench.bench.rows import Row
 from qwench.device import Measurement, probe
 from qwench.ops.limits import Limits
@@ -71,8 +71,8 @@ def _first(name: str) -> str:
 @pytest.mark.usefixtures("machine")
 def test_the_shares_are_found_and_every_other_speed_follows() -> None:
     found = calibrate()
-    assert found.decode == pytest.approx((DECODE,) * 3, rel=0.02)
-    assert found.prefill == pytest.approx((PREFILL,) * 3, rel=0.02)
+    assert found.decode == pytest.approx((DECODE,) * ROUNDS, rel=0.02)
+    assert found.prefill == pytest.approx((PREFILL,) * ROUNDS, rel=0.02)
     for each in found.every:
         assert each == dataclasses.replace(found.every[0], bits=each.bits), "the machine is the same in all precisions"
     here = dataclasses.replace(probe(), nvidia_driver=False)

@@ -26,7 +26,7 @@ from qwench.plan.work import is_read, operations, weight_bytes
 SHAPE, PRECISIONS = "qwen3.5:0.8b", ("q4", "q8", "bf16")
 PROMPT = Row(prefill=STEP_TOKENS)
 TOKENS = Row(decode=16)
-ROUNDS = 3
+ROUNDS = 5
 ROOM = 2.0  # times what a precision takes must be free
 
 
@@ -41,8 +41,17 @@ class Samples:
 
 
 def calibrate() -> Calibration:
-    """The first precision is measured in any case, the others where there is memory for them."""
-    taken = [_sampled(precision) for precision in PRECISIONS if precision == PRECISIONS[0] or _fits(precision)]
+    """The first precision is measured in any case, the others where there is memory for them beside it.
+
+    Limits, prompts and tokens of all precisions take turns: a machine's speed changes by the minute, and what was not
+    sampled at another minute would be promised too narrowly.
+    """
+    taken = [_subject(precision) for precision in PRECISIONS if precision == PRECISIONS[0] or _fits(precision)]
+    for seed in range(ROUNDS):
+        for each in taken:
+            each.limits.append(measure_limits("cpu", each.subject.resolved.threads))
+            each.prompts.append(measure(each.subject, PROMPT, seed))
+            each.tokens.append(measure(each.subject, TOKENS, seed))
     first, found = taken[0], join([limits for each in taken for limits in each.limits])
     peak = found.peak(first.subject.arithmetic) or found.peak("bf16") or found.peak("fp32")
     assert peak is not None, "some arithmetic can be measured on any machine"
@@ -68,16 +77,10 @@ def _fits(precision: str) -> bool:
     return ROOM * footprint(shape, Load(STEP_TOKENS)).total < probe().memory_available
 
 
-def _sampled(precision: str) -> Samples:
-    """Alternates limits, prompts and tokens, so that a neighbour's work falls on all of them."""
+def _subject(precision: str) -> Samples:
     quantization = None if precision == PLAIN else precision
     subject = build(Choice("nano", shape=SHAPE, quantization=quantization, device="cpu"), [PROMPT, TOKENS])
-    limits, prompts, tokens = [], [], []
-    for seed in range(ROUNDS):
-        limits.append(measure_limits("cpu", subject.resolved.threads))
-        prompts.append(measure(subject, PROMPT, seed))
-        tokens.append(measure(subject, TOKENS, seed))
-    return Samples(subject, limits, prompts, tokens)
+    return Samples(subject, [], [], [])
 
 
 def _reached(taken: Samples, bandwidth: float, arithmetic: float) -> Reached:

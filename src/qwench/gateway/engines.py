@@ -1,7 +1,7 @@
 """Engines that the gateway starts: a ``qwench serve`` process for each such tier, and their end with ours.
 
-What an engine says while it starts is kept until it is ready, and told where it never is; later its lines are handed
-on under the tier's name.
+An engine's warnings are handed on under the tier's name; its other lines (how it starts, what it was asked) are for
+``QWENCH_LOG=debug``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ READY_WITHIN = 600.0  # seconds; large models are read from disk
 POLL = 0.1
 PATIENCE = 10.0  # seconds until it is said that an engine still loads
 LAST_SECONDS = 15.0  # what an engine gets to end by itself
-LAST_WORDS = 20  # lines of an engine that never was ready
+LAST_WORDS = 20  # lines of an engine that ended
+OURS = "qwench: "  # what lines of a log begin with
+LOUD = tuple(f"{OURS}{level}: " for level in ("warning", "error", "critical"))
 
 
 @contextmanager
@@ -43,34 +45,33 @@ def running(tiers: Iterable[Tier], *, offline: bool) -> Iterator[None]:
 
 
 class Voice:
-    """What an engine says, line by line."""
+    """What an engine says, line by line. Its warnings are handed on; its last words where it ends while ``needed``."""
 
     def __init__(self, name: str, stream: IO[bytes]) -> None:
         self._name, self._stream = name, stream
-        self._open = False
+        self.needed = False
         self._kept: deque[str] = deque(maxlen=LAST_WORDS)
         self._thread = Thread(target=self._listen, name=f"voice of {name}", daemon=True)
         self._thread.start()
 
-    def hand_on(self) -> None:
-        """From now on every line goes to the log."""
-        self._open = True
-
-    def close(self) -> None:
-        """Of an engine that ended: hear what is left. Who else holds its end is not waited for."""
-        self._thread.join(1.0)
-
     def last_words(self) -> str:
-        self.close()
+        """Of an engine that ended. Who else holds its end of the pipe is not waited for."""
+        self._thread.join(1.0)
+        return self._last()
+
+    def _last(self) -> str:
         return "".join(f"\n  {line}" for line in self._kept)
 
     def _listen(self) -> None:
+        loud = False
         with self._stream:
             for raw in self._stream:
-                line = raw.decode("utf-8", "replace").rstrip().removeprefix("qwench: ")
-                self._kept.append(line)
-                if line:
-                    logger.log(logging.INFO if self._open else logging.DEBUG, "%s: %s", self._name, line)
+                line = raw.decode("utf-8", "replace").rstrip()
+                loud = line.startswith(LOUD) or (loud and not line.startswith(OURS))  # a traceback goes with its error
+                self._kept.append(line.removeprefix(OURS))
+                logger.log(logging.WARNING if loud else logging.DEBUG, "%s: %s", self._name, self._kept[-1])
+        if self.needed:
+            logger.error("the engine of the tier %s has ended; its last words:%s", self._name, self._last())
 
 
 @contextmanager
@@ -88,12 +89,13 @@ def _process(tier: Tier, *, offline: bool) -> Iterator[tuple[subprocess.Popen[by
     try:
         yield process, voice
     finally:
+        voice.needed = False
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(LAST_SECONDS)
         process.kill()
         process.wait()
-        voice.close()
+        voice.last_words()
 
 
 def _wait(tier: Tier, process: subprocess.Popen[bytes], voice: Voice) -> None:
@@ -105,7 +107,7 @@ def _wait(tier: Tier, process: subprocess.Popen[bytes], voice: Voice) -> None:
                 raise EngineUnavailable(f"The engine of the tier {tier.name} {reason}")
             with contextlib.suppress(httpx.HTTPError):
                 if client.get(f"{tier.url}/health").status_code == 200:
-                    voice.hand_on()
+                    voice.needed = True
                     logger.info("the tier %s is ready", tier.name)
                     return
             if waited > PATIENCE and not told:
