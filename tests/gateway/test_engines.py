@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from qwench.errors import EngineUnavailable
-from qwench.gateway import engines
 from qwench.gateway.engines import running
 from qwench.gateway.tiers import Tier
 from tests.gateway.standin import Exchange, standing_in
@@ -25,7 +24,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Say:
     real: Any = subprocess.Popen
 
     def say(script: str) -> None:
-        monkeypatch.setattr(engines.subprocess, "Popen", lambda _, **pipes: real(["sh", "-c", script], **pipes))
+        monkeypatch.setattr(subprocess, "Popen", lambda _, **pipes: real(["sh", "-c", script], **pipes))
 
     return say
 

@@ -80,8 +80,8 @@ def _process(tier: Tier, *, offline: bool) -> Iterator[tuple[subprocess.Popen[by
     logger.info("starting the tier %s: qwench serve %s", tier.name, " ".join(tier.engine))
     try:
         fault("start.engine")
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(words, **pipes)
+        nothing, heard = subprocess.DEVNULL, subprocess.PIPE
+        process = subprocess.Popen(words, stdin=nothing, stdout=nothing, stderr=heard)
     except OSError as error:
         raise EngineUnavailable(f"The engine of the tier {tier.name} cannot be started: {error.strerror}.") from None
     assert process.stderr is not None
