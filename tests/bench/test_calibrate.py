@@ -12,7 +12,7 @@ import pytest
 
 from qwench import cli
 from qwench.bench import calibrate as subject_of_test
-from qwench.bench.calibrate import PROMPT, TOKENS, calibrate
+from qwench.bench.calibrate import PROMPT, ROUNDS, TOKENS, calibrate
 from qwench.bench.rows import Row
 from qwench.device import Measurement, probe
 from qwench.ops.limits import Limits
@@ -71,8 +71,8 @@ def _first(name: str) -> str:
 @pytest.mark.usefixtures("machine")
 def test_the_shares_are_found_and_every_other_speed_follows() -> None:
     found = calibrate()
-    assert found.decode == pytest.approx((DECODE,) * 3, rel=0.02)
-    assert found.prefill == pytest.approx((PREFILL,) * 3, rel=0.02)
+    assert found.decode == pytest.approx((DECODE,) * ROUNDS, rel=0.02)
+    assert found.prefill == pytest.approx((PREFILL,) * ROUNDS, rel=0.02)
     for each in found.every:
         assert each == dataclasses.replace(found.every[0], bits=each.bits), "the machine is the same in all precisions"
     here = dataclasses.replace(probe(), nvidia_driver=False)
@@ -104,6 +104,24 @@ def test_the_command_keeps_what_was_found(
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_a_limit_measured_in_a_slow_moment_promises_nothing_beyond_it() -> None:
-    assert subject_of_test._share(2.0, 1.0) == 1.0
-    assert subject_of_test._share(1.0, -0.5) == 1.0
+@pytest.mark.usefixtures("machine")
+def test_a_limit_measured_in_a_slow_moment_is_raised_by_what_the_engine_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Limits(
+        Measurement((0.5 * BANDWIDTH,), "bytes/s", ""), None, {"int8 x": Measurement((ARITHMETIC,), "operations/s", "")}
+    )
+    monkeypatch.setattr(subject_of_test, "measure_limits", lambda *_: slow)
+    found = calibrate()
+    assert 0.5 * BANDWIDTH < found.bandwidth <= DECODE * BANDWIDTH
+    here = dataclasses.replace(probe(), nvidia_driver=False)
+    for row in (PROMPT, TOKENS, *CELLS):
+        speed = predict(
+            MODEL, Load(row.prefill or row.depth + row.decode // 2, row.batch), this_machine(here, found), found
+        )
+        span = speed.prefill if row.prefill else speed.total
+        assert span is not None
+        assert span.low < made(row) < span.high, row
+
+
+def test_one_part_of_a_step_is_never_all_of_it() -> None:
+    assert subject_of_test._share(1.0, 4.0, 1.0) == pytest.approx(1 / 3)
+    assert subject_of_test._share(1.0, 4.0, 5.0) == pytest.approx(1 / 2)

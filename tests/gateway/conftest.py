@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import random
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from qwench.cli.serve import bind
 from qwench.gateway.app import build_app
@@ -61,9 +61,8 @@ class Running:
     def rows(self) -> list[dict[str, Any]]:
         """The ledger's attempts, the oldest first, once everything that is over by now is written."""
         self.ledger.event(Event("configured")).result(30)
-        with closing(sqlite3.connect(self.where)) as connection:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute("SELECT * FROM attempt ORDER BY seq")]
+        with self.ledger.store.reading() as connection:
+            return [dict(row) for row in connection.execute(sa.text("SELECT * FROM attempt ORDER BY seq")).mappings()]
 
 
 Start = Callable[..., Running]

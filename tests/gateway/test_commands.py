@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from qwench.cli import main
+from qwench.gateway.ledger import Ledger
+from qwench.gateway.records import Task
+from tests.gateway.books import attempt, ending
 from tests.gateway.conftest import PRICES, tiers
 
 MORE = '[classes.sums]\nvalue = 0.01\nwords = ["sum"]\n'
@@ -31,7 +34,7 @@ def test_explain_prints_every_signal_number_and_the_decision(
         "class      sums: it says 'sum'",
         "V = 0.01 USD",
         "own/small",
-        "0 outcomes of the 5 it takes",
+        "0 of the 5 outcomes it takes",
         "premium/large  data: premium may not see secret data, and the header says so",
         "decision   own/small: nothing else is open",
     ):
@@ -77,3 +80,16 @@ def test_a_settings_file_that_is_missing_or_wrong_is_one_sentence(
 def test_other_machines_need_a_key(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gateway", "--config", str(settings), "--host", "192.0.2.1"]) == 2
     assert "lets other machines in without a key" in capsys.readouterr().err
+
+
+def test_a_report_by_many_dimensions_is_told_whole_where_nobody_looks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ledger.db"
+    with Ledger.open(str(path)) as ledger:
+        task = Task("t1", "a class whose name is rather long", "confidential and more", "a key with a long name")
+        ledger.record(task, attempt(), ending(), started=1.0).result()
+    assert main(["report", "--ledger", str(path), "--by", "class,tier,model,thinking,recipe,data,key"]) == 0
+    told = capsys.readouterr().out
+    for whole in (task.name, task.data, task.key, "for a completed task", "on failures", "1 (1 open)"):
+        assert whole in told, told

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sqlite3
 from collections import Counter
-from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from qwench.fault import planned
+from qwench.gateway import tables
+from qwench.gateway.chain import verify
+from qwench.server.naming import Names
+from qwench.server.reply import warning_header
 from tests.gateway.conftest import Start, tiers
 from tests.gateway.standin import Act, Exchange, completion, event, openai_events, refused_url, standing_in, well
 
@@ -112,20 +115,22 @@ async def storm(url: str, requests: int, rng: random.Random) -> list[tuple[int, 
         return await asyncio.gather(*(one(number) for number in range(requests)))
 
 
-def hold_the_storm(start: Start, requests: int) -> None:
+def hold_the_storm(start: Start, requests: int, ledger: str = "") -> None:
     rng = random.Random(requests)
     random.seed(requests)
     with standing_in(at_random(rng)) as own, standing_in(at_random(rng)) as other:
         text = tiers(own.url, other.url, more=f'[tiers.gone]\nkind = "openai"\nurl = "{refused_url()}"\n')
         text += '[[models]]\ntier = "gone"\nmodel = "none"\n'
         text = text.replace("retries = 0", "retries = 1\nfirst = 0.3\nidle = 0.3\nfailures = 1000000")
-        running = start(text)
+        running = start(text.replace('"ledger.sqlite"', f'"{ledger}"') if ledger else text)
         found = asyncio.run(storm(running.url, requests, rng))
         rows, seen = running.rows(), len(own.seen) + len(other.seen)
-        with closing(sqlite3.connect(running.where)) as connection:
-            pending = connection.execute("SELECT COUNT(*) FROM pending").fetchone()[0]
+        with running.ledger.store.reading() as connection:
+            pending = connection.execute(sa.select(sa.func.count()).select_from(tables.PENDING)).scalar()
+        whole = verify(running.ledger.store)
     assert len(found) == requests
     assert pending == 0
+    assert whole.whole, whole.wrong
     assert len({row["id"] for row in rows}) == len(rows)
     per_task = Counter(row["task"] for row in rows)
     for status, attempts, task in found:
@@ -192,3 +197,22 @@ def test_a_deadline_ends_what_takes_longer(start: Start) -> None:
         answer = httpx.post(f"{running.url}/v1/chat/completions", json={**ASKED, "stream": True}, headers=headers_)
     assert '"error"' in answer.text
     assert 10 < answer.text.count("data: ") < 40
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_another_model_answers_is_not_sold_as_the_one_that_is_priced(start: Start, *, stream: bool) -> None:
+    """A tier that is meant for a paid API and leads to a Qwench, which answers in place of models hosted elsewhere."""
+    warned = warning_header(["top_q: unknown field, ignored", *Names(("nano",)).meant("gpt-4o")])
+
+    async def instead(exchange: Exchange) -> None:
+        await exchange.whole(completion("nano"), extra="".join(f"{name}: {told}\r\n" for name, told in warned.items()))
+
+    with standing_in(instead) as own:
+        running = start(tiers(own.url))
+        answer = httpx.post(f"{running.url}/v1/chat/completions", json={**ASKED, "stream": stream})
+        rows = running.rows()
+    assert answer.status_code == 502
+    told = "The tier own leads to a Qwench, where 'nano' would answer in the model's place."
+    assert answer.json()["error"]["message"] == told
+    assert [(row["error"], row["amount"]) for row in rows] == [("another_model", None)]
+    assert json.loads(rows[0]["unknown"])["amount"] == "not reported"

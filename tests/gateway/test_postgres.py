@@ -24,6 +24,8 @@ from qwench.gateway.records import Ending, Judge, Outcome, Status, Task, Verdict
 from qwench.gateway.report import make_report
 from qwench.gateway.store import connect
 from tests.gateway.books import Clock, attempt, ending
+from tests.gateway.conftest import Start
+from tests.gateway.test_faults import hold_the_storm
 
 pytest.importorskip("psycopg")
 PROGRAMS = {name: shutil.which(name) for name in ("initdb", "postgres")}
@@ -142,3 +144,7 @@ def test_other_databases_and_servers_that_are_gone_are_one_sentence(where: str) 
         Ledger.open(where)
     with pytest.raises(LedgerUnavailable, match="the database server knows no such database"):
         Ledger.open(where.replace("books_", "no_books_"))
+
+
+def test_every_attempt_of_a_storm_is_one_row(where: str, start: Start) -> None:
+    hold_the_storm(start, 500, where)

@@ -128,7 +128,7 @@ def question_size() -> int:
 def test_what_is_not_known_well_enough_is_not_chosen(large: tuple[int, int]) -> None:
     decision = decide(made(SMALL, LARGE), ask(value=100.0), counts(small=(5, 15), large=large))
     assert decision.option == SMALL
-    assert decision.weighed[1].note == f"{large[0]} outcomes of the 10 it takes"
+    assert decision.weighed[1].note == f"{large[0]} of the 10 outcomes it takes"
 
 
 def test_an_unknown_class_and_unknown_outcomes_go_to_the_default() -> None:

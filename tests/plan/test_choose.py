@@ -20,6 +20,8 @@ MACHINES = load_machines()
         ("35b-a3b at 32k, 8 users, 20 tok/s", Wish("qwen3.5:35b-a3b", 32768, 8, 20.0)),
         ("qwen3.5:27b q4", Wish("qwen3.5:27b", precision="q4")),
         ("397b in 8 bits for 4 streams under $9k", Wish("qwen3.5:397b-a17b", users=4, precision="q8", price=9000)),
+        ("27b under 6k USD", Wish("qwen3.5:27b", price=6000)),
+        ("27b for 350 dollars", Wish("qwen3.5:27b", price=350)),
         ("9b at 1m tokens, 5.5 tps, $3.50/h", Wish("qwen3.5:9b", 2**20, 1, 5.5, rent=3.5)),
         ("Qwen/Qwen3-8B with 16 bit and 12 tokens per second", Wish("qwen3:8b", rate=12.0, precision="bf16")),
     ],
@@ -34,6 +36,9 @@ def test_a_wish_is_understood(text: str, wish: Wish) -> None:
         ("35b-a3b on the moon", r"--for: 'moon' is not understood; write it like"),
         ("32k, 8 users", r"--for '32k, 8 users' names no model; write it like"),
         ("27b in 7 bits", r"--for asks for 7 bits; there are 16, 8, 6, 5, 4, 3 and 2"),
+        ("35b-a3b at 32k, under k", r"--for lost its price: between double quotes a shell reads \$5 as a name"),
+        ("35b-a3b at 32k, under 000", r"Use single quotes, or 5000 USD"),
+        ("27b at 32k, 4 users, /h", r"--for lost its price"),
         ("27b for 0 users", r"--for asks for 0 users; give at least 1"),
     ],
 )

@@ -60,9 +60,15 @@ def run(args: argparse.Namespace) -> int:
                 allowed = ", ".join(map(str, sorted(tier.data)))
                 shut = "; closed, as it is not on this machine" if args.offline and not tier.local else ""
                 _say(f"  {name:12} {tier.url} may see {allowed} data{shut}")
-            _say(f"The gateway listens on {where}; the ledger is {kept}; stop with Ctrl-C.")
+            _say(f"The gateway listens on {where}; the ledger is {_short(ledger.store.name)}; stop with Ctrl-C.")
             serve(house, listener)
     return 0
+
+
+def _short(path: str) -> str:
+    """A path as a shell would have it."""
+    home = f"{Path.home()}/"
+    return f"~/{path.removeprefix(home)}" if path.startswith(home) else path
 
 
 def _say(line: str) -> None:

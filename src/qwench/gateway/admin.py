@@ -16,6 +16,7 @@ from qwench import __version__
 from qwench.errors import QwenchError, RequestError
 from qwench.gateway.house import House
 from qwench.gateway.page import LivePage
+from qwench.gateway.prices import shown
 from qwench.gateway.records import Event, Judge, Outcome, Verdict
 from qwench.gateway.tiers import AUTO
 from qwench.gateway.wanted import read_wanted
@@ -121,7 +122,7 @@ def _state(house: House) -> dict[str, Any]:
 def _facts(state: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The state as lines of a page."""
     purses = [
-        (f"budget of {name}", f"{purse['spent']:.4f} of {purse['limit']:g} spent today")
+        (f"budget of {name}", f"{shown(purse['spent'])} of {purse['limit']:g} spent today")
         for name, purse in state["budgets"].items()
         if purse["limit"] is not None
     ]

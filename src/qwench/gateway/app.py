@@ -28,6 +28,7 @@ from qwench.gateway.courier import Job
 from qwench.gateway.faces import writer
 from qwench.gateway.gates import Limits, data_class
 from qwench.gateway.house import House
+from qwench.gateway.prices import shown
 from qwench.gateway.records import Task, new_id
 from qwench.gateway.router import Ask
 from qwench.gateway.tiers import AUTO
@@ -150,7 +151,7 @@ def headers_of(house: House, job: Job, *, done: bool) -> dict[str, str]:
     names = ("task", "tier", "option", "class", "data", "because", "attempts", "shadow")
     told = {f"x-qwench-{name}": str(receipt[name]) for name in names if name in receipt}
     if done:
-        cost = "unknown" if receipt["cost"] is None else f"{receipt['cost']:.8f} {receipt['currency']}"
+        cost = "unknown" if receipt["cost"] is None else f"{shown(receipt['cost'], 8)} {receipt['currency']}"
         told["x-qwench-cost"] = cost
     if job.warnings:
         told["x-qwench-warnings"] = "; ".join(job.warnings)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qwench.gateway.courier import brief
+from qwench.gateway.prices import shown
 from qwench.gateway.router import Ask, Checked, Decision, Weighed
 
 OPEN = "open options"
@@ -14,9 +15,9 @@ LOW, HIGH = 0.05, 0.95  # the interval that is shown
 
 def lines(ask: Ask, decision: Decision, currency: str) -> Iterator[str]:
     signals = ask.signals
-    shown = ", ".join(sorted(signals.modalities))
+    modalities = ", ".join(sorted(signals.modalities))
     limit = "no limit" if signals.limit is None else f"at most {signals.limit} more"
-    yield f"request    about {signals.prompt} tokens, {limit}; {shown}; {_flags(ask)}"
+    yield f"request    about {signals.prompt} tokens, {limit}; {modalities}; {_flags(ask)}"
     yield f"data       {decision.data.data}: {decision.data.because}"
     yield f"class      {decision.task.task.name}: {decision.task.because}"
     for name, cosine in decision.task.likeness:
@@ -83,7 +84,7 @@ def _limits(ask: Ask) -> str:
 def _numbers(weighed: Weighed) -> str:
     chance = weighed.chance
     interval = f"{chance.quantile(LOW):.2f} to {chance.quantile(HIGH):.2f}"
-    cost = "unknown" if weighed.cost is None else f"{weighed.cost:.6f}"
+    cost = "unknown" if weighed.cost is None else shown(weighed.cost)
     gain = f"{weighed.gain:+.6f}" if weighed.gain is not None else f"- ({weighed.note})"
     cached = f"  ({weighed.cached} tokens held)" if weighed.cached else ""
     return f"{chance.mean:.2f}  {interval:13}  {chance.seen:8}  {cost:>11}  {gain}{cached}"
@@ -93,6 +94,6 @@ def _cascade(checked: Checked) -> str:
     cascade = checked.cascade
     verdict = "pays" if checked.accepted > checked.pays else "does not pay"
     return (
-        f"{cascade.name} with the check {cascade.check}: p {checked.chance:.2f}, c {checked.cost:.6f}, "
+        f"{cascade.name} with the check {cascade.check}: p {checked.chance:.2f}, c {shown(checked.cost)}, "
         f"p·V − c {checked.gain:+.6f}; accepted {checked.accepted:.0%}, needed {checked.pays:.0%}: {verdict}"
     )

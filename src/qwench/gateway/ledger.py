@@ -144,7 +144,7 @@ class Ledger:
             batch.begin(pending)
             return batch.head
 
-        self._writer.submit(Job(begin))
+        self._writer.submit(Job(begin, hurried=False))
         return running
 
     def record(self, task: Task, attempt: Attempt, ending: Ending, *, started: float | None = None) -> Future[Receipt]:

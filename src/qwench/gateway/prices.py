@@ -151,6 +151,11 @@ def _amount(usage: Usage, given: float, made: float, cached: float | None, writt
     return (max(rest, 0) * given + total) / MILLION
 
 
+def shown(amount: float, digits: int = 6) -> str:
+    """With so many digits behind the point; what would be nothing then by its power of ten: only zero is zero."""
+    return f"{amount:.{digits}f}" if amount == 0 or abs(amount) >= 10 ** (2 - digits) else f"{amount:.2e}"
+
+
 def load_prices(extra: Path | None = None) -> Prices:
     """Ours and the user's. Raises UsageError with file, line and key; a price without a currency is refused."""
     return Prices(read_prices(extra) if extra is not None else (), read_prices(SHIPPED))

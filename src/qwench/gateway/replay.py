@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qwench.errors import QwenchError
+from qwench.gateway.prices import shown
 from qwench.gateway.router import Ask, Router
 from qwench.gateway.tiers import Settings
 
@@ -66,6 +67,7 @@ def report(found: Replayed, currency: str) -> Iterator[str]:
     for code, number in found.refused.most_common():
         yield f"  {number:6}  refused: {code}"
     if found.priced:
-        yield f"expected cost of {found.priced}: {found.costs:.6f} {currency}; all to the default: {found.usual:.6f}"
+        costs, usual = shown(found.costs), shown(found.usual)
+        yield f"expected cost of {found.priced}: {costs} {currency}; all to the default: {usual}"
     else:
         yield "what they would cost is not known"

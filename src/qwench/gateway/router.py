@@ -20,7 +20,7 @@ from qwench.gateway.classes import ClassFinding, Classifier
 from qwench.gateway.conversations import Held
 from qwench.gateway.gates import Closed, DataFinding, Estimate, Limits, closed, refusal
 from qwench.gateway.posterior import Beta, Outcomes, mixed
-from qwench.gateway.prices import Prices
+from qwench.gateway.prices import Prices, shown
 from qwench.gateway.signals import Signals
 from qwench.gateway.tiers import AUTO, Cascade, Option, Settings, TaskClass
 
@@ -181,7 +181,7 @@ class Router:
         cost = None if len(costs) < len(shares) else math.fsum(s * c for (_, s), c in zip(shares, costs, strict=True))
         enough, gain, note = self._settings.routing.enough, None, ""
         if chance.seen < enough:
-            note = f"{chance.seen} outcomes of the {enough} it takes"
+            note = f"{chance.seen} of the {enough} outcomes it takes"
         elif cost is None:
             note = "its cost is not known"
         else:
@@ -229,7 +229,7 @@ class Router:
         if last is not None and last.gain is not None and best.gain - last.gain <= margin and last is not best:
             return (
                 last.option,
-                f"it has the conversation, and {best.option.name} gains less than {margin:.6f} more",
+                f"it has the conversation, and {best.option.name} gains less than {shown(margin)} more",
                 None,
             )
         paying = [each for each in checked if each.accepted > each.pays and each.gain > best.gain]
@@ -237,7 +237,7 @@ class Router:
             top = max(paying, key=lambda each: each.gain)
             because = f"its check accepts {top.accepted:.0%}, and pays from {top.pays:.0%} on"
             return top.cascade.first, because, top.cascade
-        because = f"{best.chance.mean:.2f} × {value:g} − {best.cost:.6f} is the most"
+        because = f"{best.chance.mean:.2f} × {value:g} − {shown(best.cost or 0.0)} is the most"
         return best.option, because if best.gain >= 0 else f"{because}, though nothing pays", None
 
     def _default(self, options: Sequence[Option]) -> Option:

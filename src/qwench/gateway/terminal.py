@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from qwench.gateway import words
 from qwench.gateway.report import Grouping, Line, Report
-from qwench.plan.terminal import ruled
+from qwench.plan.terminal import ruled, show_table
 
 
 def show_report(out: Console, report: Report) -> None:
@@ -29,10 +29,11 @@ def show_report(out: Console, report: Report) -> None:
 
 
 def _grouping(out: Console, grouping: Grouping, currency: str) -> None:
-    rows = ruled(*grouping.by, "tasks", "completed", "for a completed task", "spent", "on failures")
+    heads = (*grouping.by, "tasks", "completed", "for a completed task", "spent", "on failures")
+    rows = ruled(*heads, names=len(grouping.by))
     for line in grouping.lines:
         rows.add_row(*_cells(line, currency))
-    out.print(rows)
+    show_table(out, rows)
 
 
 def _cells(line: Line, currency: str) -> Sequence[str]:
@@ -48,7 +49,7 @@ def _cells(line: Line, currency: str) -> Sequence[str]:
 
 
 def _flows(out: Console, report: Report) -> None:
-    rows = ruled("where it went", "tier", "model", "attempts", "failed", "tokens in", "out", "spent", text=(1, 2))
+    rows = ruled("where it went", "tier", "model", "attempts", "failed", "tokens in", "out", "spent", names=3)
     for flow in report.flows:
         rows.add_row(
             flow.kind,
@@ -60,7 +61,7 @@ def _flows(out: Console, report: Report) -> None:
             f"{flow.output:,}",
             words.spent(flow.spent, report.currency),
         )
-    out.print(rows)
+    show_table(out, rows)
 
 
 def _comparisons(out: Console, report: Report) -> None:
@@ -76,4 +77,4 @@ def _comparisons(out: Console, report: Report) -> None:
             words.money(each.cost.value, report.currency) if each.cost is not None else "unknown",
             words.saved(each, report.currency),
         )
-    out.print(rows)
+    show_table(out, rows)

@@ -29,6 +29,8 @@ LONGEST_REASON = 300  # characters of an upstream's own sentence
 MOST_WAIT = 5.0  # seconds; who asks for more is not waited for
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 THEIR_FAULT = frozenset({401, 402, 403, 404})  # our key, our bill or our model name: nothing the client can mend
+# A Qwench lets its own model answer for names of models hosted elsewhere, and says so: no answer of what is paid for.
+INSTEAD = re.compile(r"model: .{1,200}? is not served here, (.{1,200}?) answers")
 LAST = frozenset({"done", "message_stop"})  # after these nothing comes
 DONE = b"data: [DONE]\n\n"
 
@@ -169,6 +171,9 @@ class Upstream:
             answer = _Answer(wire, await wire.head(until))
             if answer.head.status != 200:
                 raise await self._refusal(answer)
+            if instead := INSTEAD.search(answer.head.headers.get("x-qwench-warnings", "")):
+                told = f"leads to a Qwench, where {self.clean(instead[1])} would answer in the model's place"
+                raise self.failure(told, "another_model")
             yield answer
         except Silent:
             raise self.failure("did not answer in time", "timeout", status=504) from None

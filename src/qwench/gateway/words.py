@@ -42,7 +42,8 @@ def estimate(value: Estimate, currency: str) -> str:
     if value.low is None:
         return money(value.value, currency)
     high = money(value.high, currency) if value.high is not None else "∞"
-    return f"{money(value.value, currency)} ({money(value.low, currency)}–{high})"
+    between = " to " if value.low < 0 else "–"
+    return f"{money(value.value, currency)} ({money(value.low, currency)}{between}{high})"
 
 
 def share(value: float | None) -> str:

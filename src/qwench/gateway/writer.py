@@ -32,6 +32,7 @@ AT_ONCE = 200  # jobs of one transaction
 MOST_WAITING = 20_000  # jobs in memory; who makes more than the disk takes is told so
 FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0  # seconds between tries
 LAST_TRIES = 5.0  # seconds that ``close`` goes on trying
+LINGER = 0.005  # seconds that beginnings wait for company: a commit in the same moment would slow what they begin
 BACKWARDS = 1.0  # seconds that a clock may be set back without a word
 
 logger = logging.getLogger(__name__)
@@ -109,10 +110,11 @@ HOLDS = {
 
 @dataclass
 class Job:
-    """``row``: what it adds to the accounts, for the log should it never be written."""
+    """``row``: what it adds to the accounts, for the log should it never be written. ``hurried``: somebody waits."""
 
     run: Callable[[Batch], Receipt]
     row: Row = field(default_factory=dict)
+    hurried: bool = True
     future: Future[Receipt] = field(default_factory=Future)
 
 
@@ -170,14 +172,19 @@ class Writer:
                 self._write(jobs)
 
     def _take(self) -> tuple[list[Job], bool]:
-        """What waits, at most AT_ONCE; False with the last."""
+        """What waits, at most AT_ONCE; False with the last. Where nobody is in a hurry, also what comes in a moment."""
         jobs: list[Job] = []
         job = self._queue.get()
+        until, late = time.monotonic() + LINGER, False
         while job is not None:
             jobs.append(job)
-            if len(jobs) == AT_ONCE or self._queue.empty():
+            late = late or job.hurried or time.monotonic() >= until
+            if len(jobs) == AT_ONCE or (late and self._queue.empty()):
                 return jobs, True
-            job = self._queue.get()
+            try:
+                job = self._queue.get(timeout=None if late else max(until - time.monotonic(), 0.0))
+            except queue.Empty:
+                return jobs, True
         return jobs, False
 
     def _write(self, jobs: list[Job]) -> None:

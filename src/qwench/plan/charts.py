@@ -13,7 +13,7 @@ from html import escape
 from qwench.plan.span import Span
 from qwench.plan.words import number
 
-WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 720, 260, 64, 24, 34
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 720, 260, 84, 24, 34
 COLOURS = ("#2f6f9f", "#5b9bd5", "#8e6bbf", "#3d9970", "#d9a441", "#9aa5b1", "#c0504d", "#4bacc6", "#b07aa1", "#76933c")
 
 Axis = Callable[[float], float]

@@ -88,8 +88,7 @@ def efficiency(kind: str, experts: bool, calibration: Calibration | None = None,
 
 
 def _widened(samples: Sequence[float]) -> Span:
-    found = Span(min(samples), max(samples)) * MODEL_ERROR
-    return Span(min(found.low, 1.0), min(found.high, 1.0))
+    return Span(min(samples), max(samples)) * MODEL_ERROR
 
 
 def place(subject: Subject, load: Load, machine: Machine) -> Placement:

@@ -6,9 +6,11 @@ import os
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from qwench.plan import words
 from qwench.plan.choose import Offer, scores
@@ -40,13 +42,30 @@ def console() -> Console:
     )
 
 
-def ruled(*columns: str, text: Sequence[int] = ()) -> Table:
-    """The first column is a name; those at ``text`` are words, which may wrap, the others numbers, which may not."""
+def ruled(*columns: str, text: Sequence[int] = (), names: int = 1) -> Table:
+    """The first ``names`` columns are names; those at ``text`` are words, which may wrap, the others numbers. Names and
+    numbers may not."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
-        words_ = index == 0 or index in text
-        table.add_column(column, justify="left" if words_ else "right", no_wrap=index not in text, overflow="fold")
+        left = index < names or index in text
+        table.add_column(column, justify="left" if left else "right", no_wrap=index not in text, overflow="fold")
     return table
+
+
+def show_table(out: Console, table: Table) -> None:
+    """All of it: words wrap, but where numbers and names need more than the width, lines are longer. None is cut."""
+    needed = sum(_least(column) + 3 for column in table.columns)  # a space on either side and one for the rule
+    usual = out.width
+    out.width = max(usual, needed)
+    out.print(table)
+    out.width = usual
+
+
+def _least(column: Column) -> int:
+    """How narrow a column may be: of one that does not wrap its longest line, else its longest word."""
+    texts = [Text.from_markup(str(each)).plain for each in (column.header, *column.cells)]
+    pieces = [piece for text in texts for piece in (text.splitlines() if column.no_wrap else text.split())]
+    return max(map(cell_len, pieces), default=0)
 
 
 def show_plan(out: Console, plan: Plan) -> None:
@@ -76,7 +95,7 @@ def _memory(out: Console, memory: Footprint) -> None:
         bar = f"[{colour}]{'█' * width or '▏'}[/]"
         table.add_row(line.name, f"{line.bytes / 1e9:.2f}", bar, f"[dim]{escape(line.detail)}[/]")
     table.add_row("[bold]together[/]", f"[bold]{memory.total / 1e9:.2f}[/]", "", "")
-    out.print(table)
+    show_table(out, table)
 
 
 def _ladder(out: Console, plan: Plan) -> None:
@@ -86,7 +105,7 @@ def _ladder(out: Console, plan: Plan) -> None:
         fits = MARKS["yes" if rung.fits else "no"]
         speed = words.span(rung.decode) if rung.fits else ""
         table.add_row(rung.precision, words.size(rung.weights), words.size(rung.total), fits, speed, style=chosen)
-    out.print(table)
+    show_table(out, table)
 
 
 def _speed(out: Console, plan: Plan) -> None:
@@ -101,12 +120,12 @@ def _speed(out: Console, plan: Plan) -> None:
             words.span(point.speed.prefill) if _each(plan, point) else "",
             f"[dim]{escape(told)}[/]",
         )
-    out.print(depths)
+    show_table(out, depths)
     users = ruled(f"users at {words.tokens(plan.load.context)}", "each, tokens/s", "all, tokens/s", "", text=(3,))
     for point in plan.users:
         told, reason = _each(plan, point), _reason(plan, point)
         users.add_row(f"{point.at}", told, words.span(point.speed.total) if told else "", f"[dim]{escape(reason)}[/]")
-    out.print(users)
+    show_table(out, users)
     for source in plan.shares.sources:
         out.print(f"[dim]  share of the peak: {escape(source)}[/]")
     for reason in plan.speed.missing:
@@ -122,7 +141,7 @@ def show_machines(out: Console, machines: Sequence[Machine]) -> None:
             words.dollars(cell) if cell else "" for cell in money
         ]
         table.add_row(machine.name, *shown)
-    out.print(table)
+    show_table(out, table)
     out.print("[dim]What no source says is left out. `--json` has source and date of every cell.[/]")
 
 
@@ -155,7 +174,7 @@ def _costs(out: Console, plan: Plan) -> None:
         )
         table = ruled("at work", *(f"{use.share:.0%}" for use in costs.uses))
         table.add_row("$ per million generated", *(words.dollars(use.average) for use in costs.uses))
-        out.print(table)
+        show_table(out, table)
         out.print(f"One more million while there is slack: {words.dollars(costs.marginal)} (energy alone).")
         out.print(
             f"One attempt ({plan.task.prompt:,} in, {plan.task.answer:,} out; {plan.task.source}): "
@@ -172,7 +191,7 @@ def _costs(out: Console, plan: Plan) -> None:
             asked = f"{words.dollars(price.input)} / {words.dollars(price.output)}".replace("$", "")
             done = words.dollars(rival.completed) if rival.completed else ""
             table.add_row(name, asked, words.dollars(rival.attempt), done, f"{words.share(rival.break_even)}")
-        out.print(table)
+        show_table(out, table)
 
 
 def _completed(value: Span | None) -> str:
@@ -202,7 +221,7 @@ def show_offers(out: Console, wish: Wish, found: Sequence[Offer], nearest: tuple
         table.add_row(
             offer.machine.name, MARKS[offer.verdict], offer.subject.precision, month, f"[dim]{escape(offer.reason)}[/]"
         )
-    out.print(table)
+    show_table(out, table)
     if nearest is not None:
         told, offer = nearest
         out.print(
@@ -232,7 +251,7 @@ def show_models(out: Console, machine: Machine, found: Sequence[Offer], context:
         table.add_row(
             offer.subject.name, MARKS[offer.verdict], precision, f"{offer.placement.needed / 1e9:.1f}", speed, *shown
         )
-    out.print(table)
+    show_table(out, table)
     out.print(
         "[dim]Scores are the model cards', with thinking, in BF16; fewer bits cost some of it (docs/accuracy.md).[/]"
     )

@@ -10,7 +10,8 @@ from qwench.plan.model import PRECISIONS, published
 
 FILLERS = frozenset("at with for and in on a an each per of under below up to least context tokens the".split())
 UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
-EXAMPLE = '"35b-a3b at 32k, 8 users, 20 tok/s, under $5000"'
+EXAMPLE = "'35b-a3b at 32k, 8 users, 20 tok/s, under $5000'"
+LOST = re.compile(r"\d*k?(?:/\s*h(?:our)?)?")  # what is left of a price between double quotes, to a shell
 NUMBER = r"(\d+(?:\.\d+)?)"
 PATTERNS = {
     "rate": rf"{NUMBER}\s*(?:tok(?:ens?)?\s*/\s*s(?:ec(?:ond)?)?|tps|t/s|tokens per second)",
@@ -37,7 +38,7 @@ class Wish:
 
 def read_wish(text: str) -> Wish:
     """Raises UsageError naming the words that say nothing, or ModelNotFound."""
-    rest, found = text.lower(), {}
+    rest, found = re.sub(rf"{NUMBER}\s*(k?)\s*(?:usd|dollars?)\b", r"$\1\2", text.lower()), {}
     for name, pattern in PATTERNS.items():
         match = re.search(pattern, rest)
         if match:
@@ -85,6 +86,9 @@ def _model(names: list[str], text: str) -> str:
         except ModelNotFound:
             continue
         others = [each for each in names if each != name]
+        if others and "$" not in text and all(LOST.fullmatch(each) for each in others):
+            told = "lost its price: between double quotes a shell reads $5 as a name. Use single quotes, or 5000 USD"
+            raise UsageError(f"--for {told}: {EXAMPLE}.", param="for")
         if others:
             raise UsageError(f"--for: {' '.join(others)!r} is not understood; write it like {EXAMPLE}.", param="for")
         return model
