@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from qwench.config import VisionConfig
 from qwench.model.parameters import declare_vision
 from qwench.ops.kernels import Kernels
-from qwench.ops.linear import Weight, linear
+from qwench.ops.linear import Weight
 
 EPSILON = 1e-6
 THETA = 10000.0
@@ -99,12 +99,12 @@ class VisionTower:
         patches = moments[0].patches if len(moments) == 1 else torch.cat([moment.patches for moment in moments])
         x = torch.empty(len(patches), self.config.hidden_size, dtype=self.dtype, device=self.device)
         for tile in _tiles(len(x)):
-            part = self._linear(patches[tile].to(self.device, self.dtype), "patch")
-            x[tile] = part + places.learned[tile].to(self.dtype)
+            x[tile] = places.learned[tile]
+            self._layer(patches[tile].to(self.device, self.dtype), "patch", add_to=x[tile])
         for index in range(self.config.depth):
             yield from self._attention(x, f"blocks.{index}", places, starts)
             for tile in _tiles(len(x)):
-                self.alone.add_to(x[tile], self._mlp(x[tile], f"blocks.{index}"))
+                self._mlp(x[tile], f"blocks.{index}")
                 yield
         block = self.config.spatial_merge_size**2
         return torch.cat([self._merge(part, block) for part in x.split(-(-TILE // block) * block)])
@@ -113,7 +113,7 @@ class VisionTower:
         """Each moment, from one of ``starts`` to the next, sees itself whole; x is advanced."""
         parts = []
         for tile in _tiles(len(x), 2 * TILE):
-            part = self._linear(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv")
+            part = self._layer(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv")
             part = part.unflatten(1, (-1, self.config.head_dim))
             turned = part[:, : 2 * self.config.num_heads]  # queries and keys
             self.alone.rotate(turned, places.cos[tile], places.sin[tile])
@@ -131,19 +131,22 @@ class VisionTower:
         del shown
         seen = seen.view(x.shape)
         for tile in _tiles(len(x)):
-            self.alone.add_to(x[tile], self._linear(seen[tile], f"{name}.output"))
+            self._layer(seen[tile], f"{name}.output", add_to=x[tile])
 
-    def _mlp(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        hidden = self._linear(self._norm(x, f"{name}.mlp_norm"), f"{name}.up")
-        return self._linear(self.alone.gelu(hidden), f"{name}.down")
+    def _mlp(self, x: torch.Tensor, name: str) -> None:
+        """x is advanced."""
+        hidden = self._layer(self._norm(x, f"{name}.mlp_norm"), f"{name}.up", gelu=True)
+        self._layer(hidden, f"{name}.down", add_to=x)
 
     def _merge(self, x: torch.Tensor, block: int) -> torch.Tensor:
         """Each ``block`` of patches becomes a row."""
         merged = self._norm(x, "merger.norm").view(len(x) // block, -1)
-        return self._linear(F.gelu(self._linear(merged, "merger.up")), "merger.down")
+        return self._layer(F.gelu(self._layer(merged, "merger.up")), "merger.down")
 
-    def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return linear(x, self.weights[name], self.vectors[f"{name}.bias"])
+    def _layer(
+        self, x: torch.Tensor, name: str, *, gelu: bool = False, add_to: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.alone.layer(x, self.weights[name], self.vectors[f"{name}.bias"], gelu=gelu, add_to=add_to)
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         return self.alone.layer_norm(x, self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)
