@@ -50,7 +50,7 @@ void finish_panel(const qw_layer_arguments& a, int64_t panel, int64_t first, int
 template <int kTokens>
 QW_INLINE void add_rows(const ChunkView& chunk, TileView tile, float (*totals)[kLanes]) {
     V sums[kTokens];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int m = 0; m < kTokens; ++m) sums[m] = load(totals[m]);
     const uint8_t* codes = chunk.codes;
     for (int64_t block = 0; block < chunk.blocks; ++block, codes += kBlockVectors * kVectorBytes) {
@@ -61,7 +61,7 @@ QW_INLINE void add_rows(const ChunkView& chunk, TileView tile, float (*totals)[k
         tile.scales += tile.rows;
         tile.corrections = static_cast<const int32_t*>(tile.corrections) + tile.rows;
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int m = 0; m < kTokens; ++m) store(totals[m], sums[m]);
 }
 
@@ -73,6 +73,9 @@ void add_chunk(const CodedInputs& inputs, const qw_weight_type& type, const Chun
         const int32_t* starts = static_cast<const int32_t*>(tile.corrections);
         float(*of)[kLanes] = totals + done;
         int64_t row = 0;
+        for (; row + 8 <= tile.rows; row += 8) {
+            add_rows<8>(chunk, {tile.numbers + row * kBlock, tile.scales + row, starts + row, tile.rows}, of + row);
+        }
         for (; row + 4 <= tile.rows; row += 4) {
             add_rows<4>(chunk, {tile.numbers + row * kBlock, tile.scales + row, starts + row, tile.rows}, of + row);
         }
