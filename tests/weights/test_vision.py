@@ -96,7 +96,8 @@ def test_quantised_models_have_a_tower_in_8_bits(
         config, weights = opened(files, quantization=quantization)
         assert weights is not None
         kinds = {name: kind for name, kind in weights.kinds.items() if isinstance(kind, WeightType)}
-        assert {kind.name for kind in kinds.values()} == {type_name}
+        names = {kind.name for kind in kinds.values()}
+        assert names == {"q8", type_name}  # a projector's rows that are no whole blocks come as numbers
         matrices = {name for name, spec in weights.specs.items() if spec.kind == "matrix"}
         assert kinds.keys() == matrices - {"patch"}
         whole = opened(folder)[1]
