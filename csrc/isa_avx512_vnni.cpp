@@ -1,4 +1,4 @@
-// AVX512-VNNI: four products of bytes an instruction. Only the linear layer over codes.
+// AVX512-VNNI: four products of bytes an instruction. Only linear layers over codes.
 #include "kernels.h"
 #include "simd.h"
 #include "simd_codes.h"
@@ -6,6 +6,7 @@
 #if defined(__AVX512VNNI__)
 
 #include "kernels/nested.inl"
+#include "kernels/layers.inl"
 
 namespace qwench {
 
@@ -13,6 +14,7 @@ const CodedPair* avx512_vnni_coded() {
     static const CodedPair kernels = coded_pair();
     return &kernels;
 }
+LayerKernel avx512_vnni_layer() { return layer_bytes; }
 
 }  // namespace qwench
 
@@ -20,6 +22,7 @@ const CodedPair* avx512_vnni_coded() {
 
 namespace qwench {
 const CodedPair* avx512_vnni_coded() { return nullptr; }
+LayerKernel avx512_vnni_layer() { return nullptr; }
 }  // namespace qwench
 
 #endif

@@ -278,6 +278,25 @@ typedef struct {
 /* 0, or 2 where there is not enough memory. */
 QW_API int32_t qw_frames(qw_context* context, const qw_frames_arguments* arguments);
 
+/* A layer of a vision tower: what qw_linear gives, plus a bias, then gelu (by its tanh), then added to `residual`; each is
+ * rounded to `type` before the next. */
+typedef struct {
+    const qw_weight* weight; /* [out, in] */
+    int64_t tokens;
+    int32_t type;     /* of x, bias, residual and y: QW_F32 or QW_BF16 */
+    int32_t gelu;     /* not 0: this is done */
+    const void* x;    /* [tokens, in] */
+    int64_t x_stride;
+    const void* bias; /* [out] */
+    const void* residual; /* [tokens, out], may be y itself; NULL for none */
+    int64_t residual_stride;
+    void* y; /* [tokens, out], nothing of x */
+    int64_t y_stride;
+} qw_layer_arguments;
+
+/* 0, or 1 and nothing written where there is not enough memory. */
+QW_API int32_t qw_layer(qw_context* context, const qw_layer_arguments* arguments);
+
 /* A layer of experts. The router's logits become probabilities (softmax over all experts, fp32); each token takes the
  * `chosen` most probable (among equals the lower number), their probabilities divided by their sum where `normalise`.
  * y = sum over them, in ascending order of experts and in fp32, of probability * down(silu(gate x) * up x). What the

@@ -4,6 +4,8 @@
 // anew when a segment holds a larger score: no more scores are held than rows times a segment, in the first cache. The
 // order of all sums is that of positions, whatever rows are computed together.
 
+#include "powers.inl"
+
 namespace qwench {
 namespace {
 
@@ -11,26 +13,6 @@ namespace {
 constexpr bool kWide = kWideLimit == INT64_MAX;
 constexpr int kFrameM = kWide ? kWideTokens : kTallTokens;
 constexpr int kFrameN = kWide ? kGroup / kPanel : 1;
-
-// 2^x, for x not above 0: by Taylor's series of 2^r, |r| <= 1/2, whose remainder is below 2^-14 (kShort) or 2^-27.
-template <bool kShort>
-QW_INLINE V power_of_two(V x) {
-#if !defined(__AVX512F__)
-    x = most(all(-150.0f), x);  // their scaling wants an exponent
-#endif
-    const V n = whole(x), r = sub(x, n);
-    V series = all(9.618129108e-3f);
-    if constexpr (!kShort) {
-        series = fma(all(1.525273380e-5f), r, all(1.540353039e-4f));
-        series = fma(series, r, all(1.333355815e-3f));
-        series = fma(series, r, all(9.618129108e-3f));
-    }
-    series = fma(series, r, all(5.550410866e-2f));
-    series = fma(series, r, all(2.402265070e-1f));
-    series = fma(series, r, all(6.931471806e-1f));
-    series = fma(series, r, all(1.0f));
-    return scale_by_power_of_two(series, n);
-}
 
 // The largest lane; no NaN is among them.
 QW_INLINE float peak(V a) {

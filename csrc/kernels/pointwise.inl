@@ -1,5 +1,7 @@
 // Operations that take numbers one by one, in pieces of rows. Included once per instruction set, after simd.h.
 
+#include "powers.inl"
+
 namespace qwench {
 namespace {
 
@@ -32,10 +34,7 @@ void pointwise_piece(const qw_pointwise_arguments& a, int64_t row, int64_t first
     } else if (a.kind == QW_SILU_MULTIPLY) {
         each([](V one, V other) { return mul(rounded<T>(silu(one)), other); });
     } else if (a.kind == QW_GELU) {
-        each([](V one, V) {
-            const V cubed = mul(mul(one, one), one);
-            return mul(one, sigmoid(mul(all(1.5957691216f), fma(all(0.044715f), cubed, one))));
-        });
+        each([](V one, V) { return gelu<std::is_same_v<T, bf16>>(one); });
     } else {
         each([](V one, V other) { return mul(one, rounded<T>(sigmoid(other))); });
     }

@@ -22,10 +22,15 @@ from tests.tolerances import tolerance
 GRIDS: tuple[Grid, ...] = ((1, 4, 6), (1, 2, 2), (1, 2, 60), (1, 50, 2), (1, 30, 44), (3, 6, 4), (5, 2, 2))
 
 
-def tower(folder: Path, kernels: Kernels | None = None, dtype: torch.dtype = torch.float32) -> VisionTower:
+def tower(
+    folder: Path,
+    kernels: Kernels | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantization: str | None = None,
+) -> VisionTower:
     config = ModelConfig.from_folder(folder).vision
     assert config is not None
-    weights = open_vision(folder, config, as_dtype(dtype))
+    weights = open_vision(folder, config, as_dtype(dtype), quantization)
     assert weights is not None
     return build_tower(config, weights, kernels or TorchKernels())
 
@@ -64,6 +69,22 @@ def test_heads_as_wide_as_published_ones_and_a_table_of_another_size(tmp_path: P
     assert (found - reference(model, patches, (1, 58, 40))).abs().max() < tolerance("vision")
 
 
+def test_the_27_layers_of_the_larger_models(tmp_path: Path) -> None:
+    """An eighth as wide: heads of 72, and between a layer's products a width that is no multiple of 32."""
+    config_class, model_class, fields = KINDS["wrapper_dense"]
+    shape = {**VISION, "depth": 27, "hidden_size": 144, "num_heads": 2, "intermediate_size": 538, "out_hidden_size": 96}
+    model = build_model(config_class, model_class, {**fields, "vision_config": shape}, seed=5)
+    model.save_pretrained(tmp_path)
+    patches, grid = drawn((2, 8, 6), seed=6), (2, 8, 6)
+    expected = reference(model, patches, grid)
+    usable, isa = native_usable("cpu", FLOAT32)
+    for kernels in (TorchKernels(), *([make_kernels(isa, threads=2)] if usable else [])):
+        found = finish(tower(tmp_path, kernels).encode(patches, grid))
+        assert (found - expected).abs().max() < tolerance("vision")
+        rounded = finish(tower(tmp_path, kernels, quantization="q8").encode(patches, grid))
+        assert (rounded - expected).norm() < 0.02 * expected.norm()
+
+
 @pytest.mark.parametrize("grid", [(1, 10, 12), (7, 4, 4)])
 def test_tiles_and_pauses_change_nothing(pair: tuple[Any, Path], grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     seeing, patches = tower(pair[1]), drawn(grid, seed=6)
@@ -100,6 +121,22 @@ def test_pictures_in_one_pass_are_seen_as_alone(pair: tuple[Any, Path], monkeypa
             for rows, expected, (patches, grid) in zip(found, alone, shown, strict=True):
                 assert (rows - expected).abs().max() < tolerance("vision")
                 assert (rows - reference(pair[0], patches, grid)).abs().max() < tolerance("vision")
+
+
+def test_places_of_a_few_sizes_are_kept(pair: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vision, "KNOWN", 60)
+    seeing = tower(pair[1])
+    for grid, sizes in (
+        ((1, 4, 6), [(4, 6)]),
+        ((2, 2, 6), [(4, 6), (2, 6)]),
+        ((1, 4, 6), [(2, 6), (4, 6)]),
+        ((1, 6, 8), [(6, 8)]),
+        ((1, 10, 12), []),
+    ):
+        patches = drawn(grid, seed=9)
+        found = finish(seeing.encode(patches, grid))
+        assert (found - reference(pair[0], patches, grid)).abs().max() < tolerance("vision")
+        assert list(seeing._known) == sizes
 
 
 def test_native_kernels_see_the_same(pair: tuple[Any, Path]) -> None:

@@ -35,18 +35,6 @@ def test_rotate_in_place_and_nothing_beside(isa: str, dtype: torch.dtype, width:
     assert torch.equal(rows[:, 4:], expected[:, 4:])
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (7, 16), (33, 100)])
-def test_gelu(isa: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:  # noqa: F811
-    x = 4 * normal(*shape, dtype=dtype)
-    expected = REFERENCE.gelu(x.double())
-    assert far(NativeAlone(Native(isa, 2)).gelu(x), expected) < bound("norm", dtype)
-
-
-def test_gelu_of_what_is_far_away(isa: str) -> None:  # noqa: F811
-    x = torch.tensor([[-1e4, -30.0, 0.0, 30.0, 1e4]])
-    assert NativeAlone(Native(isa, 1)).gelu(x).tolist() == [[0.0, 0.0, 0.0, 30.0, 1e4]]
-
-
 @pytest.mark.parametrize("shape", [(1, 2), (7, 16), (33, 100), (40, 768)])
 def test_layer_norm(isa: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:  # noqa: F811
     x, weight, bias = (
@@ -58,14 +46,6 @@ def test_layer_norm(isa: str, dtype: torch.dtype, shape: tuple[int, int]) -> Non
     expected = REFERENCE.layer_norm(wide.double(), weight.double(), bias.double(), 1e-6)
     found = NativeAlone(Native(isa, 2)).layer_norm(wide, weight, bias, 1e-6)
     assert far(found, expected) < bound("norm", dtype)
-
-
-def test_add_to_some_rows(isa: str, dtype: torch.dtype) -> None:  # noqa: F811
-    x, y = normal(9, 20, dtype=dtype), normal(4, 20, seed=1, dtype=dtype)
-    expected = x.clone()
-    expected[2:6] += y
-    NativeAlone(Native(isa, 2)).add_to(x[2:6], y)
-    assert torch.equal(x, expected)
 
 
 # Around the kernels' tiles of 64 positions, segments of 128, blocks of 24 and tasks of 96 queries.

@@ -310,7 +310,7 @@ CTYPES = {
     "double": "c_double", "const qw_round_arguments*": "LP_RoundArguments",
     "const qw_stored_rows*": "LP_RowsArguments", "qw_load_state*": "LP_LoadState",
     "const qw_attention_arguments*": "LP_AttentionArguments", "const qw_experts_arguments*": "LP_ExpertsArguments",
-    "const qw_frames_arguments*": "LP_FramesArguments",
+    "const qw_frames_arguments*": "LP_FramesArguments", "const qw_layer_arguments*": "LP_LayerArguments",
 }  # fmt: skip
 
 

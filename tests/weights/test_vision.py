@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from qwench.errors import CheckpointError, ConfigError
 from qwench.files import open_files, read_config
 from qwench.ops.arrays import FLOAT32, as_dtype
 from qwench.ops.kernels import TorchKernels, make_kernels, native_usable
+from qwench.ops.weight_types import WeightType
 from qwench.weights.names import stored_vision_name, vision_name
 from qwench.weights.vision import VisionWeights, open_vision
 from tests.gguf.export import Choose, all_f32, export, export_projector, matrices_as
@@ -32,11 +34,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return make_checkpoint(folder, "wrapper_dense", 3), folder
 
 
-def opened(path: Path, dtype: torch.dtype = torch.float32) -> tuple[VisionConfig, VisionWeights | None]:
+def opened(
+    path: Path, dtype: torch.dtype = torch.float32, quantization: str | None = None
+) -> tuple[VisionConfig, VisionWeights | None]:
     files = open_files(path)
     config = read_config(files).vision
     assert config is not None
-    return config, open_vision(files, config, as_dtype(dtype))
+    return config, open_vision(files, config, as_dtype(dtype), quantization)
 
 
 def changed(checkpoint: tuple[Any, Path], folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
@@ -76,6 +80,42 @@ def test_a_projector_beside_a_gguf_file_sees_what_the_checkpoint_sees(
     for kernels in (TorchKernels(), *((make_kernels(isa, 1),) if usable else ())):
         found = finish(build_tower(config, weights, kernels).encode(patches, GRID))
         assert (found - expected).abs().max() < bound * expected.abs().max()
+
+
+@pytest.mark.parametrize("quantization", ["q8", "q4"])
+def test_quantised_models_have_a_tower_in_8_bits(
+    checkpoint: tuple[Any, Path], tmp_path: Path, quantization: str
+) -> None:
+    """Not fewer; its vectors, its positions and what meets bare pixels stay numbers, and codes what they are."""
+    model, folder = checkpoint
+    path = export(model, tmp_path / "model.gguf")
+    export_projector(model, tmp_path / "mmproj.gguf", choose=matrices_as(Q8_0))
+    patches = torch.rand(96, 1536, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    expected = model.model.visual(patches, torch.tensor([GRID])).pooler_output
+    for files, type_name in ((folder, "q8"), (path, "Q8_0")):
+        config, weights = opened(files, quantization=quantization)
+        assert weights is not None
+        kinds = {name: kind for name, kind in weights.kinds.items() if isinstance(kind, WeightType)}
+        names = {kind.name for kind in kinds.values()}
+        assert names == {"q8", type_name}  # a projector's rows that are no whole blocks come as numbers
+        matrices = {name for name, spec in weights.specs.items() if spec.kind == "matrix"}
+        assert kinds.keys() == matrices - {"patch"}
+        whole = opened(folder)[1]
+        assert whole is not None
+        saved = sum(math.prod(weights.specs[name].shape) * (32 - kind.bits) for name, kind in kinds.items()) / 8
+        assert 0.9 * saved < whole.memory_bytes - weights.memory_bytes < saved  # scales take some of it
+        found = finish(build_tower(config, weights, TorchKernels()).encode(patches, GRID))
+        assert 1e-4 < (found - expected).abs().max() / expected.abs().max() < 2e-2
+
+
+def test_a_tower_without_numbers_cannot_be_rounded(checkpoint: tuple[Any, Path], tmp_path: Path) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.visual.blocks.1.attn.proj.weight"][3, 5] = torch.nan
+
+    weights = opened(changed(checkpoint, tmp_path, spoil), quantization="q8")[1]
+    assert weights is not None
+    with pytest.raises(CheckpointError, match=r"blocks.1.output of the vision tower holds weights that are no finite"):
+        list(weights.parts())
 
 
 def test_of_several_projectors_the_one_named_like_the_model_is_taken(

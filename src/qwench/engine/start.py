@@ -73,7 +73,7 @@ def load_engine(
     """
     dtype = DTYPES[resolve_dtype(config, model).value]
     source = open_weights(files, model, dtype, config.quantization)
-    vision = None if model.vision is None else open_vision(files, model.vision, dtype)
+    vision = None if model.vision is None else open_vision(files, model.vision, dtype, config.quantization)
     aside = 0 if vision is None else vision.memory_bytes
     resolved = resolve_for(config, model, source.kinds, (0 if begun is None else begun.bytes_taken) - aside)
     told = (*_unused(source.unused), *_converted(source), *_vision(model, vision))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,11 +20,12 @@ import torch.nn.functional as F
 from qwench.config import VisionConfig
 from qwench.model.parameters import declare_vision
 from qwench.ops.kernels import Kernels
-from qwench.ops.linear import Weight, linear
+from qwench.ops.linear import Weight
 
 EPSILON = 1e-6
 THETA = 10000.0
 TILE = 4096  # patches that go through a layer together
+KNOWN = 2 * TILE  # patches whose places are kept
 SCORES = 50_000_000  # of queries and keys that are computed without a pause
 Found = TypeVar("Found")
 Grid = tuple[int, int, int]  # moments, rows and columns of patches
@@ -31,7 +33,7 @@ Grid = tuple[int, int, int]  # moments, rows and columns of patches
 
 @dataclass(frozen=True)
 class _Places:
-    """Where n patches lie: their learned positions [n, H], and the angles by which heads turn."""
+    """Where n patches lie: their learned positions [n, H] as activations are, and the angles by which heads turn."""
 
     learned: torch.Tensor
     cos: torch.Tensor  # [n, head_dim / 2]
@@ -62,6 +64,7 @@ class VisionTower:
         assert not differ, f"parameters differ: {sorted(differ)[:5]}"
         self.dtype, self.device = vectors["merger.norm"].dtype, vectors["positions"].device
         self.together = TILE  # patches of several pictures that one pass takes
+        self._known: OrderedDict[tuple[int, int], _Places] = OrderedDict()  # of moments' sizes, the last used last
 
     def encode(self, patches: torch.Tensor, grid: Grid) -> Generator[None, None, torch.Tensor]:
         """Rows [t * h * w / merge^2, out] for patches [t * h * w, patch_width] in fp32: moment after moment, in each
@@ -79,12 +82,13 @@ class VisionTower:
         self, shown: Sequence[tuple[torch.Tensor, Grid]]
     ) -> Generator[None, None, tuple[torch.Tensor, ...]]:
         found: list[list[torch.Tensor]] = [[] for _ in shown]
-        known: dict[tuple[int, int], _Places] = {}
         for moments in _together(itertools.chain.from_iterable(map(self._moments, itertools.count(), shown))):
-            rows = yield from self._look(moments, self._places_of(moments, known))
+            rows = yield from self._look(moments, self._places_of(moments))
             merged = [len(moment.patches) // self.config.spatial_merge_size**2 for moment in moments]
             for moment, part in zip(moments, rows.split(merged), strict=True):
                 found[moment.shown].append(part)
+        while sum(len(places.learned) for places in self._known.values()) > KNOWN:
+            self._known.popitem(last=False)
         return tuple(map(torch.cat, found))
 
     def _moments(self, number: int, shown: tuple[torch.Tensor, Grid]) -> Iterator[_Moment]:
@@ -99,12 +103,12 @@ class VisionTower:
         patches = moments[0].patches if len(moments) == 1 else torch.cat([moment.patches for moment in moments])
         x = torch.empty(len(patches), self.config.hidden_size, dtype=self.dtype, device=self.device)
         for tile in _tiles(len(x)):
-            part = self._linear(patches[tile].to(self.device, self.dtype), "patch")
-            x[tile] = part + places.learned[tile].to(self.dtype)
+            x[tile] = places.learned[tile]
+            self._layer(patches[tile].to(self.device, self.dtype), "patch", add_to=x[tile])
         for index in range(self.config.depth):
             yield from self._attention(x, f"blocks.{index}", places, starts)
             for tile in _tiles(len(x)):
-                self.alone.add_to(x[tile], self._mlp(x[tile], f"blocks.{index}"))
+                self._mlp(x[tile], f"blocks.{index}")
                 yield
         block = self.config.spatial_merge_size**2
         return torch.cat([self._merge(part, block) for part in x.split(-(-TILE // block) * block)])
@@ -113,7 +117,7 @@ class VisionTower:
         """Each moment, from one of ``starts`` to the next, sees itself whole; x is advanced."""
         parts = []
         for tile in _tiles(len(x), 2 * TILE):
-            part = self._linear(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv")
+            part = self._layer(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv")
             part = part.unflatten(1, (-1, self.config.head_dim))
             turned = part[:, : 2 * self.config.num_heads]  # queries and keys
             self.alone.rotate(turned, places.cos[tile], places.sin[tile])
@@ -131,30 +135,34 @@ class VisionTower:
         del shown
         seen = seen.view(x.shape)
         for tile in _tiles(len(x)):
-            self.alone.add_to(x[tile], self._linear(seen[tile], f"{name}.output"))
+            self._layer(seen[tile], f"{name}.output", add_to=x[tile])
 
-    def _mlp(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        hidden = self._linear(self._norm(x, f"{name}.mlp_norm"), f"{name}.up")
-        return self._linear(self.alone.gelu(hidden), f"{name}.down")
+    def _mlp(self, x: torch.Tensor, name: str) -> None:
+        """x is advanced."""
+        hidden = self._layer(self._norm(x, f"{name}.mlp_norm"), f"{name}.up", gelu=True)
+        self._layer(hidden, f"{name}.down", add_to=x)
 
     def _merge(self, x: torch.Tensor, block: int) -> torch.Tensor:
         """Each ``block`` of patches becomes a row."""
         merged = self._norm(x, "merger.norm").view(len(x) // block, -1)
-        return self._linear(F.gelu(self._linear(merged, "merger.up")), "merger.down")
+        return self._layer(F.gelu(self._layer(merged, "merger.up")), "merger.down")
 
-    def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return linear(x, self.weights[name], self.vectors[f"{name}.bias"])
+    def _layer(
+        self, x: torch.Tensor, name: str, *, gelu: bool = False, add_to: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.alone.layer(x, self.weights[name], self.vectors[f"{name}.bias"], gelu=gelu, add_to=add_to)
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         return self.alone.layer_norm(x, self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)
 
-    def _places_of(self, moments: Sequence[_Moment], known: dict[tuple[int, int], _Places]) -> _Places:
-        """Of the patches of all ``moments``; those of a size are worked out once, and ``known`` from then on."""
+    def _places_of(self, moments: Sequence[_Moment]) -> _Places:
+        """Of the patches of all ``moments``; those of a size are worked out once."""
         for moment in moments:
             size = moment.height, moment.width
-            if size not in known:
-                known[size] = self._places(*size)
-        each = [known[moment.height, moment.width] for moment in moments]
+            if size not in self._known:
+                self._known[size] = self._places(*size)
+            self._known.move_to_end(size)
+        each = [self._known[moment.height, moment.width] for moment in moments]
         if len(each) == 1:
             return each[0]
         return _Places(*(torch.cat(parts) for parts in zip(*((p.learned, p.cos, p.sin) for p in each), strict=True)))
@@ -169,7 +177,7 @@ class VisionTower:
         frequency = THETA ** -(torch.arange(0, half, 2) / half)
         angles = torch.cat((row[:, None] * frequency, column[:, None] * frequency), dim=1)
         return _Places(
-            self._learned(height, width)[order.to(self.device)],
+            self._learned(height, width)[order.to(self.device)].to(self.dtype),
             angles.cos().to(self.device),
             angles.sin().to(self.device),
         )

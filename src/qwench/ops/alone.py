@@ -15,12 +15,11 @@ from qwench.ops.arrays import BFLOAT16, dtype_of
 from qwench.ops.instructions import (
     InstructionStructure,
     Operation,
-    Pointwise,
-    PointwiseArguments,
     ProgramStructure,
     RotationArguments,
 )
 from qwench.ops.lazy import F, torch
+from qwench.ops.linear import Packed, Weight, linear
 from qwench.ops.loading import ALIGNMENT
 from qwench.ops.native import Native, type_of
 
@@ -39,14 +38,22 @@ class Alone(Protocol):
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """Turn heads x [T, heads, D] in place by angles [T, D / 2]; see ops/rotary."""
 
-    def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        """gelu(x) by its tanh, of x [T, width], whose memory may become the result's."""
+    def layer(
+        self,
+        x: torch.Tensor,
+        weight: Weight,
+        bias: torch.Tensor,
+        *,
+        gelu: bool = False,
+        add_to: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x [T, in] times weight [out, in] transposed, plus bias, and of that gelu by its tanh: [T, out].
+
+        With ``add_to`` [T, out] this is added to it, which is the result.
+        """
 
     def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> torch.Tensor:
         """Of the rows of x [T, width]."""
-
-    def add_to(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """x += y, both [T, width]."""
 
     def attend(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
         """seen [T, heads, D] = softmax(query key / sqrt(D)) value inside frames, whose positions all see one another.
@@ -64,14 +71,22 @@ class TorchAlone:
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         x.copy_(rotary.rotate(x, cos, sin))
 
-    def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        return F.gelu(x, approximate="tanh")
+    def layer(
+        self,
+        x: torch.Tensor,
+        weight: Weight,
+        bias: torch.Tensor,
+        *,
+        gelu: bool = False,
+        add_to: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        y = linear(x, weight, bias)
+        if gelu:
+            y = F.gelu(y, approximate="tanh")
+        return y if add_to is None else add_to.add_(y)
 
     def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> torch.Tensor:
         return F.layer_norm(x, weight.shape, weight, bias, epsilon)
-
-    def add_to(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        x.add_(y)
 
     def attend(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
         for length, frames in itertools.groupby(itertools.pairwise(starts), key=lambda frame: frame[1] - frame[0]):
@@ -100,30 +115,26 @@ class NativeAlone:
         )  # fmt: skip
         self._perform(Operation.ROTATION, arguments)
 
-    def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        self._combine(Pointwise.GELU, x, x)
-        return x
+    def layer(
+        self,
+        x: torch.Tensor,
+        weight: Weight,
+        bias: torch.Tensor,
+        *,
+        gelu: bool = False,
+        add_to: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        assert isinstance(weight, Packed)
+        return self._native.layer(x, weight.matrices[0], bias, gelu=gelu, add_to=add_to)
 
     def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> torch.Tensor:
         return self._native.layer_norm(x, weight, bias, epsilon)
-
-    def add_to(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        self._combine(Pointwise.ADD, x, y)
 
     def attend(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
         if self._native.isa == TILED and dtype_of(shown) == BFLOAT16:
             TorchAlone().attend(shown, starts, seen)  # torch multiplies with tiles here, which ours does not
         else:
             self._native.attend_frames(shown, starts, seen)
-
-    def _combine(self, kind: Pointwise, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Into x."""
-        rows, width = x.shape
-        assert y.shape == x.shape
-        assert x.stride(1) == y.stride(1) == 1
-        operands = x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), x.data_ptr(), x.stride(0)
-        code = type_of(kind.name.lower(), x=x, y=y)
-        self._perform(Operation.POINTWISE, PointwiseArguments(rows, width, width, kind, code, *operands))
 
     def _perform(self, operation: Operation, arguments: ctypes.Structure) -> None:
         """A program of one instruction, for a step of one token: there is no scratch memory for none."""

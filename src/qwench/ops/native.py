@@ -187,6 +187,24 @@ class FramesArguments(ctypes.Structure):
     )
 
 
+class LayerArguments(ctypes.Structure):
+    """qw_layer_arguments"""
+
+    _fields_ = (
+        ("weight", c_void_p),
+        ("tokens", c_int64),
+        ("type", c_int32),
+        ("gelu", c_int32),
+        ("x", c_void_p),
+        ("x_stride", c_int64),
+        ("bias", c_void_p),
+        ("residual", c_void_p),
+        ("residual_stride", c_int64),
+        ("y", c_void_p),
+        ("y_stride", c_int64),
+    )
+
+
 class ExpertsArguments(ctypes.Structure):
     """qw_experts_arguments"""
 
@@ -221,6 +239,7 @@ DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "qw_delta_net": (c_int32, (c_void_p, POINTER(DeltaArguments))),
     "qw_attention": (c_int32, (c_void_p, POINTER(AttentionArguments))),
     "qw_frames": (c_int32, (c_void_p, POINTER(FramesArguments))),
+    "qw_layer": (c_int32, (c_void_p, POINTER(LayerArguments))),
     "qw_experts": (c_int32, (c_void_p, POINTER(ExpertsArguments))),
     "qw_largest": (None, (c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p)),
     "qw_top": (c_int32, (c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p)),
@@ -431,6 +450,31 @@ class Native:
             weight.data_ptr(), y.data_ptr(), width, bias.data_ptr(),
         )  # fmt: skip
         self._library.qw_rms_norm(self._context, arguments)
+        return y
+
+    def layer(
+        self,
+        x: torch.Tensor,
+        matrix: PackedMatrix,
+        bias: torch.Tensor,
+        *,
+        gelu: bool = False,
+        add_to: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See ops/alone."""
+        x = _dense_rows(x)
+        require_equal("layer", "in", x=x.shape[1], weight=matrix.width)
+        require_equal("layer", "out", bias=len(bias), weight=matrix.out)
+        y = torch.empty(len(x), matrix.out, dtype=x.dtype) if add_to is None else add_to
+        require_equal("layer", "tokens", x=len(x), y=len(y))
+        require_equal("layer", "out", y=y.shape[1], weight=matrix.out)
+        assert y.stride(1) == bias.stride(0) == 1
+        arguments = LayerArguments(
+            weight_address(matrix), len(x), type_of("layer", x=x, bias=bias, y=y), gelu, x.data_ptr(), x.stride(0),
+            bias.data_ptr(), None if add_to is None else y.data_ptr(), y.stride(0), y.data_ptr(), y.stride(0),
+        )  # fmt: skip
+        if self._library.qw_layer(self._context, arguments):
+            raise MemoryError(f"layer: {len(x)} tokens of {matrix.width} do not fit into memory")
         return y
 
     def attend_frames(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ GGUF file. Knows no forward pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,16 +22,18 @@ from qwench.gguf.header import StoredTensor as GgufTensor
 from qwench.model.parameters import ParameterSpec, declare_vision
 from qwench.ops.arrays import FLOAT32, DType, to_torch, torch_dtype
 from qwench.ops.lazy import torch
-from qwench.ops.quantised import allocate
+from qwench.ops.quantised import Codes, allocate
 from qwench.ops.store import Kind, Value
-from qwench.ops.weight_types import GGUF_TYPES, WeightType
+from qwench.ops.weight_types import GGUF_TYPES, OWN_TYPES, WeightType
 from qwench.weights.formats import gguf_blocks
 from qwench.weights.formats.safetensors import StoredTensor, open_checkpoint
 from qwench.weights.load import FLOATS, Reader
 from qwench.weights.names import VISION, stored_vision_name, vision_name
 from qwench.weights.names_gguf import PATCH_SLICES, mmproj_name
+from qwench.weights.quantise import rounder
 from qwench.weights.source import bits_of
 
+ROUNDED = OWN_TYPES["q8"]
 Found = dict[str, Sequence[StoredTensor | GgufTensor]]
 
 
@@ -48,21 +50,33 @@ class VisionWeights:
         return math.ceil(sum(bits_of(spec, self.kinds[name]) for name, spec in self.specs.items()) / 8)
 
     def parts(self) -> Iterator[tuple[str, Value]]:
-        """Every parameter, in the type of ``kinds``. Raises CheckpointError where a file cannot be read."""
+        """Every parameter, in the type of ``kinds``. Raises CheckpointError where a file cannot be read, or holds what
+        cannot be rounded.
+        """
+        to_codes: Callable[[torch.Tensor, WeightType], Codes] | None = None
         for name, spec in self.specs.items():
             kind, stored = self.kinds[name], self.stored[name]
             values = [_read(each, kind) for each in stored]
-            if isinstance(kind, WeightType):
+            numbers = [each for each in values if isinstance(each, torch.Tensor)]
+            if not numbers:
                 (value,) = values
-            else:  # the frames of a patch may be stored one by one
-                numbers = [each for each in values if isinstance(each, torch.Tensor)]
-                whole = numbers[0] if len(numbers) == 1 else torch.stack(numbers, dim=2)
-                value = whole.reshape(spec.shape).to(torch_dtype(kind))
-            yield name, value
+                yield name, value
+                continue
+            # The frames of a patch may be stored one by one.
+            whole = (numbers[0] if len(numbers) == 1 else torch.stack(numbers, dim=2)).reshape(spec.shape)
+            if isinstance(kind, WeightType):
+                to_codes = to_codes or rounder()
+                yield name, _rounded(name, to_codes(whole, kind))
+            else:
+                yield name, whole.to(torch_dtype(kind))
 
 
-def open_vision(files: ModelFiles, vision: VisionConfig, dtype: DType) -> VisionWeights | None:
-    """The tower's weights in ``files``, unquantised ones to become ``dtype``; None where nothing of it is stored.
+def open_vision(
+    files: ModelFiles, vision: VisionConfig, dtype: DType, quantization: str | None = None
+) -> VisionWeights | None:
+    """The tower's weights in ``files``; None where nothing of it is stored.
+
+    Numbers become ``dtype``, and under any ``quantization`` the layers' matrices 8 bits: fewer are not for seeing.
 
     Raises CheckpointError where only a part is there, or of a shape or type that does not fit.
     """
@@ -76,6 +90,9 @@ def open_vision(files: ModelFiles, vision: VisionConfig, dtype: DType) -> Vision
         names = listed([f"{stored_vision_name(name)} {list(specs[name].shape)}" for name in missing])
         raise CheckpointError(f"{path} holds only a part of the vision tower; missing: {names}.")
     kinds = {name: _kind(specs[name], found[name], dtype) for name in specs}
+    if quantization is not None:
+        layers = [name for name, spec in specs.items() if spec.kind == "matrix" and kinds[name] == dtype]
+        kinds |= {name: ROUNDED for name in layers if name != "patch"}  # of bare pixels, and few multiplications
     return VisionWeights(specs, kinds, found)
 
 
@@ -116,6 +133,13 @@ def _kind(spec: ParameterSpec, stored: Sequence[StoredTensor | GgufTensor], dtyp
     )
 
 
+def _rounded(name: str, codes: Codes) -> Codes:
+    """Raises CheckpointError where there is no scale for what was rounded."""
+    if not codes.is_finite:
+        raise CheckpointError(f"{name} of the vision tower holds weights that are no finite numbers.")
+    return codes
+
+
 def _read(stored: StoredTensor | GgufTensor, kind: Kind) -> Value:
     """One stored tensor: numbers in the type they are stored in, or codes."""
     if isinstance(stored, StoredTensor):
@@ -130,7 +154,7 @@ def _read(stored: StoredTensor | GgufTensor, kind: Kind) -> Value:
     except OSError as error:
         raise CheckpointError(f"{stored.file} cannot be read: {error.strerror}.") from None
     data = np.frombuffer(raw, np.uint8)
-    if not isinstance(kind, WeightType):
+    if not isinstance(kind, WeightType) or stored.type.name in FLOATS:
         return to_torch(data.view(FLOATS[stored.type.name]).reshape(stored.shape))
     codes = allocate(kind, *stored.shape)
     gguf_blocks.decode(data.reshape(len(codes.codes), -1), codes)

@@ -1,0 +1,76 @@
+// Layers of a vision tower: one pass over codes that are bytes; for other weights the operations it is made of.
+#include <algorithm>
+
+#include "context.h"
+
+using namespace qwench;
+
+namespace {
+
+constexpr int64_t kTaskPanels = 4;  // of one task: threads write lines of their own
+constexpr int64_t kStepRows = 16;   // of one task of what follows a product
+
+bool are_bytes(const qw_weight_type& type) {
+    const bool plain = type.element == QW_CODES && !type.nested && !type.has_min && !type.has_table;
+    return plain && type.bits == 8 && type.block == kBlock;
+}
+
+qw_linear_arguments product_of(const qw_layer_arguments& a, void* y, int64_t y_stride) {
+    return {a.weight, a.tokens, a.type, a.x, nullptr, a.x_stride, a.bias, 0, y, y_stride};
+}
+
+int32_t multiply_bytes(qw_context& context, const qw_layer_arguments& a) {
+    const qw_weight_type& type = *a.weight->type;
+    const int64_t bytes = coded_bytes(type, a.tokens, a.weight->in);
+    char* memory = static_cast<char*>(context.inputs.reserve(bytes + correction_bytes(type, a.tokens, a.weight->in)));
+    if (memory == nullptr) return 1;
+    const LayerJob job = {&a, coded_inputs(type, memory, memory + bytes, a.tokens, a.weight->in)};
+    const CodedKernels& coded = context.kernels->coded.plain;
+    const qw_linear_arguments product = product_of(a, a.y, a.y_stride);
+    context.pool.run(divide_up(a.tokens, kTokenTile), [&](int64_t tile) {
+        coded.code_inputs(product, job.inputs, tile);
+        coded.correct_inputs(type, job.inputs, tile);
+    });
+    const int64_t panels = divide_up(a.weight->out, kPanel), pieces = divide_up(a.tokens, kLayerTokens);
+    const int64_t rows = round_up(divide_up(a.tokens, pieces), kTokenTile);  // pieces of nearly one size
+    context.pool.run(divide_up(panels, kTaskPanels) * pieces, [&](int64_t task) {
+        // Pieces of tokens are the inner index: a thread that goes on finds the weights in its cache.
+        const int64_t begin = task / pieces * kTaskPanels, first = std::min(a.tokens, task % pieces * rows);
+        const int64_t last = std::min(a.tokens, first + rows);
+        context.kernels->layer_bytes(job, begin, std::min(panels, begin + kTaskPanels), first, last);
+    });
+    return 0;
+}
+
+// Rows combined with themselves or with others, into y.
+void combine(qw_context& context, const qw_pointwise_arguments& a) {
+    context.pool.run(divide_up(a.rows, kStepRows), [&](int64_t task) {
+        const int64_t last = std::min(a.rows, (task + 1) * kStepRows);
+        for (int64_t row = task * kStepRows; row < last; ++row) context.kernels->pointwise(a, row, 0, a.width);
+    });
+}
+
+int32_t go_through(qw_context& context, const qw_layer_arguments& a) {
+    const int64_t out = a.weight->out, size = a.type == QW_BF16 ? 2 : 4;
+    void* between = a.residual == nullptr ? a.y : context.partials.reserve(a.tokens * out * size);
+    const int64_t stride = a.residual == nullptr ? a.y_stride : out;
+    if (between == nullptr) return 1;
+    const qw_linear_arguments product = product_of(a, between, stride);
+    if (const int32_t status = qw_linear(&context, &product); status != 0) return status;
+    if (a.gelu) {
+        combine(context, {a.tokens, out, out, QW_GELU, a.type, between, stride, between, stride, between, stride});
+    }
+    if (a.residual != nullptr) {
+        combine(context, {a.tokens, out, out, QW_ADD, a.type, a.residual, a.residual_stride, between, stride, a.y, a.y_stride});
+    }
+    return 0;
+}
+
+}  // namespace
+
+int32_t qw_layer(qw_context* context, const qw_layer_arguments* arguments) {
+    const qw_layer_arguments& a = *arguments;
+    if (a.tokens == 0 || a.weight->out == 0) return 0;
+    const bool at_once = context->kernels->layer_bytes != nullptr && are_bytes(*a.weight->type);
+    return at_once ? multiply_bytes(*context, a) : go_through(*context, a);
+}

@@ -1,0 +1,108 @@
+"""Layers of a vision tower in one call: the bits of the operations they are made of, on every instruction set."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from qwench.ops.arrays import BFLOAT16, FLOAT32, torch_dtype
+from qwench.ops.linear import Packed
+from qwench.ops.loading import Arena
+from qwench.ops.native import Element, LinearInput, Native, PackedMatrix
+from qwench.ops.weight_types import CHECKPOINT_TYPES, GGUF_TYPES, OWN_TYPES, WeightType
+from tests.ops.test_native import bound, dtype, far, isa, normal, sets  # noqa: F401 - fixtures are found by name
+from tests.ops.test_quantised_linear import pack, random_codes
+
+if sets()[0].startswith("no native"):
+    pytest.skip(sets()[0], allow_module_level=True)
+
+KINDS: tuple[Element, ...] = (
+    *(OWN_TYPES["q8"], GGUF_TYPES["Q8_0"], CHECKPOINT_TYPES["int8"]),  # in one pass
+    *(CHECKPOINT_TYPES["int8_zero"], OWN_TYPES["q4"], GGUF_TYPES["Q4_0"], FLOAT32, BFLOAT16),  # step by step
+)
+# Around panels of 16 outputs, tasks of four of them, blocks of 32 and chunks of 256 of depth.
+SIZES = ((1, 1), (16, 256), (65, 100), (130, 800))
+# Around fours, tiles of 16 and pieces of 256 tokens.
+TOKENS = (1, 3, 4, 17, 255, 257)
+
+
+def matrix_of(native: Native, kind: Element, out: int, width: int) -> PackedMatrix:
+    if isinstance(kind, WeightType):
+        return pack(native, random_codes(kind, out, width))
+    weight = normal(out, width, seed=3, dtype=torch_dtype(kind)) / width**0.5
+    return native.pack(weight, Arena(native.packed_bytes(kind, out, width)))
+
+
+@pytest.mark.parametrize(("out", "width"), SIZES)
+def test_a_layer_is_the_bits_of_its_steps(isa: str, dtype: torch.dtype, out: int, width: int) -> None:  # noqa: F811
+    bias = normal(out, seed=1, dtype=dtype)
+    native, others = Native(isa, 1), Native(isa, 3)
+    for kind, tokens in itertools.product(KINDS, TOKENS):
+        matrix = matrix_of(native, kind, out, width)
+        x = normal(tokens, width + 5, dtype=dtype)[:, 5:]
+        (plain,) = native.linear_many([LinearInput(x, matrix, bias.expand(tokens, -1))])
+        assert torch.equal(native.layer(x, matrix, bias), plain), (kind, tokens)
+        activated = native.layer(x, matrix, bias, gelu=True)
+        assert far(activated, F.gelu(plain.double(), approximate="tanh")) < bound("norm", dtype)
+        for gelu, product in ((False, plain), (True, activated)):
+            wide = normal(tokens + 2, out + 7, seed=2, dtype=dtype)
+            expected = wide.clone()
+            expected[1:-1, 3 : 3 + out] += product
+            for each in (native, others):
+                found = wide.clone()
+                each.layer(x, matrix, bias, gelu=gelu, add_to=found[1:-1, 3 : 3 + out])
+                assert torch.equal(found, expected), (kind, tokens, gelu)
+
+
+def test_every_instruction_set_gives_the_same_bits_from_8_bits(dtype: torch.dtype) -> None:  # noqa: F811
+    x, bias = normal(40, 300, dtype=dtype), normal(70, seed=1, dtype=dtype)
+    found = [
+        native.layer(x, matrix_of(native, GGUF_TYPES["Q8_0"], 70, 300), bias)
+        for native in (Native(each, 2) for each in sets())
+    ]
+    assert all(torch.equal(each, found[0]) for each in found)
+
+
+def test_rows_are_the_same_in_any_company(isa: str, dtype: torch.dtype) -> None:  # noqa: F811
+    native = Native(isa, 2)
+    x, bias = normal(600, 96, dtype=dtype), normal(37, seed=1, dtype=dtype)
+    matrix = matrix_of(native, OWN_TYPES["q8"], 37, 96)
+    whole = native.layer(x, matrix, bias, gelu=True)
+    for first, last in ((0, 1), (7, 300), (599, 600), (200, 200)):
+        assert torch.equal(native.layer(x[first:last], matrix, bias, gelu=True), whole[first:last])
+
+
+def test_what_is_not_a_number_stays_in_its_row_and_poison_is_overwritten(isa: str, dtype: torch.dtype) -> None:  # noqa: F811
+    native = Native(isa, 2)
+    x, bias = normal(20, 64, dtype=dtype), normal(33, seed=1, dtype=dtype)
+    for kind in (OWN_TYPES["q8"], OWN_TYPES["q4"], BFLOAT16):
+        matrix = matrix_of(native, kind, 33, 64)
+        expected = native.layer(x, matrix, bias, gelu=True)
+        spoiled = x.clone()
+        spoiled[7, 3] = torch.nan
+        found = native.layer(spoiled, matrix, bias, gelu=True)
+        assert bool(found[7].isnan().all())
+        assert torch.equal(torch.cat((found[:7], found[8:])), torch.cat((expected[:7], expected[8:])))
+
+
+def test_gelu_of_what_is_far_away(isa: str) -> None:  # noqa: F811
+    native = Native(isa, 1)
+    matrix = native.pack(torch.zeros(5, 1), Arena(native.packed_bytes(FLOAT32, 5, 1)))
+    found = native.layer(torch.zeros(1, 1), matrix, torch.tensor([-1e4, -30.0, 0.0, 30.0, 1e4]), gelu=True)
+    assert found.tolist() == [[0.0, 0.0, 0.0, 30.0, 1e4]]
+
+
+def test_layers_that_do_not_fit_are_refused() -> None:
+    native = Native(sets()[0], 1)
+    matrix = Packed(native, (matrix_of(native, FLOAT32, 6, 5),), FLOAT32).matrices[0]
+    with pytest.raises(ValueError, match="layer: in is 4 in x but 5 in weight"):
+        native.layer(normal(2, 4), matrix, normal(6))
+    with pytest.raises(ValueError, match="layer: out is 5 in bias but 6 in weight"):
+        native.layer(normal(2, 5), matrix, normal(5))
+    with pytest.raises(ValueError, match="layer: tokens is 2 in x but 3 in y"):
+        native.layer(normal(2, 5), matrix, normal(6), add_to=normal(3, 6))
+    with pytest.raises(ValueError, match="layer: types are"):
+        native.layer(normal(2, 5), matrix, normal(6).bfloat16())
