@@ -1,24 +1,29 @@
 """Turns: who reads its prompt next, and how much of it one step may read. Knows no clock: it is told what steps took.
 
 Every stream gets its token in every step. What is open is how many prompt tokens go with it, since all of them wait
-until the step is over. So a step may last ``STRETCH`` times as long as the streams' tokens alone, and what that leaves
-is spent on prompts: on the API key that had least, then on the shortest prompt, and every fourth token on the oldest.
+until the step is over. So a step may last ``STRETCH`` times as long as the streams' tokens alone, less what steps were
+lately longer than expected, and what that leaves is spent on prompts: on the API key that had least, then on the
+shortest prompt, and every fourth token on the oldest.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable
+from math import inf
 from statistics import median
 
 from qwench.engine.request import Request
 
-STRETCH = 2.6  # a step with prompt tokens against one without: below the 3 we promise, for what an estimate is off by
+STRETCH = 2.85  # a step with prompt tokens against one without: below the 3 we promise, for what the usual is off by
+UNTRIED = 1.12  # by how much steps are taken to be longer than expected, until that is known
+LEAST_OFF, MOST_OFF = 1.03, 1.25
+TRIED = 32  # so many steps tell how far expectations are off
 IDLE_STRETCH = 1.5  # the same where only background prompts are read
 PATIENCE = 1.0  # seconds of a step where nobody waits for a token: so long it takes to notice that a client left
 LEAST = 8  # prompt tokens of a step, whatever they cost: nobody waits for ever
-RECHECK = 64  # so many steps with prompt tokens, then one without, which shows again what is usual
-KEPT = 5  # steps that the usual is the median of
+RECHECK = 24  # so many steps with prompt tokens, then one without, which shows again what is usual
+KEPT = 9  # steps that the usual is the median of
 SWIFTNESS = 0.2  # the weight of the newest step in the cost of a prompt token
 ELDER_SHARE = 1 / 3  # tokens that the oldest prompt of a key is owed for every token the others read
 
@@ -32,6 +37,8 @@ class Pace:
         self._usual: dict[int, deque[float]] = {}  # seconds of steps without prompts, by the magnitude of streams
         self._unchecked = 0  # steps since the last of those
         self._each: dict[tuple[bool, int], float] = {}  # seconds per prompt token: among streams or not, by depth
+        self._most = 2 * LEAST  # tokens that a step among streams may read: it grows by halves
+        self._off: deque[float] = deque(maxlen=TRIED)  # what steps took of what was expected
         self._worked = 0.0  # seconds since an answer ended
 
     def took(self, seconds: float, streams: int, reads: Iterable[tuple[int, int]]) -> None:
@@ -44,9 +51,15 @@ class Pace:
             self._unchecked = 0
             return
         self._unchecked += 1
+        if streams:
+            self._most = max(2 * LEAST, 3 * tokens // 2)
         spent = max(seconds - (self.usual(streams) or 0.0), seconds / 10)  # a step may be short by chance
-        guesses = [self.each(streams, depth) or spent / tokens for _, depth in counts]
-        off = spent / sum(count * guess for (count, _), guess in zip(counts, guesses, strict=True))
+        known = [self.each(streams, depth) for _, depth in counts]
+        guesses = [guess or spent / tokens for guess in known]
+        expected = sum(count * guess for (count, _), guess in zip(counts, guesses, strict=True))
+        if streams and all(known):
+            self._off.append(seconds / (expected + (self.usual(streams) or 0.0)))
+        off = spent / expected
         for (_, depth), guess in zip(counts, guesses, strict=True):
             self._each[streams > 0, _magnitude(depth)] = guess + SWIFTNESS * guess * (min(off, 2) - 1)
 
@@ -54,6 +67,10 @@ class Pace:
         """An answer is over."""
         self.seconds_per_answer += SWIFTNESS * (self._worked - self.seconds_per_answer)
         self._worked = 0.0
+
+    def most(self, streams: int) -> float:
+        """Prompt tokens of a step, whatever time it has: what was learnt from few may be wrong for many."""
+        return self._most if streams else inf
 
     def usual(self, streams: int) -> float | None:
         """Seconds of a step of ``streams`` tokens alone; None where that is not known, or not known well any more."""
@@ -67,7 +84,14 @@ class Pace:
         if not streams:
             return self.patience
         usual = self.usual(streams)
-        return 0.0 if usual is None or self._unchecked >= RECHECK else (stretch - 1) * usual
+        return 0.0 if usual is None or self._unchecked >= RECHECK else max(0.0, stretch / self.off - 1) * usual
+
+    @property
+    def off(self) -> float:
+        """Nearly all steps among streams took less than so many times what was expected of them."""
+        if len(self._off) < TRIED // 4:
+            return UNTRIED
+        return min(max(sorted(self._off)[-2], LEAST_OFF), MOST_OFF)
 
     def each(self, streams: int, depth: int) -> float | None:
         """Seconds per prompt token after ``depth`` others; None where nothing like it was seen."""
@@ -119,6 +143,7 @@ class Turns:
     def may_read(self, request: Request, most: int) -> int:
         """How many tokens of its prompt, at most ``most``, the step has time for; a few for whoever is first."""
         each = self.pace.each(self._streams, request.computed)
+        most = int(min(most, self.pace.most(self._streams)))
         if each is None:  # a guess, unless nobody waits
             return min(most, 2 * LEAST) if self._streams else most
         return min(most, max(0 if self._shared else LEAST, int(min(most, self._left / each))))
