@@ -74,7 +74,7 @@ class Samples:
     """All that was measured, this time and, where they share a file, before."""
 
     rows: list[Row] = field(default_factory=list)
-    overhead: dict[str, list[float]] = field(default_factory=lambda: {"with": [], "without": []})
+    overhead: list[dict[str, float]] = field(default_factory=list)
     forks: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -305,12 +305,18 @@ Part = Callable[[Script, Side, Callable[[str], Row]], None]
 TALKS: dict[str, Part] = {"second": second_turn, "system": shared_system, "agent": agent}
 
 
-def overhead(script: Script, ours: Ours, without: Ours, runs: int, found: dict[str, list[float]]) -> None:
-    """Seconds of cold prompts with and without cuts and snapshots, in turns."""
+def overhead(script: Script, ours: Ours, without: Ours, runs: int, found: list[dict[str, float]]) -> None:
+    """Cold prompts with and without cuts and snapshots, in pairs: seconds of the clock and of the processor."""
     like = script.opening()
-    for run in range(2 * runs):
-        on = run % 2 == (run // 2) % 2  # neither is always the first of a pair
-        found["with" if on else "without"].append(script.cold(ours if on else without, like))
+    for side in (ours, without):  # memory is touched for the first time
+        script.cold(side, like)
+    for run in range(runs):
+        pair = {}
+        for on in (True, False) if run % 2 else (False, True):  # neither is always the first of a pair
+            start, name = time.process_time(), "with" if on else "without"
+            pair[name] = script.cold(ours if on else without, like)
+            pair[f"{name}, processor"] = time.process_time() - start
+        found.append(pair)
 
 
 def fork(script: Script, ours: Ours, count: int) -> dict[str, Any]:
@@ -409,11 +415,10 @@ def report(samples: Samples) -> None:
         print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
     for row in sorted(samples.rows, key=lambda row: row.name):
         print(row.line())
-    costs = samples.overhead
-    if costs["with"]:
-        pairs = [on / off - 1 for on, off in zip(costs["with"], costs["without"], strict=True)]
-        print(f"\nCuts and snapshots on a cold prompt: {statistics.median(pairs):+.1%} of its time (pairs: ", end="")
-        print(", ".join(f"{pair:+.1%}" for pair in pairs) + ").")
+    for clock, kind in (("", "its time"), (", processor", "its processor time")):
+        if pairs := [pair[f"with{clock}"] / pair[f"without{clock}"] - 1 for pair in samples.overhead]:
+            told = ", ".join(f"{pair:+.1%}" for pair in pairs)
+            print(f"\nCuts and snapshots on a cold prompt: {statistics.median(pairs):+.1%} of {kind} (pairs: {told}).")
     if forks := samples.forks:
         share, count = statistics.median(each["share"] for each in forks), forks[0]["count"]
         read = statistics.median(each["read"] for each in forks)

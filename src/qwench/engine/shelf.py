@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from qwench.cache.disk import Coming, DiskTier, Entry, Loaded
 from qwench.cache.prefix import Snapshot
@@ -87,7 +87,10 @@ class Shelf:
 
     def wait(self) -> bool:
         """Wait a moment for what is being copied; False if nothing is."""
-        under_way = [*(each.awaited for each in self._arriving), *(copied for _, copied in self._leaving)]
+        under_way: list[Future[Any]] = [
+            *(each.awaited for each in self._arriving),
+            *(copied for _, copied in self._leaving),
+        ]
         wait(under_way, PATIENCE, FIRST_COMPLETED)
         return bool(under_way)
 
