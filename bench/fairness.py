@@ -23,7 +23,7 @@ from qwench.bench.subject import Choice, Subject, build
 from qwench.engine.request import Request, SamplingParams, Status
 
 STREAM_DEPTH = 128  # tokens that every stream remembers
-MARGIN = 1200  # tokens read beyond the last depth while it is measured
+MARGIN = 2400  # tokens read beyond the last depth while it is measured
 ALONE_STEPS, AMONG_STEPS, USUAL_STEPS = 2, 50, 30
 Clock = Callable[[], float]
 
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = rows(subject, given.prompt, given.streams, depths, clock)
     for each in found:
         print(
-            f"at {each.depth:6}: usual {1000 * median(each.usual):4.0f} ms, at most x{each.unrest:4.1f}; with the prompt"
+            f"at {each.depth:6}: usual {1000 * median(each.usual):4.0f} ms, at most x{each.unrest:4.1f}; with a prompt"
             f" x{each.gap(0.5):4.1f}, nine of ten below x{each.gap(0.9):4.1f}, longest x{each.gap(1):4.1f};"
             f" prompt {each.speed_among:4.0f} tokens/s, alone {each.speed_alone:4.0f}"
         )
