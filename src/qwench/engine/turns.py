@@ -23,7 +23,8 @@ IDLE_STRETCH = 1.5  # the same where only background prompts are read
 PATIENCE = 1.0  # seconds of a step where nobody waits for a token: so long it takes to notice that a client left
 LEAST = 4  # prompt tokens of a step, whatever they cost: nobody waits for ever
 RECHECK = 24  # so many steps with prompt tokens, then one without, which shows again what is usual
-KEPT = 9  # steps that the usual is the median of
+RECHECK_SOON, CHANGED = 4, 0.15  # earlier where steps are so much longer or less long than before
+KEPT = 5  # steps that the usual is the median of
 SWIFTNESS = 0.2  # the weight of the newest step in the cost of a prompt token
 ELDER_SHARE = 1 / 3  # tokens that the oldest prompt of a key is owed for every token the others read
 
@@ -47,8 +48,9 @@ class Pace:
         counts = list(reads)
         tokens = sum(count for count, _ in counts)
         if not tokens:
+            usual = self.usual(streams) or seconds
             self._usual.setdefault(streams.bit_length(), deque(maxlen=KEPT)).append(seconds)
-            self._unchecked = 0
+            self._unchecked = 0 if abs(seconds - usual) <= CHANGED * usual else RECHECK - RECHECK_SOON
             return
         self._unchecked += 1
         if streams:
@@ -59,6 +61,7 @@ class Pace:
         expected = sum(count * guess for (count, _), guess in zip(counts, guesses, strict=True))
         if streams and all(known):
             self._off.append(seconds / (expected + (self.usual(streams) or 0.0)))
+            self._unchecked += RECHECK_SOON if abs(self._off[-1] - 1) > CHANGED else 0
         off = spent / expected
         for (_, depth), guess in zip(counts, guesses, strict=True):
             self._each[streams > 0, _magnitude(depth)] = guess + SWIFTNESS * guess * (min(off, 2) - 1)
@@ -76,8 +79,8 @@ class Pace:
         """Seconds of a step of ``streams`` tokens alone; None where that is not known, or not known well any more."""
         if not streams:
             return 0.0
-        steps = self._usual.get(streams.bit_length())
-        return median(steps) if steps else None
+        steps = list(self._usual.get(streams.bit_length(), ()))
+        return min(median(steps), median(steps[-3:])) if steps else None
 
     def time(self, streams: int, stretch: float) -> float:
         """Seconds that a step may spend on prompts. None at all where it is to show what is usual."""
