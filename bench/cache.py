@@ -292,10 +292,10 @@ def first_half(seed: int, size: int, file: Path, window: int, folder: str) -> No
     """In a process of its own: the first turn; once it is on disk its seconds are printed, and the end is awaited."""
     script = Script(seed, size)
     ours = Ours(file, window, cache_dir=folder)
-    print(ours.ask(script.opening(), script.words(OPENING), 8).seconds)
+    seconds = ours.ask(script.opening(), script.words(OPENING), 8).seconds
     while len(list(Path(folder).glob("*/*.state"))) < ours.client.stats().disk_entries:
         time.sleep(0.05)
-    sys.stdout.flush()
+    print(seconds, flush=True)
     time.sleep(3600)
 
 
