@@ -23,7 +23,7 @@ IDLE_STRETCH = 1.5  # the same where only background prompts are read
 PATIENCE = 1.0  # seconds of a step where nobody waits for a token: so long it takes to notice that a client left
 LEAST = 4  # prompt tokens of a step, whatever they cost: nobody waits for ever
 RECHECK = 24  # so many steps with prompt tokens, then one without, which shows again what is usual
-RECHECK_SOON, CHANGED = 4, 0.15  # earlier where steps are so much longer or less long than before
+RECHECK_SOON, CHANGED = 4, 0.15  # earlier where steps take so much less than expected, or the usual changed so much
 KEPT = 5  # steps that the usual is the median of
 SWIFTNESS = 0.2  # the weight of the newest step in the cost of a prompt token
 ELDER_SHARE = 1 / 3  # tokens that the oldest prompt of a key is owed for every token the others read
@@ -61,7 +61,7 @@ class Pace:
         expected = sum(count * guess for (count, _), guess in zip(counts, guesses, strict=True))
         if streams and all(known):
             self._off.append(seconds / (expected + (self.usual(streams) or 0.0)))
-            self._unchecked += RECHECK_SOON if abs(self._off[-1] - 1) > CHANGED else 0
+            self._unchecked += RECHECK_SOON if self._off[-1] < 1 - CHANGED else 0
         off = spent / expected
         for (_, depth), guess in zip(counts, guesses, strict=True):
             self._each[streams > 0, _magnitude(depth)] = guess + SWIFTNESS * guess * (min(off, 2) - 1)
