@@ -24,6 +24,7 @@ PATIENCE = 1.0  # seconds of a step where nobody waits for a token: so long it t
 LEAST = 4  # prompt tokens of a step, whatever they cost: nobody waits for ever
 RECHECK = 24  # so many steps with prompt tokens, then one without, which shows again what is usual
 RECHECK_SOON, CHANGED = 4, 0.15  # earlier where steps take so much less than expected, or the usual changed so much
+TILE = 16  # rows that kernels compute together: the first of the next tile costs as much as several
 KEPT = 5  # steps that the usual is the median of
 SWIFTNESS = 0.2  # the weight of the newest step in the cost of a prompt token
 ELDER_SHARE = 1 / 3  # tokens that the oldest prompt of a key is owed for every token the others read
@@ -37,7 +38,9 @@ class Pace:
         self.patience = PATIENCE
         self._usual: dict[int, deque[float]] = {}  # seconds of steps without prompts, by the magnitude of streams
         self._unchecked = 0  # steps since the last of those
-        self._each: dict[tuple[bool, int], float] = {}  # seconds per prompt token: among streams or not, by depth
+        self._each: dict[
+            tuple[bool, int, int], float
+        ] = {}  # seconds per prompt token: among streams or not, by depth, tiles
         self._most = 2 * LEAST  # tokens that a step among streams may read: it grows by halves
         self._off: deque[float] = deque(maxlen=TRIED)  # what steps took of what was expected
         self._worked = 0.0  # seconds since an answer ended
@@ -56,15 +59,17 @@ class Pace:
         if streams:
             self._most = max(2 * LEAST, 3 * tokens // 2)
         spent = max(seconds - (self.usual(streams) or 0.0), seconds / 10)  # a step may be short by chance
-        known = [self.each(streams, depth) for _, depth in counts]
+        tile = _tile(streams, tokens)
+        known = [self.each(streams, depth, tile) for _, depth in counts]
         guesses = [guess or spent / tokens for guess in known]
         expected = sum(count * guess for (count, _), guess in zip(counts, guesses, strict=True))
-        if streams and all(known):
+        if streams and all((True, _magnitude(depth), tile) in self._each for _, depth in counts):
             self._off.append(seconds / (expected + (self.usual(streams) or 0.0)))
-            self._unchecked += RECHECK_SOON if self._off[-1] < 1 - CHANGED else 0
-        off = spent / expected
+            self._unchecked += RECHECK // 2 if self._off[-1] < 1 - CHANGED else 0
+        off = min(spent / expected, 2)
+        learnt = SWIFTNESS if off > 1 - CHANGED else 1 / 2
         for (_, depth), guess in zip(counts, guesses, strict=True):
-            self._each[streams > 0, _magnitude(depth)] = guess + SWIFTNESS * guess * (min(off, 2) - 1)
+            self._each[streams > 0, _magnitude(depth), tile] = guess + learnt * guess * (off - 1)
 
     def ended(self) -> None:
         """An answer is over."""
@@ -96,15 +101,28 @@ class Pace:
             return UNTRIED
         return min(max(sorted(self._off)[-2], LEAST_OFF), MOST_OFF)
 
-    def each(self, streams: int, depth: int) -> float | None:
-        """Seconds per prompt token after ``depth`` others; None where nothing like it was seen."""
+    def each(self, streams: int, depth: int, tile: int) -> float | None:
+        """Seconds per prompt token after ``depth`` others, in a step of so many tiles; None where nothing like it was
+        seen."""
         place = _magnitude(depth)
-        known = [at for among, at in self._each if among == (streams > 0)]
+        known = [(at, full) for among, at, full in self._each if among == (streams > 0)]
         if not known:
             return None
-        nearest = max((at for at in known if at <= place), default=min(known))
+        nearest = max((at for at, _ in known if at <= place), default=min(known)[0])
+        like = min((full for at, full in known if at == nearest), key=lambda full: (abs(full - tile), full))
         # What a token costs grows by no more than its depth does, so this errs on the side of the streams.
-        return self._each[streams > 0, nearest] * float(2 ** max(0, place - nearest))
+        return self._each[streams > 0, nearest, like] * float(2 ** max(0, place - nearest))
+
+    def fitting(self, streams: int, depth: int, seconds: float, most: int) -> int | None:
+        """How many prompt tokens, at most ``most``, fit into ``seconds``; None where that is not known at all."""
+        found: int | None = None
+        for tile in range(_tile(streams, 1), _tile(streams, most) + 1):
+            each = self.each(streams, depth, tile)
+            if each is None:
+                return None
+            count = int(min(most, seconds / each, TILE * (tile + 1) - streams if streams else inf))
+            found = max(found or 0, count if _tile(streams, count) >= tile or not streams else 0)
+        return found
 
 
 class Turns:
@@ -145,15 +163,15 @@ class Turns:
 
     def may_read(self, request: Request, most: int) -> int:
         """How many tokens of its prompt, at most ``most``, the step has time for; a few for whoever is first."""
-        each = self.pace.each(self._streams, request.computed)
         most = int(min(most, self.pace.most(self._streams)))
-        if each is None:  # a guess, unless nobody waits
+        fitting = self.pace.fitting(self._streams, request.computed, self._left, most)
+        if fitting is None:  # a guess, unless nobody waits
             return min(most, 2 * LEAST) if self._streams else most
-        return min(most, max(0 if self._shared else LEAST, int(min(most, self._left / each))))
+        return min(most, max(0 if self._shared else LEAST, fitting))
 
     def read(self, request: Request, count: int, readers: Collection[Request]) -> None:
         """``request``, one of ``readers``, reads ``count`` tokens in this step."""
-        each = self.pace.each(self._streams, request.computed)
+        each = self.pace.each(self._streams, request.computed, _tile(self._streams, count))
         self._left -= self._left if each is None else count * each
         self._shared = True
         self._served[request.owner] += count
@@ -171,3 +189,8 @@ class Turns:
 def _magnitude(depth: int) -> int:
     """Depths below 1,024 are one magnitude, then every doubling."""
     return (depth >> 10).bit_length()
+
+
+def _tile(streams: int, count: int) -> int:
+    """Which tile the last of a step's rows is in; where nobody waits it does not matter."""
+    return (streams + count - 1) // TILE if streams else 0
