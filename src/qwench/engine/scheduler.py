@@ -262,8 +262,7 @@ class Scheduler:
             if result.error is not None:
                 self.cache.forget(request.identities())
                 self._finish(request, sound=False)
-                told = TokenEvent(finish_reason="error", error=result.error, failure="nan_logits", reuse=reuse)
-                yield request, told
+                yield request, TokenEvent(finish_reason="error", error=result.error, failure="nan_logits", reuse=reuse)
                 continue
             if not self.cache.policy.state_pages:
                 self._keep_cuts(request, row.start, row.count)
