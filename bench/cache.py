@@ -4,7 +4,8 @@
 
 Both sides load one GGUF file and get the same token ids, turn by turn and in turns. Prompts are random ids cut into
 messages; nothing depends on what they say. Prints the table of docs/cache.md and keeps the raw samples under
-bench/results. `make bench-cache` runs it.
+bench/results. `make bench-cache` runs it. Where others wait for the machine, `--parts second,agent --into FILE`
+measures some of it and adds the samples to a file's; the table is of all that the file holds.
 """
 
 from __future__ import annotations
@@ -68,6 +69,29 @@ class Row:
         return f"| {self.name} | {self.side} | {counts} | {seconds:.2f} s | {cold:.2f} s | {seconds / cold:.1%} |"
 
 
+@dataclass
+class Samples:
+    """All that was measured, this time and, where they share a file, before."""
+
+    rows: list[Row] = field(default_factory=list)
+    overhead: list[dict[str, float]] = field(default_factory=list)
+    forks: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, path: Path | None) -> Samples:
+        if path is None or not path.exists():
+            return cls()
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return cls([Row(**row) for row in kept["rows"]], kept["overhead"], kept["forks"])
+
+    def row(self, side: str, name: str) -> Row:
+        found = next((row for row in self.rows if (row.name, row.side) == (name, side)), None)
+        if found is None:
+            found = Row(name, side, 0, 0)
+            self.rows.append(found)
+        return found
+
+
 @dataclass(frozen=True)
 class Conversation:
     """Messages as ids; ``ends`` count the tokens before each next one."""
@@ -102,10 +126,8 @@ class Ours:
     name = "Qwench"
 
     def __init__(self, file: Path, window: int, **settings: Any) -> None:
-        memory = 3 * 2**30 if settings.get("prefix_cache", True) else None
-        config = EngineConfig(
-            model=str(file), device="cpu", max_model_len=window, max_num_seqs=9, memory=memory, **settings
-        )
+        own = {"memory": 3 * 2**30 if settings.get("prefix_cache", True) else None, **settings}
+        config = EngineConfig(model=str(file), device="cpu", max_model_len=window, max_num_seqs=9, **own)
         self.client = EngineClient(config)
         self.client.start()
         self.client.wait_ready()
@@ -270,21 +292,34 @@ def first_half(seed: int, size: int, file: Path, window: int, folder: str) -> No
     """In a process of its own: the first turn; once it is on disk its seconds are printed, and the end is awaited."""
     script = Script(seed, size)
     ours = Ours(file, window, cache_dir=folder)
-    print(ours.ask(script.opening(), script.words(OPENING), 8).seconds)
+    seconds = ours.ask(script.opening(), script.words(OPENING), 8).seconds
     while len(list(Path(folder).glob("*/*.state"))) < ours.client.stats().disk_entries:
         time.sleep(0.05)
-    sys.stdout.flush()
+    print(seconds, flush=True)
     time.sleep(3600)
 
 
-def overhead(script: Script, ours: Ours, without: Ours, runs: int) -> dict[str, list[float]]:
-    """Seconds of cold prompts with and without cuts and snapshots, in turns."""
-    found: dict[str, list[float]] = {"with": [], "without": []}
+Part = Callable[[Script, Side, Callable[[str], Row]], None]
+TALKS: dict[str, Part] = {"second": second_turn, "system": shared_system, "agent": agent}
+
+
+def overhead(script: Script, ours: Ours, without: Ours, runs: int, found: list[dict[str, float]]) -> None:
+    """Cold prompts with and without cuts and snapshots, in pairs: seconds of the clock and of the processor.
+
+    In memory that was all in use before, as that of a server is: the system's zeros for what is touched for the first
+    time are paid once.
+    """
     like = script.opening()
-    for run in range(2 * runs):
-        on = run % 2 == (run // 2) % 2  # neither is always the first of a pair
-        found["with" if on else "without"].append(script.cold(ours if on else without, like))
-    return found
+    script.cold(without, like)
+    while not ours.client.stats().evictions:
+        script.cold(ours, like)
+    for run in range(runs):
+        pair = {}
+        for on in (True, False) if run % 2 else (False, True):  # neither is always the first of a pair
+            start, name = time.process_time(), "with" if on else "without"
+            pair[name] = script.cold(ours if on else without, like)
+            pair[f"{name}, processor"] = time.process_time() - start
+        found.append(pair)
 
 
 def fork(script: Script, ours: Ours, count: int) -> dict[str, Any]:
@@ -314,79 +349,98 @@ def find_server(path: str | None) -> Path | None:
         return None
 
 
+def converse(samples: Samples, parts: Sequence[Part], file: Path, window: int, given: argparse.Namespace) -> None:
+    """The conversations, on every side in turns."""
+    ours = Ours(file, window)
+    sides: list[Side] = [ours]
+    if (program := find_server(given.peer_path)) is not None:
+        sides.append(LlamaServer(program, file, window, os.cpu_count() or 1))
+    try:
+        for run in range(given.runs):
+            for part in parts:
+                for side in sides:
+                    part(Script(given.seed + run, given.tokens), side, partial(samples.row, side.name))
+                    print(f"{part.__name__}: {side.name}, run {run + 1}", file=sys.stderr)
+    finally:
+        for side in sides:
+            side.close()
+
+
 def main() -> int:
+    given = arguments().parse_args()
+    sys.path.insert(0, str(ROOT))
+    from bench.suite import small_file
+
+    file, window, seed = given.file or small_file(), 2 * given.tokens, given.seed
+    if given.die_in:
+        first_half(seed, given.tokens, file, window, given.die_in)
+    samples = Samples.of(given.into)
+    parts = given.parts.split(",")
+    talks = [talk for name, talk in TALKS.items() if name in parts]
+    if talks:
+        converse(samples, talks, file, window, given)
+    if "overhead" in parts or "fork" in parts:
+        ours = Ours(file, window, memory=3 * 2**29)
+        if "fork" in parts:
+            for run in range(given.runs):
+                samples.forks.append(fork(Script(seed + 200 + run, given.tokens), ours, 8))
+        if "overhead" in parts:
+            without = Ours(file, window, prefix_cache=False)
+            overhead(Script(seed + 100, given.tokens), ours, without, given.runs, samples.overhead)
+            without.close()
+        ours.close()
+    if "restart" in parts:
+        for run in range(given.runs):
+            restart(Script(seed + 300 + run, given.tokens), file, window, partial(samples.row, Ours.name))
+    report(samples)
+    keep(samples, file, given.into)
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tokens", type=int, default=4096, metavar="N", help="of a first prompt (default: 4096)")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="samples of each row (default: 3)")
+    every = ",".join((*TALKS, "overhead", "fork", "restart"))
+    parser.add_argument("--parts", default=every, metavar="A,B", help=f"what is measured (default: {every})")
+    parser.add_argument("--into", type=Path, metavar="FILE", help="samples to add to (default: a new file)")
     parser.add_argument("--peer-path", metavar="FOLDER", help="where llama-server is")
     parser.add_argument("--file", type=Path, help="a GGUF file (default: random weights of the 0.8B shape)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--die-in", metavar="FOLDER", help=argparse.SUPPRESS)  # the process that restart() kills
-    args = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
-    from bench.suite import small_file
-
-    file, window = args.file or small_file(), 2 * args.tokens
-    if args.die_in:
-        first_half(args.seed, args.tokens, file, window, args.die_in)
-    ours = Ours(file, window)
-    sides: list[Side] = [ours]
-    if (program := find_server(args.peer_path)) is not None:
-        sides.append(LlamaServer(program, file, window, os.cpu_count() or 1))
-    rows: dict[tuple[str, str], Row] = {}
-
-    def row(side: str, name: str) -> Row:
-        return rows.setdefault((name, side), Row(name, side, 0, 0))
-
-    try:
-        for run in range(args.runs):
-            for part in (second_turn, shared_system, agent):
-                for side in sides:
-                    part(Script(args.seed + run, args.tokens), side, partial(row, side.name))
-                    print(f"{part.__name__}: {side.name}, run {run + 1}", file=sys.stderr)
-        without = Ours(file, window, prefix_cache=False)
-        sides.append(without)
-        costs = overhead(Script(args.seed + 100, args.tokens), ours, without, args.runs)
-        forks = [fork(Script(args.seed + 200 + run, args.tokens), ours, 8) for run in range(args.runs)]
-    finally:
-        for side in sides:
-            side.close()
-    for run in range(args.runs):
-        restart(Script(args.seed + 300 + run, args.tokens), file, window, partial(row, ours.name))
-    report(list(rows.values()), costs, forks, file)
-    return 0
+    return parser
 
 
-def report(rows: Sequence[Row], costs: dict[str, list[float]], forks: Sequence[dict[str, Any]], file: Path) -> None:
-    """The table, and the raw samples in a file."""
-    print("| | side | prompt | new | read | of the rest reused | first token | cold | of cold |")
-    print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
-    for row in sorted(rows, key=lambda row: row.name):
+def report(samples: Samples) -> None:
+    """The table of what was measured."""
+    if samples.rows:
+        print("| | side | prompt | new | read | of the rest reused | first token | cold | of cold |")
+        print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
+    for row in sorted(samples.rows, key=lambda row: row.name):
         print(row.line())
-    pairs = [on / off - 1 for on, off in zip(costs["with"], costs["without"], strict=True)]
-    print(f"\nCuts and snapshots on a cold prompt: {statistics.median(pairs):+.1%} of its time (pairs: ", end="")
-    print(", ".join(f"{pair:+.1%}" for pair in pairs) + ").")
-    share, count = statistics.median(each["share"] for each in forks), forks[0]["count"]
-    read = statistics.median(each["read"] for each in forks)
-    print(f"{count} answers to one prompt: {read:,.0f} tokens read of {count} times {forks[0]['prompt']:,}; the others")
-    print(f"cost {share:.1%} of {count} prompts.")
+    for clock, kind in (("", "its time"), (", processor", "its processor time")):
+        if pairs := [pair[f"with{clock}"] / pair[f"without{clock}"] - 1 for pair in samples.overhead]:
+            told = ", ".join(f"{pair:+.1%}" for pair in pairs)
+            print(f"\nCuts and snapshots on a cold prompt: {statistics.median(pairs):+.1%} of {kind} (pairs: {told}).")
+    if forks := samples.forks:
+        share, count = statistics.median(each["share"] for each in forks), forks[0]["count"]
+        read = statistics.median(each["read"] for each in forks)
+        whole = forks[0]["prompt"]
+        print(f"{count} answers to one prompt: {read:,.0f} tokens read of {count} times {whole:,}; the others cost")
+        print(f"{share:.1%} of {count} prompts.")
+
+
+def keep(samples: Samples, file: Path, into: Path | None) -> None:
+    """The raw samples in a file."""
     told = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
     )
-    commit = told.stdout
+    commit = told.stdout.strip() or None
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    document = {
-        "date": date,
-        "commit": commit.strip() or None,
-        "file": file.name,
-        "load": os.getloadavg(),
-        "rows": [asdict(row) for row in rows],
-        "overhead": costs,
-        "forks": list(forks),
-    }
-    path = ROOT / "bench" / "results" / f"cache-{date[:10]}-{commit.strip() or 'no-commit'}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"Raw samples: {path.relative_to(ROOT)}", file=sys.stderr)
+    facts = {"date": date, "commit": commit, "file": file.name, "load": os.getloadavg()}
+    path = into or ROOT / "bench" / "results" / f"cache-{date[:10]}-{commit or 'no-commit'}.json"
+    path.write_text(json.dumps(facts | asdict(samples), indent=1) + "\n", encoding="utf-8")
+    print(f"Raw samples: {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
+from statistics import median
 
 from qwench.bench.rows import Row
 from qwench.bench.subject import Choice, Subject, build
 from qwench.engine.request import Request, SamplingParams, Status
 
 STREAM_DEPTH = 128  # tokens that every stream remembers
-MARGIN = 1200  # tokens read beyond the last depth while it is measured
-ALONE_STEPS, AMONG_STEPS, USUAL_STEPS = 2, 30, 15
+MARGIN = 2400  # tokens read beyond the last depth while it is measured
+ALONE_STEPS, AMONG_STEPS, USUAL_STEPS = 2, 50, 30
 Clock = Callable[[], float]
 
 
@@ -37,15 +38,15 @@ class Fairness:
     speed_alone: float
     speed_among: float
 
-    @property
-    def stretch(self) -> float:
-        """The longest gap among the prompt's steps against the middle one of the others."""
-        return max(self.among) / sorted(self.usual)[len(self.usual) // 2]
+    def gap(self, share: float) -> float:
+        """The gap that ``share`` of those among the prompt's steps stay below, against the middle one of the others."""
+        among = sorted(self.among)
+        return among[min(int(share * len(among)), len(among) - 1)] / median(self.usual)
 
     @property
-    def middle_stretch(self) -> float:
-        middle = sorted(self.among)[len(self.among) // 2]
-        return middle / sorted(self.usual)[len(self.usual) // 2]
+    def unrest(self) -> float:
+        """The longest of the gaps without a prompt against the middle one: what the machine alone does to them."""
+        return max(self.usual) / median(self.usual)
 
 
 def rows(subject: Subject, prompt: int, streams: int, depths: Sequence[int], clock: Clock) -> list[Fairness]:
@@ -137,13 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     clock = time.process_time if given.processor_time else time.perf_counter
     depths = [given.prompt * place // max(given.depths - 1, 1) for place in range(given.depths)]
-    print(f"{subject.resolved.threads} threads; {given.streams} streams; longest and middle gap against the usual one")
+    print(f"{subject.resolved.threads} threads; {given.streams} streams; gaps against the middle one without a prompt")
     found = rows(subject, given.prompt, given.streams, depths, clock)
     for each in found:
-        usual = sorted(each.usual)[len(each.usual) // 2]
         print(
-            f"at {each.depth:6}: usual {1000 * usual:6.0f} ms, longest x{each.stretch:4.1f}, middle"
-            f" x{each.middle_stretch:4.1f}; prompt {each.speed_among:6.0f} tokens/s, alone {each.speed_alone:6.0f}"
+            f"at {each.depth:6}: usual {1000 * median(each.usual):4.0f} ms, at most x{each.unrest:4.1f}; with a prompt"
+            f" x{each.gap(0.5):4.1f}, nine of ten below x{each.gap(0.9):4.1f}, longest x{each.gap(1):4.1f};"
+            f" prompt {each.speed_among:4.0f} tokens/s, alone {each.speed_alone:4.0f}"
         )
     print(f"the prompt loses {loss(found):.0%} of its speed")
 

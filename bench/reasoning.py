@@ -3,6 +3,8 @@
     .venv/bin/pip install reasoning-gym
     .venv/bin/python bench/reasoning.py [--items 100] [--budgets 300,600] [--out bench/results/reasoning.json]
 
+`--arms greedy "forest, 300"` measures only those whose names begin so, and keeps the others that the file holds.
+
 Nano, on held-out tasks of its own evaluation and on tasks of reasoning-gym it was never trained on. Everybody answers
 the same items; what counts is what was generated, all samples together. Best-of-N is told by arithmetic which answer
 is right, which nobody else is: it shows what a checker is worth, not what the model knows. Sampling is as recommended.
@@ -142,16 +144,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Accuracy against generated tokens.")
     parser.add_argument("--items", type=int, default=100, help="of each task")
     parser.add_argument("--budgets", default="300,600", help="tokens of all samples together")
+    parser.add_argument("--arms", nargs="+", default=[""], metavar="NAME", help="only those whose names begin so")
     parser.add_argument("--out", type=Path, default=Path("bench/results/reasoning.json"))
     options = parser.parse_args()
     asked = items(options.items)
+    facts = {"model": "nano", "items": options.items, "seed": SEED}
+    every = arms([int(each) for each in options.budgets.split(",")])
+    found = {arm["arm"]: arm for arm in kept(options.out, facts)}
     with LLM("nano") as llm:
-        found = [
-            asyncio.run(measured(llm, arm, asked)) for arm in arms([int(each) for each in options.budgets.split(",")])
-        ]
-    document = {"model": "nano", "items": options.items, "seed": SEED, "arms": found}
+        for arm in every:
+            if arm.name.startswith(tuple(options.arms)):
+                found[arm.name] = asyncio.run(measured(llm, arm, asked))
+    document = facts | {"arms": [found[arm.name] for arm in every if arm.name in found]}
     options.out.write_text(json.dumps(document) + "\n", encoding="utf-8")
     print(table(document))
+
+
+def kept(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The arms that were measured before, on the same items."""
+    document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return document["arms"] if facts.items() <= document.items() else []
 
 
 if __name__ == "__main__":

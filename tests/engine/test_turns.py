@@ -116,6 +116,24 @@ def test_what_a_token_costs_is_known_by_depth() -> None:
     assert max(seconds for seconds, _ in machine.steps) / machine.usual <= 3
 
 
+def test_a_machine_that_became_faster_is_noticed() -> None:
+    machine = Machine(deep=60_000, noise=0.03)
+    engine = engine_on(machine)
+    for number in range(4):
+        ask(engine, number, 50, 10**6)
+    for _ in range(60):
+        engine.step()
+    ask(engine, 99, 30_000, 2)
+    for _ in range(100):
+        engine.step()
+    machine.usual, machine.each, machine.steps = machine.usual / 1.6, machine.each / 1.6, []
+    for _ in range(150):
+        engine.step()
+    late = [seconds / machine.usual for seconds, _ in machine.steps]
+    assert sum(gap > 3 for gap in late) <= 10
+    assert max(late[50:]) <= 3
+
+
 def test_alone_a_step_is_as_long_as_anyone_waits_for_a_cancel_to_be_noticed() -> None:
     machine = Machine(each=0.02)
     engine = engine_on(machine)

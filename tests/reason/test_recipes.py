@@ -146,6 +146,20 @@ def test_a_forest_goes_on_from_its_own_tokens_and_votes(text_folder: Path) -> No
     assert outcome.report["votes"] == [{"answer": thought, "votes": 2}]
 
 
+@pytest.mark.parametrize("budget", range(60, 200, 7))
+def test_a_forest_never_grows_so_much_that_nobody_can_answer(text_folder: Path, budget: int) -> None:
+    thought = " ".join(f"word{number % 10}" for number in range(8))
+
+    def grow(prompt: str, _: int) -> tuple[str, float]:
+        said = prompt.rpartition("assistant")[2]
+        return thought[len(said.partition("word")[1] + said.partition("word")[2]) :] or "end", -0.1
+
+    engine = scripted(text_folder, grow)
+    outcome = run(engine, Strategy("forest", samples=5, depth=4, step=10, budget=budget), most=60)
+    assert outcome.sample.content == thought
+    assert outcome.finish_reason == "stop"
+
+
 def test_a_forest_looks_again_at_what_failed(text_folder: Path) -> None:
     engine = scripted(text_folder, lambda prompt, _: ("85" if "not right" in prompt else "84", -0.1))
     outcome = run(engine, Strategy("forest", samples=2), passes)

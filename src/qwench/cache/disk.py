@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,17 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Coming:
+    """``size`` bytes that somebody still copies."""
+
+    size: int
+    copied: Future[memoryview]
+
+    def __len__(self) -> int:
+        return self.size
+
+
+@dataclass(frozen=True)
 class Loaded:
     """The bytes of an entry: its pages in runs of (first page, bytes), later ones over earlier ones."""
 
@@ -74,7 +86,7 @@ class DiskTier:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._writes: SimpleQueue[tuple[Entry, memoryview, memoryview] | None] = SimpleQueue()
+        self._writes: SimpleQueue[tuple[Entry, memoryview | Coming, memoryview] | None] = SimpleQueue()
         self.path = self.folder / self.identity.hex()[:16]
         try:
             fault("write.cache")
@@ -113,7 +125,7 @@ class DiskTier:
         first_page = parent.position // self.page_size if parent else 0
         return Entry(self._name(key), position, parent.name if parent else None, first_page, 0)
 
-    def put(self, entry: Entry, pages: memoryview, state: memoryview) -> None:
+    def put(self, entry: Entry, pages: memoryview | Coming, state: memoryview) -> None:
         """Have a planned entry written: its ``pages`` from its first page on, and its ``state``."""
         entry.kv_bytes, entry.state_bytes, entry.written = len(pages) + DIGEST, len(state) + DIGEST, False
         with self._lock:
@@ -214,17 +226,16 @@ class DiskTier:
             entry, pages, state = item
             size = len(pages) + len(state)
             try:
-                self._write(entry, "kv", pages)
+                self._write(entry, "kv", pages.copied.result() if isinstance(pages, Coming) else pages)
                 self._write(entry, "state", state)
                 entry.used, entry.written = self._file(entry, "state").stat().st_mtime, True
                 self.held += entry.kv_bytes + entry.state_bytes
                 self._complained = False
                 self._shrink()
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 if not self._complained:
-                    logger.warning(
-                        "%s cannot be written (%s); states are not kept there for now", self.path, error.strerror
-                    )
+                    reason = error.strerror if isinstance(error, OSError) else "out of memory"
+                    logger.warning("%s cannot be written (%s); states are not kept there for now", self.path, reason)
                 self._complained = True
                 self._drop(entry)
             finally:

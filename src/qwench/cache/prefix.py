@@ -67,6 +67,7 @@ class PrefixCache:
         self.page_size = page_size
         self.policy = policy
         self.evictions = 0
+        self.moves = 0  # how often a snapshot came or went
         self._tree: Tree[Snapshot] = Tree()
         self._snapshots: dict[Snapshot, None] = {}  # in order of age
         self._age = 0.0  # what the last one that went was worth: whoever stays unused long enough is worth less
@@ -121,6 +122,7 @@ class PrefixCache:
             assert slot is not None, "running sequences hold slots that are meant for snapshots"
             snapshot.slot = slot[0]
         self._snapshots[snapshot] = None
+        self.moves += 1
         return snapshot, True
 
     def take_pages(self, count: int, *, background: bool, pinned: bool) -> list[int] | None:
@@ -144,6 +146,7 @@ class PrefixCache:
         self._tree.remove(snapshot.node)
         snapshot.node = None
         del self._snapshots[snapshot]
+        self.moves += 1
         self.pages.release(snapshot.pages)
         if snapshot.slot is not None:
             self.slots.release([snapshot.slot])

@@ -250,6 +250,7 @@ class Request:
     reuse_told: bool = False
     sought: bool = False  # on disk
     arriving: bool = False  # what was found there is being read
+    refused_at: int = -1  # what the scheduler counted when there was no room for it
 
     def identities(self, count: int | None = None) -> list[int]:
         """What the prefix cache tells the first ``count`` tokens by, or all: ids, but in pictures what is seen."""

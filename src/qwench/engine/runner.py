@@ -89,20 +89,29 @@ class Runner:
         self.storage.copy_states(copies.states)
         self.storage.copy_pages(copies.pages)
 
-    def read(self, snapshot: Snapshot, first_page: int) -> tuple[memoryview, memoryview]:
-        """Copies of a snapshot's bytes: its pages from ``first_page`` on, and its state."""
-        pages = self.storage.read_pages(snapshot.pages[first_page:])
-        return pages, memoryview(b"") if snapshot.slot is None else self.storage.read_state(snapshot.slot)
+    def page_bytes(self) -> int:
+        return self.storage.page_bytes
 
-    def write(self, snapshot: Snapshot, filled: int, runs: Sequence[tuple[int, memoryview]], state: memoryview) -> None:
-        """Fill a snapshot but for its first ``filled`` pages; each of ``runs`` begins at a page.
+    def read_pages(self, pages: Sequence[int]) -> memoryview:
+        """A copy of the bytes of ``pages``. Any thread may ask for those that nobody gives back meanwhile."""
+        return self.storage.read_pages(pages)
+
+    def read_state(self, snapshot: Snapshot) -> memoryview:
+        """A copy of the bytes of its state."""
+        return memoryview(b"") if snapshot.slot is None else self.storage.read_state(snapshot.slot)
+
+    def write_pages(self, pages: Sequence[int], filled: int, runs: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill ``pages`` but for the first ``filled``; each of ``runs`` begins at one of them. Any thread may.
 
         Raises ValueError where sizes do not fit.
         """
         for first, data in runs:
             count, skip = len(data) // self.storage.page_bytes, max(0, filled - first)
             if skip < count:
-                self.storage.write_pages(snapshot.pages[first + skip : first + count], data, skip)
+                self.storage.write_pages(pages[first + skip : first + count], data, skip)
+
+    def write_state(self, snapshot: Snapshot, state: memoryview) -> None:
+        """Fill its state. Raises ValueError where the size does not fit."""
         if snapshot.slot is not None:
             self.storage.write_state(snapshot.slot, state)
 

@@ -142,6 +142,8 @@ class Scheduler:
         self.num_preemptions = 0
         self._copies = Copies()  # to be made before anything else is computed
         self._kept: list[tuple[Snapshot, list[int]]] = []
+        self._held: list[Sequence[int]] = []  # pages that are copied beside the steps
+        self._moves = 0  # whoever found no room looks again only when something was given back, or kept
         self._forks: dict[Request, Fork] = {}  # by who computes for the others
         self._arrivals = count()
         self._suspects: dict[Request, int] = {}  # they run apart until so many of their tokens are computed
@@ -249,6 +251,7 @@ class Scheduler:
         """
         for snapshot in (each for row in step.rows for each in row.saves):
             snapshot.ready = True
+            self._moves += 1
         for row, result in zip(step.rows, results, strict=True):
             request = row.request
             request.computed += row.count
@@ -260,8 +263,7 @@ class Scheduler:
             if result.error is not None:
                 self.cache.forget(request.identities())
                 self._finish(request, sound=False)
-                told = TokenEvent(finish_reason="error", error=result.error, failure="nan_logits", reuse=reuse)
-                yield request, told
+                yield request, TokenEvent(finish_reason="error", error=result.error, failure="nan_logits", reuse=reuse)
                 continue
             if not self.cache.policy.state_pages:
                 self._keep_cuts(request, row.start, row.count)
@@ -342,25 +344,14 @@ class Scheduler:
         waiting = sorted((each for each in self.waiting if not each.looked), key=lambda request: request.arrival)
         return [each for each in waiting if may_begin(each)][:room] if room > 0 else []
 
-    def adopt(self, request: Request, position: int) -> tuple[Snapshot, int] | None:
-        """A snapshot after ``position`` tokens of a waiting request, and how many of its pages are filled already; the
-        caller fills the others and the state. None where there is no room."""
-        token_ids = request.identities(position)
-        found = self.cache.find(token_ids, position)
-        whole = found.position // self.page_size
-        shared = found.snapshot.pages[:whole] if found.snapshot else []
-        needed = self._pages_for(position) - whole
-        if not self._can_be_had(needed, found.snapshot):
-            return None
-        self.pages.share(shared)  # they stay, whatever makes room
-        own = self.cache.take_pages(needed, background=request.background, pinned=False)
-        pages = shared + (own or [])
-        adopted = None
-        if own is not None:
-            adopted, _ = self.cache.keep(token_ids, pages, background=request.background, instead=None, must=True)
-            request.expected = position
+    def hold(self, pages: Sequence[int]) -> None:
+        """The caller's share of ``pages`` is on the books until ``give_back``: it copies them beside the steps."""
+        self._held.append(pages)
+
+    def give_back(self, pages: Sequence[int]) -> None:
+        self._held.remove(pages)
         self.pages.release(pages)
-        return (adopted, whole) if adopted else None
+        self._moves += 1
 
     def save(self, request: Request) -> Saved:
         """The sequence as it is between two steps, pinned until ``release``. Its copy is due like any other."""
@@ -378,13 +369,14 @@ class Scheduler:
         """Nobody will continue from ``saved``; what is kept for it may go."""
         if saved.snapshot is not None:
             saved.snapshot.pins -= 1
+            self._moves += 1
 
     def check(self) -> None:
         """Assert that the books of pages and slots match what requests and snapshots hold; run whenever it idles."""
         idle = [*self.waiting, *(request for fork in self._forks.values() for request in fork.others)]
         assert all(not request.pages and request.state_slot is None and not request.anchor for request in idle)
-        holders = [*self.running, *self.cache]
-        self.pages.check(page for holder in holders for page in holder.pages)
+        held = [*(each.pages for each in (*self.running, *self.cache)), *self._held]
+        self.pages.check(page for pages in held for page in pages)
         slots = [*(request.state_slot for request in self.running), *(snapshot.slot for snapshot in self.cache)]
         self.slots.check(slot for slot in slots if slot is not None)
         assert not self._forks.keys() - {*self.running, *self.waiting}
@@ -392,11 +384,13 @@ class Scheduler:
     def _admit(self, request: Request) -> bool:
         """Start a waiting request behind what is kept of it, if pages of all its known tokens can be had; never by
         preempting."""
-        if len(self.running) >= self.max_running:
+        moves = self._moves + self.cache.moves
+        if len(self.running) >= self.max_running or (self.running and request.refused_at == moves):
             return False
         found = self.cache.find(request.identities(), self.reusable(request))
         # Alone with the cache it begins anew: what is found may hold the one page that is missing.
         if not self._begin(request, found) and (self.running or not self._begin(request, Found())):
+            request.refused_at = moves
             return False
         if request.reuse is None:
             cached, matched = (min(count, request.prompt_len) for count in (request.computed, found.matched))
@@ -443,7 +437,7 @@ class Scheduler:
         whole, rest = divmod(found.position, self.page_size)
         alone = not self.running and snapshot is None
         needed = self._pages_for(len(request.token_ids)) - whole
-        if not self._can_be_had(needed, snapshot):
+        if not self.can_be_had(needed, snapshot):
             return False
         if snapshot is not None:
             snapshot.pins += 1
@@ -466,7 +460,7 @@ class Scheduler:
         request.computed = found.position
         return True
 
-    def _can_be_had(self, needed: int, snapshot: Snapshot | None) -> bool:
+    def can_be_had(self, needed: int, snapshot: Snapshot | None) -> bool:
         """Whether ``needed`` pages would be free without all other snapshots: else those would go for nothing."""
         if needed <= self.pages.num_free:
             return True
@@ -581,6 +575,7 @@ class Scheduler:
         self.turns.pace.ended()
 
     def _release(self, request: Request) -> None:
+        self._moves += 1
         self.pages.release(request.pages)
         request.pages = []
         if request.state_slot is not None:
@@ -593,3 +588,4 @@ class Scheduler:
         if request.anchor is not None:
             request.anchor.pins -= 1
             request.anchor = None
+            self._moves += 1

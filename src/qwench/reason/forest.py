@@ -4,6 +4,8 @@ Sparse activation: after each step only as many thoughts as there are trees go o
 Self-correction: an answer that failed its check (without one: is unsure and outvoted) is looked at again.
 Consensus: the answers vote, corrected ones in place of what they corrected.
 
+Growing ends where an answer as long as it may be would no longer fit into the budget: thoughts alone say nothing.
+
 A thought goes on from its own tokens, whose pages and state the engine keeps; a step shorter than the distance between
 two of its snapshots is read once more.
 """
@@ -23,13 +25,17 @@ LOOK_AGAIN = "Go through that answer once more, step by step. If it is wrong, co
 async def forest(course: Course) -> None:
     strategy = course.strategy
     step = min(strategy.step, course.limit)
-    thoughts = await course.draw([Ask(course.messages, step, step=True)] * strategy.samples)
+    trees = [Ask(course.messages, step, step=True)] * strategy.samples
+    fitting = (course.budget.left - (course.limit - step)) // step  # so many leave room for one of them to answer
+    thoughts = await course.draw(trees[: max(1, fitting)])
     for _ in range(strategy.depth - 1):
         alive = surest(thoughts, strategy.samples)
         asks = [
             replace(_onward(course, thought, step), step=True) for thought in alive for _ in range(strategy.branches)
         ]
-        if not (asks := [ask for ask in asks if ask.limit > 0]):
+        asks = [ask for ask in asks if ask.limit > 0]
+        end = max((course.limit - len(ask.begun) - ask.limit for ask in asks), default=0)
+        if not asks or sum(ask.limit for ask in asks) + end > course.budget.left:
             break
         thoughts = await course.draw(asks)
     ends = [_onward(course, thought, course.limit) for thought in surest(thoughts, strategy.samples)]
