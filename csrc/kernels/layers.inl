@@ -65,7 +65,7 @@ QW_INLINE void add_rows(const ChunkView& chunk, TileView tile, float (*totals)[k
     for (int m = 0; m < kTokens; ++m) store(totals[m], sums[m]);
 }
 
-// Totals [count][16] of tokens from `first` on, which is a tile's first, += one chunk, by fours that stay in registers.
+// Totals [count][16] of tokens from `first` on, which is a tile's first, += one chunk, by eights that stay in registers.
 void add_chunk(const CodedInputs& inputs, const qw_weight_type& type, const ChunkView& chunk, int64_t block, int64_t first,
                int64_t count, float (*totals)[kLanes]) {
     for (int64_t done = 0; done < count; done += kTokenTile) {

@@ -39,9 +39,8 @@ class Pace:
         self.patience = PATIENCE
         self._usual: dict[int, deque[float]] = {}  # seconds of steps without prompts, by the magnitude of streams
         self._unchecked = 0  # steps since the last of those
-        self._each: dict[
-            tuple[bool, int, int], float
-        ] = {}  # seconds per prompt token: among streams or not, by depth, tiles
+        # Seconds per prompt token: among streams or not, by depth, by the step's tiles.
+        self._each: dict[tuple[bool, int, int], float] = {}
         self._most = 2 * LEAST  # tokens that a step among streams may read: it grows by halves
         self._off: deque[float] = deque(maxlen=TRIED)  # what steps took of what was expected
         self._worked = 0.0  # seconds since an answer ended
