@@ -33,8 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _restored_log() -> Iterator[None]:
-    """Commands that run inside a test take the package's log over; the next test shall have it as it was."""
+    """Commands take the package's log over, those that a module's fixtures run before its first test too; every test
+    begins and ends with the log that a program has which only imports the package."""
     logger = logging.getLogger("qwench")
-    before = (list(logger.handlers), logger.level, logger.propagate)
+
+    def restore() -> None:
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
+
+    restore()
     yield
-    logger.handlers, logger.level, logger.propagate = before[0], before[1], before[2]
+    restore()
