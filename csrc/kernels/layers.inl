@@ -46,60 +46,115 @@ void finish_panel(const qw_layer_arguments& a, int64_t panel, int64_t first, int
            : finish_panel<Output, false>(a, panel, first, count, totals);
 }
 
-// Totals [kTokens][16] += one chunk times some tokens of a tile, which `tile` views from its first block on.
-template <int kTokens>
-QW_INLINE void add_rows(const ChunkView& chunk, TileView tile, float (*totals)[kLanes]) {
-    V sums[kTokens];
-#pragma GCC unroll 8
-    for (int m = 0; m < kTokens; ++m) sums[m] = load(totals[m]);
-    const uint8_t* codes = chunk.codes;
-    for (int64_t block = 0; block < chunk.blocks; ++block, codes += kBlockVectors * kVectorBytes) {
-        B v[kBlockVectors];
-        spread<8>(codes, v);
-        multiply_block_of<true, kTokens, 1, false>(chunk, block, v, tile, sums);
-        tile.numbers += tile.rows * kBlock;
-        tile.scales += tile.rows;
-        tile.corrections = static_cast<const int32_t*>(tile.corrections) + tile.rows;
+// The same rows of the next block.
+QW_INLINE TileView behind(const TileView& tile) {
+    const int32_t* corrections = static_cast<const int32_t*>(tile.corrections);
+    return {tile.numbers + tile.rows * kBlock, tile.scales + tile.rows, corrections + tile.rows, tile.rows};
+}
+
+// Tokens whose sums, and what a block adds to them, stay in registers: a multiple of four. They may reach into a second tile.
+#if defined(__AVX512F__)
+constexpr int kLayerRows = 12;
+#else
+constexpr int kLayerRows = 8;
+#endif
+
+constexpr int64_t kStretchChunks = 4;
+
+// Some chunks of a panel, all of one size if they are several.
+struct Stretch {
+    const uint8_t* codes;   // the first chunk's
+    int64_t blocks, apart;  // bytes between the chunks' codes
+    alignas(64) float scales[kStretchChunks * kChunkBlocks][kLanes];
+};
+
+// The stretch from `chunk` on, where `left` blocks are left of the panel.
+void view_stretch(const qw_weight_type& type, const uint8_t* chunk, int64_t left, Stretch& stretch) {
+    const int64_t here = left < kChunkBlocks ? left : kChunkBlocks;
+    const int64_t chunks = left < kChunkBlocks ? 1 : left / kChunkBlocks < kStretchChunks ? left / kChunkBlocks : kStretchChunks;
+    stretch.apart = scale_bytes(type, here);
+    stretch.codes = chunk + stretch.apart;
+    stretch.blocks = chunks * here;
+    for (int64_t block = 0; block < stretch.blocks; ++block) {
+        const uint8_t* scales = chunk + block / here * chunk_bytes(type, here) + block % here * kPanel * 2;
+        store(stretch.scales[block], load_scales(type.scale_type, scales));
     }
+}
+
+// Totals [kTokens][16] += one stretch times tokens, kFirst of them in `tile` and the others in `next`, both viewed from their
+// first token's row and first block on.
+template <int kTokens, int kFirst>
+QW_INLINE void add_rows(const Stretch& stretch, TileView tile, TileView next, float (*totals)[kLanes]) {
+    V sums[kTokens];
+#pragma GCC unroll 16
+    for (int m = 0; m < kTokens; ++m) sums[m] = load(totals[m]);
+    const uint8_t* codes = stretch.codes;
+    for (int64_t block = 0; block < stretch.blocks; ++block, codes += kBlockVectors * kVectorBytes) {
+        if (block > 0 && block % kChunkBlocks == 0) codes += stretch.apart;
+        const int32_t* starts = static_cast<const int32_t*>(tile.corrections);
+        const int32_t* next_starts = static_cast<const int32_t*>(next.corrections);
+        I whole[kTokens];
+#pragma GCC unroll 16
+        for (int m = 0; m < kTokens; ++m) whole[m] = all_whole(m < kFirst ? starts[m] : next_starts[m - kFirst]);
 #pragma GCC unroll 8
+        for (int j = 0; j < kBlockVectors; ++j) {
+            const B bytes = load_bytes(codes + j * kVectorBytes);
+#pragma GCC unroll 16
+            for (int m = 0; m < kTokens; ++m) {
+                const int8_t* x = m < kFirst ? tile.numbers + m * kBlock : next.numbers + (m - kFirst) * kBlock;
+                whole[m] = multiply_add<true>(whole[m], bytes, x + j * 4);
+            }
+        }
+        const V scale = load(stretch.scales[block]);
+#pragma GCC unroll 16
+        for (int m = 0; m < kTokens; ++m) {
+            const V input_scale = all(m < kFirst ? tile.scales[m] : next.scales[m - kFirst]);
+            sums[m] = fma_exact(mul(to_float(whole[m]), scale), input_scale, sums[m]);
+        }
+        tile = behind(tile);
+        if constexpr (kFirst < kTokens) next = behind(next);
+    }
+#pragma GCC unroll 16
     for (int m = 0; m < kTokens; ++m) store(totals[m], sums[m]);
 }
 
-// Totals [count][16] of tokens from `first` on, which is a tile's first, += one chunk, by eights that stay in registers.
-void add_chunk(const CodedInputs& inputs, const qw_weight_type& type, const ChunkView& chunk, int64_t block, int64_t first,
-               int64_t count, float (*totals)[kLanes]) {
-    for (int64_t done = 0; done < count; done += kTokenTile) {
-        const TileView tile = view_tile(inputs, type, (first + done) / kTokenTile, 0, block);
-        const int32_t* starts = static_cast<const int32_t*>(tile.corrections);
-        float(*of)[kLanes] = totals + done;
-        int64_t row = 0;
-        for (; row + 8 <= tile.rows; row += 8) {
-            add_rows<8>(chunk, {tile.numbers + row * kBlock, tile.scales + row, starts + row, tile.rows}, of + row);
-        }
-        for (; row + 4 <= tile.rows; row += 4) {
-            add_rows<4>(chunk, {tile.numbers + row * kBlock, tile.scales + row, starts + row, tile.rows}, of + row);
-        }
-        for (; row < tile.rows; ++row) {
-            add_rows<1>(chunk, {tile.numbers + row * kBlock, tile.scales + row, starts + row, tile.rows}, of + row);
-        }
+// kLayerRows tokens from row `row` of `tile` on.
+template <int kFirst = kLayerRows>
+QW_INLINE void add_together(const Stretch& stretch, int64_t left, const TileView& tile, const TileView& next,
+                            float (*totals)[kLanes]) {
+    if constexpr (kFirst > 4) {
+        if (left < kFirst) return add_together<kFirst - 4>(stretch, left, tile, next, totals);
     }
+    add_rows<kLayerRows, kFirst>(stretch, tile, next, totals);
+}
+
+// Totals [count][16] of tokens from `first` on, which is a tile's first, += one stretch.
+void add_stretch(const CodedInputs& inputs, const qw_weight_type& type, const Stretch& stretch, int64_t block, int64_t first,
+               int64_t count, float (*totals)[kLanes]) {
+    const auto view = [&](int64_t token) { return view_tile(inputs, type, token / kTokenTile, token % kTokenTile, block); };
+    int64_t done = 0;
+    for (; done + kLayerRows <= count; done += kLayerRows) {
+        const int64_t token = first + done, left = kTokenTile - token % kTokenTile;
+        const TileView tile = view(token);
+        add_together(stretch, left, tile, left < kLayerRows ? view(token + left) : tile, totals + done);
+    }
+    for (; done + 4 <= count; done += 4) add_rows<4, 4>(stretch, view(first + done), {}, totals + done);
+    for (; done < count; ++done) add_rows<1, 1>(stretch, view(first + done), {}, totals + done);
 }
 
 void layer_bytes(const LayerJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
     const qw_layer_arguments& a = *job.arguments;
     const qw_weight_type& type = *a.weight->type;
     const int64_t blocks = num_blocks(type, a.weight->in), count = last - first;
-    Stage stage;
+    Stretch stretch;
     alignas(64) float totals[kLayerTokens][kLanes];
     for (int64_t panel = begin; panel < end; ++panel) {
         std::memset(totals, 0, static_cast<size_t>(count) * sizeof(totals[0]));
         const uint8_t* chunk = panel_of(*a.weight, panel);
-        for (int64_t block = 0; block < blocks; block += kChunkBlocks) {
-            const int64_t here = blocks - block < kChunkBlocks ? blocks - block : kChunkBlocks;
-            expand_scales(type, chunk, here, stage);
-            const ChunkView view = {chunk + scale_bytes(type, here), &stage, here, {}};
-            add_chunk(job.inputs, type, view, block, first, count, totals);
-            chunk += chunk_bytes(type, here);
+        for (int64_t block = 0; block < blocks; block += stretch.blocks) {
+            view_stretch(type, chunk, blocks - block, stretch);
+            add_stretch(job.inputs, type, stretch, block, first, count, totals);
+            chunk += stretch.blocks / kChunkBlocks * chunk_bytes(type, kChunkBlocks);
         }
         a.type == QW_BF16 ? finish_panel<bf16>(a, panel, first, count, totals)
                           : finish_panel<float>(a, panel, first, count, totals);
