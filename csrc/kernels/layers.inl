@@ -46,118 +46,90 @@ void finish_panel(const qw_layer_arguments& a, int64_t panel, int64_t first, int
            : finish_panel<Output, false>(a, panel, first, count, totals);
 }
 
-// The same rows of the next block.
-QW_INLINE TileView behind(const TileView& tile) {
-    const int32_t* corrections = static_cast<const int32_t*>(tile.corrections);
-    return {tile.numbers + tile.rows * kBlock, tile.scales + tile.rows, corrections + tile.rows, tile.rows};
-}
-
-// Tokens whose sums, and what a block adds to them, stay in registers: a multiple of four. They may reach into a second tile.
-#if defined(__AVX512F__)
-constexpr int kLayerRows = 12;
-#else
-constexpr int kLayerRows = 8;
-#endif
-
-constexpr int64_t kStretchChunks = 4;
-
-// Some chunks of a panel, all of one size if they are several.
-struct Stretch {
-    const uint8_t* codes;   // the first chunk's
-    int64_t blocks, apart;  // bytes between the chunks' codes
-    alignas(64) float scales[kStretchChunks * kChunkBlocks][kLanes];
-};
-
-// The stretch from `chunk` on, where `left` blocks are left of the panel.
-void view_stretch(const qw_weight_type& type, const uint8_t* chunk, int64_t left, Stretch& stretch) {
-    const int64_t here = left < kChunkBlocks ? left : kChunkBlocks;
-    const int64_t chunks = left < kChunkBlocks ? 1 : left / kChunkBlocks < kStretchChunks ? left / kChunkBlocks : kStretchChunks;
-    stretch.apart = scale_bytes(type, here);
-    stretch.codes = chunk + stretch.apart;
-    stretch.blocks = chunks * here;
-    for (int64_t block = 0; block < stretch.blocks; ++block) {
-        const uint8_t* scales = chunk + block / here * chunk_bytes(type, here) + block % here * kPanel * 2;
-        store(stretch.scales[block], load_scales(type.scale_type, scales));
+// One token's inputs, or zeros where there is none; a block's scale is its largest magnitude / 127.
+template <class Input>
+void round_row(const Input* x, int64_t in, int64_t blocks, int64_t row, int32_t zero_code, LayerBlock* to) {
+    for (int64_t block = 0; block < blocks; ++block, ++to, x += kBlock, in -= kBlock) {
+        const V low = load_some(x, in), high = in > kLanes ? load_some(x + kLanes, in - kLanes) : zero();
+        const Rounder rounder(largest(most(magnitude_bits(low), magnitude_bits(high))));
+        const I first = rounder.round(low), second = rounder.round(high);
+        store_signed(to->numbers[row], first);
+        store_signed(to->numbers[row] + kLanes, second);
+        to->starts[row] = -zero_code * sum(add(first, second));
+        to->scales[row] = rounder.scale;
     }
 }
 
-// Totals [kTokens][16] += one stretch times tokens, kFirst of them in `tile` and the others in `next`, both viewed from their
-// first token's row and first block on.
-template <int kTokens, int kFirst>
-QW_INLINE void add_rows(const Stretch& stretch, TileView tile, TileView next, float (*totals)[kLanes]) {
-    V sums[kTokens];
+void round_tile(const LayerJob& job, int64_t tile) {
+    const qw_layer_arguments& a = *job.arguments;
+    const int64_t left = a.tokens - tile * kLayerRows, count = left < kLayerRows ? left : kLayerRows;
+    const int32_t zero_code = zero_of(*a.weight->type);
+    LayerBlock* to = job.inputs + tile * job.blocks;
+    if (count < kLayerRows) std::memset(static_cast<void*>(to), 0, static_cast<size_t>(job.blocks) * sizeof(LayerBlock));
+    for (int64_t row = 0; row < count; ++row) {
+        const int64_t at = (tile * kLayerRows + row) * a.x_stride;
+        if (a.type == QW_BF16) {
+            round_row(static_cast<const bf16*>(a.x) + at, a.weight->in, job.blocks, row, zero_code, to);
+        } else {
+            round_row(static_cast<const float*>(a.x) + at, a.weight->in, job.blocks, row, zero_code, to);
+        }
+    }
+}
+
+// Sums [rows][16] of kRows tokens from `row` of a tile on, which stay in registers with what a block adds to them.
+template <int kRows>
+QW_INLINE void multiply_rows(const qw_weight_type& type, const uint8_t* panel, int64_t blocks, const LayerBlock* x,
+                             int64_t row, float (*totals)[kLanes]) {
+    V sums[kRows];
 #pragma GCC unroll 16
-    for (int m = 0; m < kTokens; ++m) sums[m] = load(totals[m]);
-    const uint8_t* codes = stretch.codes;
-    for (int64_t block = 0; block < stretch.blocks; ++block, codes += kBlockVectors * kVectorBytes) {
-        if (block > 0 && block % kChunkBlocks == 0) codes += stretch.apart;
-        const int32_t* starts = static_cast<const int32_t*>(tile.corrections);
-        const int32_t* next_starts = static_cast<const int32_t*>(next.corrections);
-        I whole[kTokens];
+    for (int m = 0; m < kRows; ++m) sums[m] = zero();
+    const uint8_t *codes = panel, *scales = panel;
+    for (int64_t block = 0; block < blocks; ++block, ++x, codes += kBlockVectors * kVectorBytes, scales += kPanel * 2) {
+        if (block % kChunkBlocks == 0) {  // a chunk's scales lie in front of its codes
+            const int64_t left = blocks - block;
+            scales = codes;
+            codes += scale_bytes(type, left < kChunkBlocks ? left : kChunkBlocks);
+        }
+        I whole[kRows];
 #pragma GCC unroll 16
-        for (int m = 0; m < kTokens; ++m) whole[m] = all_whole(m < kFirst ? starts[m] : next_starts[m - kFirst]);
+        for (int m = 0; m < kRows; ++m) whole[m] = all_whole(x->starts[row + m]);
 #pragma GCC unroll 8
         for (int j = 0; j < kBlockVectors; ++j) {
             const B bytes = load_bytes(codes + j * kVectorBytes);
 #pragma GCC unroll 16
-            for (int m = 0; m < kTokens; ++m) {
-                const int8_t* x = m < kFirst ? tile.numbers + m * kBlock : next.numbers + (m - kFirst) * kBlock;
-                whole[m] = multiply_add<true>(whole[m], bytes, x + j * 4);
-            }
+            for (int m = 0; m < kRows; ++m) whole[m] = multiply_add<true>(whole[m], bytes, x->numbers[row + m] + j * 4);
         }
-        const V scale = load(stretch.scales[block]);
+        const V scale = load_scales(type.scale_type, scales);
 #pragma GCC unroll 16
-        for (int m = 0; m < kTokens; ++m) {
-            const V input_scale = all(m < kFirst ? tile.scales[m] : next.scales[m - kFirst]);
-            sums[m] = fma_exact(mul(to_float(whole[m]), scale), input_scale, sums[m]);
+        for (int m = 0; m < kRows; ++m) {
+            sums[m] = fma_exact(mul(to_float(whole[m]), scale), all(x->scales[row + m]), sums[m]);
         }
-        tile = behind(tile);
-        if constexpr (kFirst < kTokens) next = behind(next);
     }
 #pragma GCC unroll 16
-    for (int m = 0; m < kTokens; ++m) store(totals[m], sums[m]);
+    for (int m = 0; m < kRows; ++m) store(totals[row + m], sums[m]);
 }
 
-// kLayerRows tokens from row `row` of `tile` on.
-template <int kFirst = kLayerRows>
-QW_INLINE void add_together(const Stretch& stretch, int64_t left, const TileView& tile, const TileView& next,
-                            float (*totals)[kLanes]) {
-    if constexpr (kFirst > 4) {
-        if (left < kFirst) return add_together<kFirst - 4>(stretch, left, tile, next, totals);
-    }
-    add_rows<kLayerRows, kFirst>(stretch, tile, next, totals);
-}
-
-// Totals [count][16] of tokens from `first` on, which is a tile's first, += one stretch.
-void add_stretch(const CodedInputs& inputs, const qw_weight_type& type, const Stretch& stretch, int64_t block, int64_t first,
-               int64_t count, float (*totals)[kLanes]) {
-    const auto view = [&](int64_t token) { return view_tile(inputs, type, token / kTokenTile, token % kTokenTile, block); };
-    int64_t done = 0;
-    for (; done + kLayerRows <= count; done += kLayerRows) {
-        const int64_t token = first + done, left = kTokenTile - token % kTokenTile;
-        const TileView tile = view(token);
-        add_together(stretch, left, tile, left < kLayerRows ? view(token + left) : tile, totals + done);
-    }
-    for (; done + 4 <= count; done += 4) add_rows<4, 4>(stretch, view(first + done), {}, totals + done);
-    for (; done < count; ++done) add_rows<1, 1>(stretch, view(first + done), {}, totals + done);
+// Totals [kLayerRows][16] of a tile, of which `count` tokens are there.
+void multiply_tile(const qw_weight_type& type, const uint8_t* panel, int64_t blocks, const LayerBlock* x, int64_t count,
+                   float (*totals)[kLanes]) {
+#if defined(__AVX512F__)
+    if (count > 8) return multiply_rows<kLayerRows>(type, panel, blocks, x, 0, totals);
+#endif
+    for (int64_t row = 0; row < count; row += 4) multiply_rows<4>(type, panel, blocks, x, row, totals);
 }
 
 void layer_bytes(const LayerJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
     const qw_layer_arguments& a = *job.arguments;
     const qw_weight_type& type = *a.weight->type;
-    const int64_t blocks = num_blocks(type, a.weight->in), count = last - first;
-    Stretch stretch;
-    alignas(64) float totals[kLayerTokens][kLanes];
+    alignas(64) float totals[kLayerRows][kLanes];
     for (int64_t panel = begin; panel < end; ++panel) {
-        std::memset(totals, 0, static_cast<size_t>(count) * sizeof(totals[0]));
-        const uint8_t* chunk = panel_of(*a.weight, panel);
-        for (int64_t block = 0; block < blocks; block += stretch.blocks) {
-            view_stretch(type, chunk, blocks - block, stretch);
-            add_stretch(job.inputs, type, stretch, block, first, count, totals);
-            chunk += stretch.blocks / kChunkBlocks * chunk_bytes(type, kChunkBlocks);
+        const uint8_t* weights = panel_of(*a.weight, panel);
+        for (int64_t tile = first; tile < last; ++tile) {
+            const int64_t token = tile * kLayerRows, left = a.tokens - token, count = left < kLayerRows ? left : kLayerRows;
+            multiply_tile(type, weights, job.blocks, job.inputs + tile * job.blocks, count, totals);
+            a.type == QW_BF16 ? finish_panel<bf16>(a, panel, token, count, totals)
+                              : finish_panel<float>(a, panel, token, count, totals);
         }
-        a.type == QW_BF16 ? finish_panel<bf16>(a, panel, first, count, totals)
-                          : finish_panel<float>(a, panel, first, count, totals);
     }
 }
 
