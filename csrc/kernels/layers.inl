@@ -46,7 +46,7 @@ void finish_panel(const qw_layer_arguments& a, int64_t panel, int64_t first, int
            : finish_panel<Output, false>(a, panel, first, count, totals);
 }
 
-// One token's inputs, or zeros where there is none; a block's scale is its largest magnitude / 127.
+// Some blocks of one token's inputs; a block's scale is its largest magnitude / 127.
 template <class Input>
 void round_row(const Input* x, int64_t in, int64_t blocks, int64_t row, int32_t zero_code, LayerBlock* to) {
     for (int64_t block = 0; block < blocks; ++block, ++to, x += kBlock, in -= kBlock) {
@@ -66,12 +66,15 @@ void round_tile(const LayerJob& job, int64_t tile) {
     const int32_t zero_code = zero_of(*a.weight->type);
     LayerBlock* to = job.inputs + tile * job.blocks;
     if (count < kLayerRows) std::memset(static_cast<void*>(to), 0, static_cast<size_t>(job.blocks) * sizeof(LayerBlock));
-    for (int64_t row = 0; row < count; ++row) {
-        const int64_t at = (tile * kLayerRows + row) * a.x_stride;
-        if (a.type == QW_BF16) {
-            round_row(static_cast<const bf16*>(a.x) + at, a.weight->in, job.blocks, row, zero_code, to);
-        } else {
-            round_row(static_cast<const float*>(a.x) + at, a.weight->in, job.blocks, row, zero_code, to);
+    for (int64_t block = 0; block < job.blocks; block += kChunkBlocks, to += kChunkBlocks) {  // what the first cache holds
+        const int64_t here = job.blocks - block < kChunkBlocks ? job.blocks - block : kChunkBlocks;
+        for (int64_t row = 0; row < count; ++row) {
+            const int64_t at = (tile * kLayerRows + row) * a.x_stride + block * kBlock, in = a.weight->in - block * kBlock;
+            if (a.type == QW_BF16) {
+                round_row(static_cast<const bf16*>(a.x) + at, in, here, row, zero_code, to);
+            } else {
+                round_row(static_cast<const float*>(a.x) + at, in, here, row, zero_code, to);
+            }
         }
     }
 }
@@ -122,11 +125,10 @@ void layer_bytes(const LayerJob& job, int64_t begin, int64_t end, int64_t first,
     const qw_layer_arguments& a = *job.arguments;
     const qw_weight_type& type = *a.weight->type;
     alignas(64) float totals[kLayerRows][kLanes];
-    for (int64_t panel = begin; panel < end; ++panel) {
-        const uint8_t* weights = panel_of(*a.weight, panel);
-        for (int64_t tile = first; tile < last; ++tile) {
-            const int64_t token = tile * kLayerRows, left = a.tokens - token, count = left < kLayerRows ? left : kLayerRows;
-            multiply_tile(type, weights, job.blocks, job.inputs + tile * job.blocks, count, totals);
+    for (int64_t tile = first; tile < last; ++tile) {
+        const int64_t token = tile * kLayerRows, left = a.tokens - token, count = left < kLayerRows ? left : kLayerRows;
+        for (int64_t panel = begin; panel < end; ++panel) {  // neighbours: a row's outputs are whole cache lines
+            multiply_tile(type, panel_of(*a.weight, panel), job.blocks, job.inputs + tile * job.blocks, count, totals);
             a.type == QW_BF16 ? finish_panel<bf16>(a, panel, token, count, totals)
                               : finish_panel<float>(a, panel, token, count, totals);
         }
