@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <type_traits>
 
 #include "bf16.h"
 #include "context.h"
@@ -40,9 +41,16 @@ struct Division {
 };
 
 // Rows [count, width], `stride` bytes apart, as columns of a tile: a step of the depth, fp32 or a pair of BF16, is one word.
+// Some rows at a time, so that they stay in the first cache although they lie far apart.
 void pack_keys(const char* rows, int64_t stride, int64_t count, int64_t steps, char* to) {
-    for (int64_t step = 0; step < steps; ++step, rows += kStepBytes, to += kGroup * kStepBytes) {
-        for (int64_t row = 0; row < count; ++row) std::memcpy(to + row * kStepBytes, rows + row * stride, kStepBytes);
+    constexpr int64_t kRows = 16;
+    for (int64_t first = 0; first < count; first += kRows) {
+        const int64_t here = std::min(kRows, count - first);
+        const char* from = rows + first * stride;
+        char* target = to + first * kStepBytes;
+        for (int64_t step = 0; step < steps; ++step, from += kStepBytes, target += kGroup * kStepBytes) {
+            for (int64_t row = 0; row < here; ++row) std::memcpy(target + row * kStepBytes, from + row * stride, kStepBytes);
+        }
     }
 }
 
@@ -52,14 +60,20 @@ void pack_values(const float* rows, int64_t stride, int64_t count, const FrameSh
     }
 }
 
+// Numbers of two rows in turns.
+void pack_pair(const bf16* __restrict one, const bf16* __restrict other, int64_t width, uint32_t* __restrict to) {
+    for (int64_t i = 0; i < width; ++i) to[i] = one[i].bits | static_cast<uint32_t>(other[i].bits) << 16;
+}
+
 // Two rows side by side; beside the last of an odd number lie zeros.
-void pack_values(const bf16* rows, int64_t stride, int64_t count, const FrameShape& shape, bf16* to) {
-    for (int64_t row = 0; row < count; row += 2, to += 2 * shape.columns) {
+void pack_values(const bf16* rows, int64_t stride, int64_t count, const FrameShape& shape, uint32_t* to) {
+    const int64_t width = shape.head_dim;
+    for (int64_t row = 0; row < count; row += 2, to += shape.columns) {
         const bf16* one = rows + row * stride;
-        const bf16* other = row + 1 < count ? one + stride : nullptr;
-        for (int64_t i = 0; i < shape.head_dim; ++i) {
-            const uint32_t upper = other == nullptr ? 0 : other[i].bits, both = one[i].bits | upper << 16;
-            std::memcpy(to + 2 * i, &both, sizeof both);
+        if (row + 1 < count) {
+            pack_pair(one, one + stride, width, to);
+        } else {
+            for (int64_t i = 0; i < width; ++i) to[i] = one[i].bits;
         }
     }
 }
@@ -78,7 +92,8 @@ void pack_tile(const qw_frames_arguments& a, const FrameShape& shape, const Fram
     const T* value = static_cast<const T*>(a.value) + place;
     const int64_t bytes = a.stride * static_cast<int64_t>(sizeof(T)), steps = a.head_dim / shape.step();
     pack_keys(reinterpret_cast<const char*>(key), bytes, piece.count, steps, keys);
-    pack_values(value, a.stride, piece.count, shape, reinterpret_cast<T*>(values));
+    using Word = std::conditional_t<std::is_same_v<T, bf16>, uint32_t, T>;
+    pack_values(value, a.stride, piece.count, shape, reinterpret_cast<Word*>(values));
 }
 
 }  // namespace

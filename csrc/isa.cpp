@@ -75,7 +75,7 @@ std::vector<Kernels> probe_avx512() {
     if (avx512_vnni_coded() == nullptr || !has_avx512_vnni()) return found;
     table.name = "avx512-vnni";
     table.coded = *avx512_vnni_coded();
-    table.layer_bytes = avx512_vnni_layer();
+    table.layer_bytes = *avx512_vnni_layer();
     found.push_back(table);
     if (avx512_bf16_linear() == nullptr || !has_avx512_bf16()) return found;
     table.name = "avx512-bf16";
@@ -87,7 +87,7 @@ std::vector<Kernels> probe_avx512() {
     table.linear_bf16_pairs = amx_bf16_linear();
     table.pair_inputs = Inputs::tiles;
     table.coded = *amx_int8_coded();
-    table.layer_bytes = nullptr;
+    table.layer_bytes = {};
     found.push_back(table);
 #endif
     return found;

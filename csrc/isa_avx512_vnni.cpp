@@ -14,7 +14,10 @@ const CodedPair* avx512_vnni_coded() {
     static const CodedPair kernels = coded_pair();
     return &kernels;
 }
-LayerKernel avx512_vnni_layer() { return layer_bytes; }
+const LayerKernels* avx512_vnni_layer() {
+    static const LayerKernels kernels = {round_tile, layer_bytes};
+    return &kernels;
+}
 
 }  // namespace qwench
 
@@ -22,7 +25,7 @@ LayerKernel avx512_vnni_layer() { return layer_bytes; }
 
 namespace qwench {
 const CodedPair* avx512_vnni_coded() { return nullptr; }
-LayerKernel avx512_vnni_layer() { return nullptr; }
+const LayerKernels* avx512_vnni_layer() { return nullptr; }
 }  // namespace qwench
 
 #endif

@@ -47,13 +47,28 @@ struct CodedKernels {
     void (*linear)(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last);
 };
 
-// A layer of a vision tower, of which panels [begin, end) for tokens [first, last) are one task, at most kLayerTokens.
+// One block of the inputs of some tokens of a vision tower's layer, rounded to 8 bits: all that a step of its kernel reads of
+// them, side by side. Tokens behind the last are zeros.
+constexpr int64_t kLayerRows = 12;
+struct alignas(64) LayerBlock {
+    int8_t numbers[kLayerRows][kBlock];
+    int32_t starts[kLayerRows];  // what a whole sum starts from, so that codes may count from 0
+    float scales[kLayerRows];
+};
+
+// A layer of a vision tower over codes that are bytes with one scale for a block; inputs are [tiles of kLayerRows][blocks].
 struct LayerJob {
     const qw_layer_arguments* arguments;
-    CodedInputs inputs;
+    int64_t blocks;
+    LayerBlock* inputs;
 };
-constexpr int64_t kLayerTokens = 256;  // a multiple of kTokenTile
-using LayerKernel = void (*)(const LayerJob& job, int64_t begin, int64_t end, int64_t first, int64_t last);
+constexpr int64_t kLayerTiles = 20;  // of one task at most
+
+// Rounds one tile of inputs; computes outputs of panels [begin, end) for tiles [first, last).
+struct LayerKernels {
+    void (*round)(const LayerJob& job, int64_t tile);
+    void (*multiply)(const LayerJob& job, int64_t begin, int64_t end, int64_t first, int64_t last);
+};
 
 // Of types whose scales are floats, and of nested ones.
 struct CodedPair {
@@ -133,7 +148,7 @@ struct Kernels {
     void (*merge_attention)(const qw_attention_arguments& arguments, AttentionPartial* partials, int64_t segments,
                             int64_t stride, int64_t place);
     FrameKernel frames_f32, frames_bf16;
-    LayerKernel layer_bytes;  // over codes that are bytes with one scale for a block; null where other kernels are faster
+    LayerKernels layer_bytes;  // nulls where other kernels are faster
     void (*expert_probabilities)(const qw_experts_arguments& arguments, int64_t token, float* probabilities);
     // hidden [width] = silu(gate) * up, of both [2 * width] side by side.
     void (*gate_expert)(int32_t type, const void* both, int64_t width, void* hidden);
@@ -161,7 +176,7 @@ const CodedPair* amx_int8_coded();
 LinearKernel avx512_bf16_linear();
 LinearKernel amx_bf16_linear();
 FrameKernel avx512_bf16_frames();
-LayerKernel avx512_vnni_layer();
+const LayerKernels* avx512_vnni_layer();
 
 // Whether streams are asked for ahead of their use. AMD's processors find them by themselves, and hold up other reads for
 // what they are asked for: Zen 4 reads quantised weights at half the speed with hints (docs/log.md).

@@ -20,24 +20,18 @@ qw_linear_arguments product_of(const qw_layer_arguments& a, void* y, int64_t y_s
 }
 
 int32_t multiply_bytes(qw_context& context, const qw_layer_arguments& a) {
-    const qw_weight_type& type = *a.weight->type;
-    const int64_t bytes = coded_bytes(type, a.tokens, a.weight->in);
-    char* memory = static_cast<char*>(context.inputs.reserve(bytes + correction_bytes(type, a.tokens, a.weight->in)));
+    const int64_t tiles = divide_up(a.tokens, kLayerRows), blocks = num_blocks(*a.weight->type, a.weight->in);
+    void* memory = context.inputs.reserve(tiles * blocks * static_cast<int64_t>(sizeof(LayerBlock)));
     if (memory == nullptr) return 1;
-    const LayerJob job = {&a, coded_inputs(type, memory, memory + bytes, a.tokens, a.weight->in)};
-    const CodedKernels& coded = context.kernels->coded.plain;
-    const qw_linear_arguments product = product_of(a, a.y, a.y_stride);
-    context.pool.run(divide_up(a.tokens, kTokenTile), [&](int64_t tile) {
-        coded.code_inputs(product, job.inputs, tile);
-        coded.correct_inputs(type, job.inputs, tile);
-    });
-    const int64_t panels = divide_up(a.weight->out, kPanel), pieces = divide_up(a.tokens, kLayerTokens);
-    const int64_t rows = round_up(divide_up(a.tokens, pieces), kTokenTile);  // pieces of nearly one size
+    const LayerJob job = {&a, blocks, static_cast<LayerBlock*>(memory)};
+    const LayerKernels& kernels = context.kernels->layer_bytes;
+    context.pool.run(tiles, [&](int64_t tile) { kernels.round(job, tile); });
+    const int64_t panels = divide_up(a.weight->out, kPanel), pieces = divide_up(tiles, kLayerTiles);
     context.pool.run(divide_up(panels, kTaskPanels) * pieces, [&](int64_t task) {
-        // Pieces of tokens are the inner index: a thread that goes on finds the weights in its cache.
-        const int64_t begin = task / pieces * kTaskPanels, first = std::min(a.tokens, task % pieces * rows);
-        const int64_t last = std::min(a.tokens, first + rows);
-        context.kernels->layer_bytes(job, begin, std::min(panels, begin + kTaskPanels), first, last);
+        // Pieces of tokens, all of about one size, are the inner index: a thread that goes on finds the weights in its cache.
+        const int64_t begin = task / pieces * kTaskPanels, piece = task % pieces;
+        const int64_t first = tiles * piece / pieces, last = tiles * (piece + 1) / pieces;
+        kernels.multiply(job, begin, std::min(panels, begin + kTaskPanels), first, last);
     });
     return 0;
 }
@@ -71,6 +65,6 @@ int32_t go_through(qw_context& context, const qw_layer_arguments& a) {
 int32_t qw_layer(qw_context* context, const qw_layer_arguments* arguments) {
     const qw_layer_arguments& a = *arguments;
     if (a.tokens == 0 || a.weight->out == 0) return 0;
-    const bool at_once = context->kernels->layer_bytes != nullptr && are_bytes(*a.weight->type);
+    const bool at_once = context->kernels->layer_bytes.multiply != nullptr && are_bytes(*a.weight->type);
     return at_once ? multiply_bytes(*context, a) : go_through(*context, a);
 }

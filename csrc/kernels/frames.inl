@@ -134,7 +134,7 @@ struct Frame {
                 seen = most(count - i < kLanes ? first_lanes(each, least_of_all, count - i) : each, seen);
             }
             const float found = peak(seen) * shape.scale;
-            if (found > before[r]) scratch.maxima[row + r] = found;
+            scratch.maxima[row + r] = found > before[r] ? found : before[r];  // no branch: nobody could foretell it
         }
         for (int64_t r = 0; r < kFrameRows; r += kLanes) {
             const int64_t n = kFrameRows - r;
@@ -176,9 +176,9 @@ struct Frame {
     void write_outputs() const {
         for (int64_t row = 0; row < piece.count; ++row) {
             T* to = static_cast<T*>(a.output) + place(row, a.output_stride);
-            const V total = all(sum(load(scratch.totals + row * kLanes)));
+            const V inverse = all(1.0f / sum(load(scratch.totals + row * kLanes)));
             for (int64_t i = 0; i < a.head_dim; i += kLanes) {
-                store_some(to + i, div(load(scratch.outputs + row * shape.columns + i), total), a.head_dim - i);
+                store_some(to + i, mul(load(scratch.outputs + row * shape.columns + i), inverse), a.head_dim - i);
             }
         }
     }

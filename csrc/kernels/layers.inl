@@ -46,63 +46,92 @@ void finish_panel(const qw_layer_arguments& a, int64_t panel, int64_t first, int
            : finish_panel<Output, false>(a, panel, first, count, totals);
 }
 
-// Totals [kTokens][16] += one chunk times some tokens of a tile, which `tile` views from its first block on.
-template <int kTokens>
-QW_INLINE void add_rows(const ChunkView& chunk, TileView tile, float (*totals)[kLanes]) {
-    V sums[kTokens];
-#pragma GCC unroll 8
-    for (int m = 0; m < kTokens; ++m) sums[m] = load(totals[m]);
-    const uint8_t* codes = chunk.codes;
-    for (int64_t block = 0; block < chunk.blocks; ++block, codes += kBlockVectors * kVectorBytes) {
-        B v[kBlockVectors];
-        spread<8>(codes, v);
-        multiply_block_of<true, kTokens, 1, false>(chunk, block, v, tile, sums);
-        tile.numbers += tile.rows * kBlock;
-        tile.scales += tile.rows;
-        tile.corrections = static_cast<const int32_t*>(tile.corrections) + tile.rows;
+// Some blocks of one token's inputs; a block's scale is its largest magnitude / 127.
+template <class Input>
+void round_row(const Input* x, int64_t in, int64_t blocks, int64_t row, int32_t zero_code, LayerBlock* to) {
+    for (int64_t block = 0; block < blocks; ++block, ++to, x += kBlock, in -= kBlock) {
+        const V low = load_some(x, in), high = in > kLanes ? load_some(x + kLanes, in - kLanes) : zero();
+        const Rounder rounder(largest(most(magnitude_bits(low), magnitude_bits(high))));
+        const I first = rounder.round(low), second = rounder.round(high);
+        store_signed(to->numbers[row], first);
+        store_signed(to->numbers[row] + kLanes, second);
+        to->starts[row] = -zero_code * sum(add(first, second));
+        to->scales[row] = rounder.scale;
     }
-#pragma GCC unroll 8
-    for (int m = 0; m < kTokens; ++m) store(totals[m], sums[m]);
 }
 
-// Totals [count][16] of tokens from `first` on, which is a tile's first, += one chunk, by eights that stay in registers.
-void add_chunk(const CodedInputs& inputs, const qw_weight_type& type, const ChunkView& chunk, int64_t block, int64_t first,
-               int64_t count, float (*totals)[kLanes]) {
-    for (int64_t done = 0; done < count; done += kTokenTile) {
-        const TileView tile = view_tile(inputs, type, (first + done) / kTokenTile, 0, block);
-        const int32_t* starts = static_cast<const int32_t*>(tile.corrections);
-        float(*of)[kLanes] = totals + done;
-        int64_t row = 0;
-        for (; row + 8 <= tile.rows; row += 8) {
-            add_rows<8>(chunk, {tile.numbers + row * kBlock, tile.scales + row, starts + row, tile.rows}, of + row);
-        }
-        for (; row + 4 <= tile.rows; row += 4) {
-            add_rows<4>(chunk, {tile.numbers + row * kBlock, tile.scales + row, starts + row, tile.rows}, of + row);
-        }
-        for (; row < tile.rows; ++row) {
-            add_rows<1>(chunk, {tile.numbers + row * kBlock, tile.scales + row, starts + row, tile.rows}, of + row);
+void round_tile(const LayerJob& job, int64_t tile) {
+    const qw_layer_arguments& a = *job.arguments;
+    const int64_t left = a.tokens - tile * kLayerRows, count = left < kLayerRows ? left : kLayerRows;
+    const int32_t zero_code = zero_of(*a.weight->type);
+    LayerBlock* to = job.inputs + tile * job.blocks;
+    if (count < kLayerRows) std::memset(static_cast<void*>(to), 0, static_cast<size_t>(job.blocks) * sizeof(LayerBlock));
+    for (int64_t block = 0; block < job.blocks; block += kChunkBlocks, to += kChunkBlocks) {  // what the first cache holds
+        const int64_t here = job.blocks - block < kChunkBlocks ? job.blocks - block : kChunkBlocks;
+        for (int64_t row = 0; row < count; ++row) {
+            const int64_t at = (tile * kLayerRows + row) * a.x_stride + block * kBlock, in = a.weight->in - block * kBlock;
+            if (a.type == QW_BF16) {
+                round_row(static_cast<const bf16*>(a.x) + at, in, here, row, zero_code, to);
+            } else {
+                round_row(static_cast<const float*>(a.x) + at, in, here, row, zero_code, to);
+            }
         }
     }
+}
+
+// Sums [rows][16] of kRows tokens from `row` of a tile on, which stay in registers with what a block adds to them.
+template <int kRows>
+QW_INLINE void multiply_rows(const qw_weight_type& type, const uint8_t* panel, int64_t blocks, const LayerBlock* x,
+                             int64_t row, float (*totals)[kLanes]) {
+    V sums[kRows];
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) sums[m] = zero();
+    const uint8_t *codes = panel, *scales = panel;
+    for (int64_t block = 0; block < blocks; ++block, ++x, codes += kBlockVectors * kVectorBytes, scales += kPanel * 2) {
+        if (block % kChunkBlocks == 0) {  // a chunk's scales lie in front of its codes
+            const int64_t left = blocks - block;
+            scales = codes;
+            codes += scale_bytes(type, left < kChunkBlocks ? left : kChunkBlocks);
+        }
+        I whole[kRows];
+#pragma GCC unroll 16
+        for (int m = 0; m < kRows; ++m) whole[m] = all_whole(x->starts[row + m]);
+#pragma GCC unroll 8
+        for (int j = 0; j < kBlockVectors; ++j) {
+            const B bytes = load_bytes(codes + j * kVectorBytes);
+#pragma GCC unroll 16
+            for (int m = 0; m < kRows; ++m) whole[m] = multiply_add<true>(whole[m], bytes, x->numbers[row + m] + j * 4);
+        }
+        const V scale = load_scales(type.scale_type, scales);
+#pragma GCC unroll 16
+        for (int m = 0; m < kRows; ++m) {
+            sums[m] = fma_exact(mul(to_float(whole[m]), scale), all(x->scales[row + m]), sums[m]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) store(totals[row + m], sums[m]);
+}
+
+// Totals [kLayerRows][16] of a tile, of which `count` tokens are there.
+void multiply_tile(const qw_weight_type& type, const uint8_t* panel, int64_t blocks, const LayerBlock* x, int64_t count,
+                   float (*totals)[kLanes]) {
+#if defined(__AVX512F__)
+    if (count > 8) return multiply_rows<kLayerRows>(type, panel, blocks, x, 0, totals);
+#endif
+    for (int64_t row = 0; row < count; row += 4) multiply_rows<4>(type, panel, blocks, x, row, totals);
 }
 
 void layer_bytes(const LayerJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
     const qw_layer_arguments& a = *job.arguments;
     const qw_weight_type& type = *a.weight->type;
-    const int64_t blocks = num_blocks(type, a.weight->in), count = last - first;
-    Stage stage;
-    alignas(64) float totals[kLayerTokens][kLanes];
-    for (int64_t panel = begin; panel < end; ++panel) {
-        std::memset(totals, 0, static_cast<size_t>(count) * sizeof(totals[0]));
-        const uint8_t* chunk = panel_of(*a.weight, panel);
-        for (int64_t block = 0; block < blocks; block += kChunkBlocks) {
-            const int64_t here = blocks - block < kChunkBlocks ? blocks - block : kChunkBlocks;
-            expand_scales(type, chunk, here, stage);
-            const ChunkView view = {chunk + scale_bytes(type, here), &stage, here, {}};
-            add_chunk(job.inputs, type, view, block, first, count, totals);
-            chunk += chunk_bytes(type, here);
+    alignas(64) float totals[kLayerRows][kLanes];
+    for (int64_t tile = first; tile < last; ++tile) {
+        const int64_t token = tile * kLayerRows, left = a.tokens - token, count = left < kLayerRows ? left : kLayerRows;
+        for (int64_t panel = begin; panel < end; ++panel) {  // neighbours: a row's outputs are whole cache lines
+            multiply_tile(type, panel_of(*a.weight, panel), job.blocks, job.inputs + tile * job.blocks, count, totals);
+            a.type == QW_BF16 ? finish_panel<bf16>(a, panel, token, count, totals)
+                              : finish_panel<float>(a, panel, token, count, totals);
         }
-        a.type == QW_BF16 ? finish_panel<bf16>(a, panel, first, count, totals)
-                          : finish_panel<float>(a, panel, first, count, totals);
     }
 }
 

@@ -25,8 +25,8 @@ KINDS: tuple[Element, ...] = (
 )
 # Around panels of 16 outputs, tasks of four of them, blocks of 32 and chunks of 256 of depth.
 SIZES = ((1, 1), (16, 256), (65, 100), (130, 800))
-# Around fours, tiles of 16 and pieces of 256 tokens.
-TOKENS = (1, 3, 4, 17, 255, 257)
+# Around fours, tiles of 12 and pieces of 20 tiles.
+TOKENS = (1, 4, 5, 9, 12, 23, 241)
 
 
 def matrix_of(native: Native, kind: Element, out: int, width: int) -> PackedMatrix:
