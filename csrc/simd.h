@@ -48,13 +48,16 @@ QW_INLINE V load(const bf16* from) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
 }
-QW_INLINE void store(bf16* to, V a) {
+// Rounded to BF16 in the upper halves; what is in the lower ones means nothing.
+QW_INLINE __m512i round_halves(V a) {
     const __m512i bits = _mm512_castps_si512(a.v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-    rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+    return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+}
+QW_INLINE void store(bf16* to, V a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_halves(a), 16)));
 }
 // Numbers that BF16 holds as they are.
 QW_INLINE void store_exact(bf16* to, V a) {
@@ -234,6 +237,24 @@ QW_INLINE V load_some(const T* from, int64_t n) {
     std::memcpy(whole_vector, from, static_cast<size_t>(n) * sizeof(T));
     return load(whole_vector);
 }
+
+// As it would be after a round trip through memory.
+template <class T>
+QW_INLINE V rounded(V a) {
+    T stored[kLanes];
+    store(stored, a);
+    return load(stored);
+}
+template <>
+QW_INLINE V rounded<float>(V a) {
+    return a;
+}
+#if defined(__AVX512F__)
+template <>
+QW_INLINE V rounded<bf16>(V a) {
+    return {_mm512_castsi512_ps(_mm512_and_si512(round_halves(a), _mm512_set1_epi32(static_cast<int>(0xffff0000))))};
+}
+#endif
 
 template <class T>
 QW_INLINE void store_some(T* to, V a, int64_t n) {

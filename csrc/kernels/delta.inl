@@ -70,9 +70,7 @@ void convolve(const Channels<T>& in, const float* conv, int64_t begin, int64_t c
             const bool usual = in.taps == kUsualTaps && n >= kLanes;
             const V total = usual ? sum_taps<kUsualTaps>(in, conv, oldest, first + i, kLanes)
                                   : sum_taps<0>(in, conv, oldest, first + i, n);
-            T rounded[kLanes];  // the convolution's result is of the activations' type
-            store(rounded, silu(total));
-            store_some(output[token] + i, load(rounded), n);
+            store_some(output[token] + i, rounded<T>(silu(total)), n);  // of the activations' type
         }
     }
 }

@@ -42,9 +42,8 @@ template <class T>
 void gate_hidden(const T* both, int64_t width, T* hidden) {
     for (int64_t i = 0; i < width; i += kLanes) {
         const int64_t left = width - i;
-        T rounded[kLanes];
-        store(rounded, silu(load_some(both + i, left)));
-        store_some(hidden + i, mul(load(rounded), load_some(both + width + i, left)), left);
+        const V gate = rounded<T>(silu(load_some(both + i, left)));
+        store_some(hidden + i, mul(gate, load_some(both + width + i, left)), left);
     }
 }
 

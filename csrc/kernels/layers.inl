@@ -7,24 +7,6 @@
 namespace qwench {
 namespace {
 
-// As it would be after a round trip through memory.
-template <class T>
-QW_INLINE V kept(V a) {
-    if constexpr (std::is_same_v<T, float>) return a;
-#if defined(__AVX512F__)
-    const __m512i bits = _mm512_castps_si512(a.v);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-    const __m512i whole_bits = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
-    return {_mm512_castsi512_ps(_mm512_and_si512(whole_bits, _mm512_set1_epi32(static_cast<int>(0xffff0000))))};
-#else
-    bf16 stored[kLanes];
-    store(stored, a);
-    return load(stored);
-#endif
-}
-
 template <class Output, bool kGelu>
 void finish_panel(const qw_layer_arguments& a, int64_t panel, int64_t first, int64_t count, const float (*totals)[kLanes]) {
     const int64_t output = panel * kPanel, left = a.weight->out - output;
@@ -33,9 +15,9 @@ void finish_panel(const qw_layer_arguments& a, int64_t panel, int64_t first, int
     const Output* residual = static_cast<const Output*>(a.residual);
     if (residual != nullptr) residual += first * a.residual_stride + output;
     for (int64_t row = 0; row < count; ++row) {
-        V sums = add(bias, kept<Output>(mul(load(totals[row]), factor)));
-        if constexpr (kGelu) sums = gelu<std::is_same_v<Output, bf16>>(kept<Output>(sums));
-        if (residual != nullptr) sums = add(load_some(residual + row * a.residual_stride, left), kept<Output>(sums));
+        V sums = add(bias, rounded<Output>(mul(load(totals[row]), factor)));
+        if constexpr (kGelu) sums = gelu<std::is_same_v<Output, bf16>>(rounded<Output>(sums));
+        if (residual != nullptr) sums = add(load_some(residual + row * a.residual_stride, left), rounded<Output>(sums));
         store_some(y + row * a.y_stride, sums, left);
     }
 }

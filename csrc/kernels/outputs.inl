@@ -11,9 +11,7 @@ QW_INLINE void store_row(const qw_linear_arguments& a, int64_t token, int64_t ou
     const int64_t left = a.weight->out - output;
     if (a.residual != nullptr) {
         const Output* residual = static_cast<const Output*>(a.residual) + token * a.residual_stride + output;
-        Output rounded[kLanes];
-        store(rounded, sums);
-        sums = add(load_some(residual, left), load(rounded));
+        sums = add(load_some(residual, left), rounded<Output>(sums));
     }
     store_some(y, sums, left);
 }

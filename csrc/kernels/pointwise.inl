@@ -5,18 +5,6 @@
 namespace qwench {
 namespace {
 
-// As it would be after a round trip through memory.
-template <class T>
-QW_INLINE V rounded(V a) {
-    T stored[kLanes];
-    store(stored, a);
-    return load(stored);
-}
-template <>
-QW_INLINE V rounded<float>(V a) {
-    return a;
-}
-
 template <class T>
 void pointwise_piece(const qw_pointwise_arguments& a, int64_t row, int64_t first, int64_t count) {
     const T* x = static_cast<const T*>(a.x) + row * a.x_stride + first;
