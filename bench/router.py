@@ -265,7 +265,7 @@ def over_sets(table: Outcomes, cuts: Sequence[Choices], value: float) -> dict[st
 
 def show_sets(table: Outcomes, value: float, told: dict[str, Any]) -> None:
     print(
-        f"\n{table.name}: ours over the class table in {told['sets']} sets of {SIZE} options, V = {value:g} {table.unit}"
+        f"\n{table.name}: {told['sets']} sets of {SIZE} options; V = {value:g} {table.unit}; ours over the class table"
     )
     print("p·V − c {:+.4f} ({:+.4f} to {:+.4f})".format(*told["gain_over_class_table"]))
     print("solved {:+.2%} ({:+.2%} to {:+.2%})".format(*told["solved_over"]))
