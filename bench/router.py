@@ -243,15 +243,15 @@ def option_sets(count: int) -> list[tuple[int, ...]]:
 
 def over_sets(table: Outcomes, cuts: Sequence[Choices], value: float) -> dict[str, Any]:
     """Ours less the class table, over tasks and sets of options: p·V − c, the share solved, the cost."""
-    rows = np.arange(len(table.kinds))
-    solved, costs = list[Numbers](), list[Numbers]()
-    for places in (list(each) for each in option_sets(len(table.options))):
-        names = tuple(table.options[place] for place in places)
-        part = replace(table, options=names, solved=table.solved[:, places], costs=table.costs[:, places])
-        pairs = [(out_of_fold(part, folds, value)[0], by_class(part, folds, value)) for folds in cuts]
-        for found, cells in ((solved, part.solved), (costs, part.costs)):
-            found.append(np.mean([cells[rows, ours] - cells[rows, tabled] for ours, tabled in pairs], axis=0))
-    more, dearer = np.array(solved), np.array(costs)
+    rows, sets = np.arange(len(table.kinds)), option_sets(len(table.options))
+    more, dearer = np.zeros((len(sets), len(rows))), np.zeros((len(sets), len(rows)))
+    for folds in cuts:
+        for number, places in enumerate(list(each) for each in sets):
+            names = tuple(table.options[place] for place in places)
+            part = replace(table, options=names, solved=table.solved[:, places], costs=table.costs[:, places])
+            ours, tabled = out_of_fold(part, folds, value)[0], by_class(part, folds, value)
+            for found, cells in ((more, part.solved), (dearer, part.costs)):
+                found[number] += (cells[rows, ours] - cells[rows, tabled]) / len(cuts)
     gain, rng = more * value - dearer, np.random.default_rng(1)
     drawn = [
         (rng.integers(0, len(gain), len(gain)), rng.integers(0, gain.shape[1], gain.shape[1])) for _ in range(RESAMPLES)
@@ -264,12 +264,11 @@ def over_sets(table: Outcomes, cuts: Sequence[Choices], value: float) -> dict[st
 
 
 def show_sets(table: Outcomes, value: float, told: dict[str, Any]) -> None:
-    print(
-        f"\n{table.name}: {told['sets']} sets of {SIZE} options; V = {value:g} {table.unit}; ours over the class table"
-    )
-    print("p·V − c {:+.4f} ({:+.4f} to {:+.4f})".format(*told["gain_over_class_table"]))
+    size = f"{told['sets']} sets of {SIZE} options"
+    print(f"\n{table.name}: {size}; V = {value:g} {table.unit}; ours over the class table")
+    print("p·V − c {:+.5f} ({:+.5f} to {:+.5f})".format(*told["gain_over_class_table"]))
     print("solved {:+.2%} ({:+.2%} to {:+.2%})".format(*told["solved_over"]))
-    print("cost {:+.4f} ({:+.4f} to {:+.4f})".format(*told["cost_over"]))
+    print("cost {:+.5f} ({:+.5f} to {:+.5f})".format(*told["cost_over"]))
     print(f"not below in {told['not_below']:.0%} of the sets")
 
 
