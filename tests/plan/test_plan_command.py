@@ -204,6 +204,7 @@ def test_atlas_is_a_what_if(capsys: pytest.CaptureFixture[str]) -> None:
         (["27b", "--completion", "2"], "argument --completion: '2' is no share"),
         (["27b", "--users", "-1"], "argument --users: "),
         (["27b", "--hardware-file", "none.toml", "--hardware", "x"], "none.toml cannot be read: no such file"),
+        (["27b", "--hardware-file", "none.toml"], "none.toml cannot be read: no such file"),
         (["27b", "--for", "9b"], "--for names its model; leave out 27b"),
         (["--html", "x.html"], "--html shows the plan of one model; give a MODEL"),
         (["--for", "moon base"], "'moon' is no published model"),

@@ -292,9 +292,11 @@ def _machine(args: argparse.Namespace) -> tuple[Machine, Calibration | None]:
     from qwench.plan.hardware import THIS, find_machine, load_machines
 
     here, calibration = _here()
-    if args.hardware in (None, THIS):
+    this = args.hardware in (None, THIS)
+    if this and args.hardware_file is None:
         return here, calibration
-    return find_machine(args.hardware, load_machines(args.hardware_file)), calibration
+    machines = load_machines(args.hardware_file)  # its mistakes are told, whichever machine is asked for
+    return (here if this else find_machine(args.hardware, machines)), calibration
 
 
 def _machines(args: argparse.Namespace) -> list[Machine]:
