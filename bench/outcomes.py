@@ -4,7 +4,8 @@
     python bench/outcomes.py --git OWNER/NAME=DIR  # takes a repository from a local git directory instead
 
 - CodeRouterBench, test split (MIT): coding tasks × 8 models, class labels of the benchmark's own, no prompts.
-- SWE-bench, bash-only agent, per instance: 500 tasks × 4 models; the class is the repository.
+- SWE-bench, bash-only agent, per instance: 500 tasks × 4 models; the class is the repository. And its board of December
+  2025: the same tasks × 25 models, from which sets of options are drawn.
 - RouteLLM (Apache-2.0): MMLU and GSM8K prompts, Mixtral 8x7B against GPT-4; no costs, so calls of the strong count.
 """
 
@@ -30,16 +31,23 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Source:
-    """A repository and the paths in it that are wanted; ``into`` is the folder they are put in."""
+    """A repository and the paths in it that are wanted; ``into`` is the folder they are put in. ``commit``: which."""
 
     repository: str
     paths: tuple[str, ...]
     into: str
+    commit: str = "HEAD"
 
 
 SOURCES = (
     Source("davidpizon/agent-as-a-router", ("data/coderouterbench/id_test_results_long.csv",), "coderouterbench"),
     Source("SWE-bench/swe-bench.github.io", ("data/info_for_leaderboard.json",), "swebench"),
+    Source(
+        "SWE-bench/swe-bench.github.io",
+        ("data/leaderboards.json",),
+        "swebench_board",
+        "f1176b65ae29d14f4f52208b48e3d8cfc972bc17",
+    ),
     Source(
         "lm-sys/RouteLLM", ("routellm/evals/mmlu/responses", "routellm/evals/gsm8k/gsm8k_responses.csv"), "routellm"
     ),
@@ -51,7 +59,8 @@ class Outcomes:
     """``solved`` and ``costs``: tasks × options. ``kinds``: the class of each task. ``prompts``: empty if unpublished.
 
     ``unit`` of the costs; ``values``: what a solved task is taken to be worth, in that unit. ``tested``: solved means
-    that tests passed, so a check of an answer could be as good.
+    that tests passed, so a check of an answer could be as good. ``whole``: nobody would offer all of the options at
+    once, so only sets of them are routed among.
     """
 
     name: str
@@ -63,6 +72,7 @@ class Outcomes:
     unit: str
     values: tuple[float, ...]
     tested: bool = False
+    whole: bool = True
 
 
 def fetch(folder: Path, local: dict[str, Path]) -> list[str]:
@@ -74,11 +84,11 @@ def fetch(folder: Path, local: dict[str, Path]) -> list[str]:
             continue
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                git = local.get(source.repository) or _clone(source.repository, Path(scratch))
-                files = _git(git, "ls-tree", "-r", "--name-only", "HEAD", *source.paths).split()
+                git = local.get(source.repository) or _clone(source, Path(scratch))
+                files = _git(git, "ls-tree", "-r", "--name-only", source.commit, *source.paths).split()
                 if not files:
                     raise subprocess.CalledProcessError(1, "git", stderr="the paths are not there")
-                contents = {Path(name).name: _git(git, "show", f"HEAD:{name}") for name in files}
+                contents = {Path(name).name: _git(git, "show", f"{source.commit}:{name}") for name in files}
         except subprocess.CalledProcessError as error:
             missing.append(f"{source.repository}: {str(error.stderr).strip().splitlines()[-1:] or error}")
             continue
@@ -88,11 +98,13 @@ def fetch(folder: Path, local: dict[str, Path]) -> list[str]:
     return missing
 
 
-def _clone(repository: str, scratch: Path) -> Path:
-    address = f"https://github.com/{repository}.git"
-    words = ["git", "clone", "-q", "--bare", "--depth=1", "--filter=blob:none", address, str(scratch / "git")]
-    subprocess.run(words, check=True, capture_output=True, text=True)
-    return scratch / "git"
+def _clone(source: Source, scratch: Path) -> Path:
+    git = scratch / "git"
+    _git(scratch, "init", "-q", "--bare", str(git))
+    _git(git, "remote", "add", "origin", f"https://github.com/{source.repository}.git")
+    _git(git, "fetch", "-q", "--depth=1", "--filter=blob:none", "origin", source.commit)
+    _git(git, "update-ref", "HEAD", "FETCH_HEAD")
+    return git
 
 
 def _git(folder: Path, *words: str) -> str:
@@ -136,6 +148,26 @@ def swebench(folder: Path) -> Outcomes:
     )
 
 
+def swebench_board(folder: Path) -> Outcomes:
+    """Every model of the bash-only board whose results and costs of single tasks are published, as it lists them."""
+    told = json.loads(next((folder / "swebench_board").glob("*.json")).read_text(encoding="utf-8"))
+    board = next(each for each in told["leaderboards"] if each["name"] == "bash-only")
+    known = {each["name"]: each["per_instance_details"] for each in board["results"] if "per_instance_details" in each}
+    tasks = sorted(set.intersection(*(set(cells) for cells in known.values())))
+    return Outcomes(
+        "SWE-bench board (bash only)",
+        tuple(known),
+        tuple(task.rpartition("-")[0] for task in tasks),
+        np.array([[cells[task]["resolved"] for cells in known.values()] for task in tasks], float),
+        np.array([[cells[task]["cost"] for cells in known.values()] for task in tasks], float),
+        (),
+        "USD",
+        (1.0, 10.0),
+        tested=True,
+        whole=False,
+    )
+
+
 def routellm(folder: Path) -> list[Outcomes]:
     files = sorted((folder / "routellm").glob("*.csv"))
     groups = {"RouteLLM MMLU": [f for f in files if f.name.startswith("mmlu_")], "RouteLLM GSM8K": files[:0]}
@@ -169,6 +201,8 @@ def tables(folder: Path = FOLDER) -> list[Outcomes]:
         found.append(coderouterbench(folder))
     if (folder / "swebench").exists():
         found.append(swebench(folder))
+    if (folder / "swebench_board").exists():
+        found.append(swebench_board(folder))
     if (folder / "routellm").exists():
         found += routellm(folder)
     return found

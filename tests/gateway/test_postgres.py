@@ -111,6 +111,8 @@ import os, sys
 from qwench.gateway.ledger import Ledger
 from qwench.gateway.records import *
 ledger = Ledger.open(sys.argv[1])
+print("open", flush=True)
+sys.stdin.readline()
 for _ in range(50):
     ledger.record(Task(), Attempt(Kind.GENERATE, "t", "p", "m"), Ending(Status.COMPLETED)).result()
 ledger.attempt(Task(), Attempt(Kind.GENERATE, "t", "p", "m"))
@@ -118,10 +120,18 @@ ledger.event(Event("configured")).result()
 os.kill(os.getpid(), 9)
 """
     with Ledger.open(where) as ledger:
-        others = [subprocess.Popen([sys.executable, "-c", code, where]) for _ in range(2)]
+        waiting, go = os.pipe()
+        run = [sys.executable, "-c", code, where]
+        others = [subprocess.Popen(run, stdin=waiting, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        os.close(waiting)
+        # Who opened later would end what the other, dead by then, had begun.
+        assert [other.stdout.readline() for other in others if other.stdout] == ["open\n", "open\n"]
+        os.close(go)
         for _ in range(50):
             ledger.record(Task(), attempt(), Ending(Status.COMPLETED)).result()
-        assert [other.wait(60) for other in others] == [-9, -9]
+        for other in others:
+            other.communicate(timeout=60)
+        assert [other.returncode for other in others] == [-9, -9]
     assert any("2 attempts are pending" in remark for remark in checked(where).remarks)
     Ledger.open(where).close()
     found = checked(where)

@@ -106,7 +106,7 @@ date = "2026-11"
         (
             'currency = "USD"\n',
             "",
-            r"p\.toml: price\.currency is missing .*a number without a currency is no price",
+            r"p\.toml, line 1: price\.currency is missing .*a number without a currency is no price",
         ),
         ('"USD"', '"dollars"', r"p\.toml, line 6: price\.currency is 'dollars'; give its three letters"),
         ("input = 1", "input = -1", r"line 4: price\.input is -1; give a number of at least 0"),
@@ -123,6 +123,14 @@ def test_a_mistake_in_a_price_file_is_told_with_its_line(tmp_path: Path, old: st
     path = tmp_path / "p.toml"
     path.write_text(ROW.replace(old, new), encoding="utf-8")
     with pytest.raises(UsageError, match=sentence):
+        read_prices(path)
+
+
+def test_what_a_row_lacks_is_not_told_of_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    lacking = ROW.replace('currency = "USD"\n', "")
+    path.write_text(f"{ROW}{lacking}{ROW}", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"p\.toml, line 9: price\.currency is missing"):
         read_prices(path)
 
 

@@ -71,19 +71,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.calibrate:
         return _calibrate(args)
-    if args.text:
+    if args.text is not None:
         return _count(args)
     if args.languages:
         return _languages(args)
-    if args.wish and args.model:
+    if args.wish is not None and args.model is not None:
         raise UsageError(f"--for names its model; leave out {args.model}, or write it into --for.", param="for")
-    if args.html and (args.wish or args.model is None):
+    if args.html and (args.wish is not None or args.model is None):
         raise UsageError("--html shows the plan of one model; give a MODEL, without --for.", param="html")
     if args.hardware == "list":
         return _list(args)
-    if args.wish:
+    if args.wish is not None:
         return _wish(args)
-    return _plan(args) if args.model else _models(args)
+    return _models(args) if args.model is None else _plan(args)
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -245,7 +245,7 @@ def _subjects(name: str, precision: str | None) -> list[Subject]:
     if lookup(name) is None and (name == EMBEDDED or here or "/" in name):
         return [_stored(name, precision)]
     shape = published(name)
-    wanted = [precision] if precision else LADDER
+    wanted = LADDER if precision is None else [precision]
     return [at(shape.short_name, shape.config, each) for each in wanted]
 
 
@@ -292,9 +292,11 @@ def _machine(args: argparse.Namespace) -> tuple[Machine, Calibration | None]:
     from qwench.plan.hardware import THIS, find_machine, load_machines
 
     here, calibration = _here()
-    if args.hardware in (None, THIS):
+    this = args.hardware in (None, THIS)
+    if this and args.hardware_file is None:
         return here, calibration
-    return find_machine(args.hardware, load_machines(args.hardware_file)), calibration
+    machines = load_machines(args.hardware_file)  # its mistakes are told, whichever machine is asked for
+    return (here if this else find_machine(args.hardware, machines)), calibration
 
 
 def _machines(args: argparse.Namespace) -> list[Machine]:

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from qwench.gateway.ledger import Tally
 from qwench.gateway.tiers import Option
@@ -151,10 +152,7 @@ def leanings(options: Mapping[str, Counts]) -> dict[str, list[Source]]:
     (beta-binomial). The mean is the option's own; the size, which says how alike classes are, is taken to be the same
     for all options, because the classes of one tell little.
     """
-    told = {
-        name: [[_likely(counts, mean * size, (1 - mean) * size) for mean in MEANS] for size in SIZES]
-        for name, counts in options.items()
-    }
+    told = {name: _told(tuple(sorted(counts))) for name, counts in options.items()}
     sizes = _shares([math.fsum(_sum_log(rows[place]) for rows in told.values()) for place in range(len(SIZES))])
     found: dict[str, list[Source]] = {}
     for name, rows in told.items():
@@ -168,6 +166,12 @@ def leanings(options: Mapping[str, Counts]) -> dict[str, list[Source]]:
         total = math.fsum(belief for belief, _, _ in sources)
         found[name] = [(belief / total, mean, size) for belief, mean, size in sources]
     return found
+
+
+@lru_cache(maxsize=256)
+def _told(counts: tuple[tuple[int, int], ...]) -> list[list[float]]:
+    """For each size and mean how likely the counts are. Between two readings of the ledger few options' change."""
+    return [[_likely(counts, mean * size, (1 - mean) * size) for mean in MEANS] for size in SIZES]
 
 
 def _sum_log(logs: Sequence[float]) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 from qwench.errors import UsageError
 from qwench.plan.span import Span
 
+HEADING = re.compile(r"\s*\[[^\]]*\]\]?\s*(#.*)?$")
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "plan"
 
 
@@ -41,13 +42,16 @@ class Table:
                 raise self.error(place, key, f"is not known; {hint}", index)
 
     def _line(self, place: str, key: str, index: int) -> int | None:
-        """Where ``key`` stands: behind the heading of its table."""
+        """Where ``key`` stands in its table, or where that begins if it does not have it."""
         lines = self.text.splitlines()
         heading = re.compile(rf"\s*\[\[?\s*{re.escape(place)}\s*\]\]?")
-        starts = [number for number, line in enumerate(lines) if heading.match(line)] if place else [0]
-        first = starts[index] if index < len(starts) else 0
+        starts = [number for number, line in enumerate(lines) if heading.match(line)] if place else []
+        first, last = starts[index] if index < len(starts) else 0, len(lines)
+        if index < len(starts):
+            last = next((number for number in range(first + 1, last) if HEADING.match(lines[number])), last)
         found = re.compile(rf"\s*\"?{re.escape(key)}\"?\s*=|\s*\[+\s*{re.escape(key)}\s*\]")
-        return next((number + 1 for number in range(first, len(lines)) if found.match(lines[number])), None)
+        begun = first + 1 if index < len(starts) else None
+        return next((number + 1 for number in range(first, last) if found.match(lines[number])), begun)
 
 
 def read_table(path: Path) -> Table:
