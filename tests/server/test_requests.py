@@ -181,6 +181,14 @@ def test_unknown_routes_and_methods_answer_in_the_same_shape(http: httpx.Client)
     assert "\\" in refused(http.post("/caf%C3%A9"), 404)["message"]  # what was asked, in ASCII
 
 
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/health", "/docs", "/v1/nowhere"])
+def test_head_answers_as_get_does_without_the_body(http: httpx.Client, path: str) -> None:
+    whole, head = http.get(path), http.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert http.head(CHAT).status_code == 405
+
+
 def test_a_large_body_is_413_announced_or_not(http: httpx.Client) -> None:
     large = b'{"prompt": "' + b"a" * 200_001 + b'"}'
     assert "200000 bytes" in refused(http.post(COMPLETIONS, content=large), 413)["message"]
