@@ -343,6 +343,7 @@ def _json_grammar(field: str, schema: Any) -> Grammar:
             raise RequestError(f"{field} is not JSON ({error}); give a JSON schema.", param=field) from None
     if not isinstance(schema, (dict, bool)):
         raise RequestError(f"{field} is {schema!r:.80}; give a JSON schema, an object.", param=field)
+    schema = {} if schema is True else schema
     try:
         source = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(lean(schema)), overrides=JSON_OPTIONS)
     except (ValueError, RecursionError) as error:  # it nests too deeply, or is `false`
