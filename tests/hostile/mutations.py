@@ -154,14 +154,14 @@ def bombard(app: ASGIApp, cases: Iterable[Case], key: str | None = None) -> tupl
 
 async def _bombard(app: ASGIApp, cases: list[Case], key: str | None) -> tuple[list[str], float]:
     faults: list[str] = []
-    usual = {"authorization": f"Bearer {key}"} if key else {}
+    usual = {"authorization": f"Bearer {key}"} if key else dict[str, str]()
     waiting = iter(cases)
     longest = 0.0
     transport = httpx.ASGITransport(app)  # an exception of the application comes through
 
     async def worker(client: httpx.AsyncClient) -> None:
         for case in waiting:
-            headers = {name: value.encode("latin-1") for name, value in {**usual, **case.headers}.items()}
+            headers = [(name.encode(), value.encode("latin-1")) for name, value in {**usual, **case.headers}.items()]
             try:
                 async with asyncio.timeout(60):
                     answer = await client.post(case.path, content=case.content, headers=headers)
