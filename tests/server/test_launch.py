@@ -100,7 +100,9 @@ def test_words_behind_two_dashes_are_the_agents(scripted: Start, capsys: pytest.
     assert main(["launch", "codex", "--url", url(http), "--no-check", "--", "exec", "--config", "it's one word"]) == 0
     words = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("# then: "))
     assert words[-3:] == ["exec", "--config", "it's one word"]
-    assert main(["launch", "continue", "--url", url(http), "--no-check", "--", "x"]) == 0  # shows a file, starts nothing
+    assert (
+        main(["launch", "continue", "--url", url(http), "--no-check", "--", "x"]) == 0
+    )  # shows a file, starts nothing
 
 
 def test_a_key_is_asked_for_sent_and_not_shown(scripted: Start, capsys: pytest.CaptureFixture[str]) -> None:
