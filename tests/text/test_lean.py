@@ -80,3 +80,13 @@ def test_what_only_looks_like_a_keyword_stays() -> None:
         "required": ["if"],
     }
     assert lean(schema) == schema
+
+
+def test_depth_is_no_limit() -> None:
+    schema: Any = {"type": "integer", "not": False}
+    for _ in range(5_000):
+        schema = {"items": schema}
+    found = lean(schema)
+    for _ in range(5_000):
+        found = found["items"]
+    assert found == {"type": "integer"}

@@ -17,18 +17,29 @@ NAMES = {"type": "string"}  # what every property's name is
 
 
 def lean(schema: Any) -> Any:
-    """``schema``, which allows what it allowed. Texts and values that only look like keywords stay as they are."""
-    if not isinstance(schema, Mapping):
-        return schema
-    return {key: _inside(key, value) for key, value in schema.items() if not _is_void(key, value, schema)}
+    """``schema``, which allows what it allowed. Texts and values that only look like keywords stay as they are.
 
-
-def _inside(key: str, value: Any) -> Any:
-    if key in NESTED:
-        return [lean(each) for each in value] if isinstance(value, list) else lean(value)
-    if key in NAMED and isinstance(value, Mapping):
-        return {name: lean(each) for name, each in value.items()}
-    return value
+    Without recursion: a schema may be nested as deeply as JSON may.
+    """
+    whole: list[Any] = [schema]
+    todo: list[tuple[Any, Any]] = [(whole, 0)]  # places of schemas: what holds them, and where
+    while todo:
+        holder, place = todo.pop()
+        if not isinstance(holder[place], Mapping):
+            continue
+        found = holder[place] = {
+            key: value for key, value in holder[place].items() if not _is_void(key, value, holder[place])
+        }
+        for key, value in found.items():
+            if key in NESTED and isinstance(value, list):
+                found[key] = inner = list(value)
+                todo += [(inner, at) for at in range(len(inner))]
+            elif key in NESTED:
+                todo.append((found, key))
+            elif key in NAMED and isinstance(value, Mapping):
+                found[key] = named = dict(value)
+                todo += [(named, name) for name in named]
+    return whole[0]
 
 
 def _is_void(key: str, value: Any, schema: Mapping[str, Any]) -> bool:
