@@ -48,6 +48,7 @@ def refused(answer: httpx.Response, status: int = 400) -> dict[str, Any]:
         (b'"text"', r"not a JSON object"),
         (b"\xff{}", r"not UTF-8 at byte 0"),
         (b'{"a":' + b"[" * 100_000, r"nested too deeply|not valid JSON"),
+        (b'{"a":' + b"[" * 500 + b"]" * 500 + b"}", r"nested too deeply, in more than 500 levels"),
         (b'{"seed": ' + b"9" * 5000 + b"}", r"not usable JSON"),
     ],
 )

@@ -346,9 +346,9 @@ def _json_grammar(field: str, schema: Any) -> Grammar:
     schema = {} if schema is True else schema
     try:
         source = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(lean(schema)), overrides=JSON_OPTIONS)
+        return Grammar(source, field, json_rule(schema) if isinstance(schema, dict) else None)
     except (ValueError, RecursionError) as error:  # it nests too deeply, or is `false`
         raise RequestError(f"{field} is no schema that an answer can be held to ({error}).", param=field) from None
-    return Grammar(source, field, json_rule(schema) if isinstance(schema, dict) else None)
 
 
 def json_rule(schema: Mapping[str, Any]) -> str:
