@@ -55,7 +55,7 @@ struct LayerJob {
 constexpr int64_t kLayerTokens = 256;  // a multiple of kTokenTile
 using LayerKernel = void (*)(const LayerJob& job, int64_t begin, int64_t end, int64_t first, int64_t last);
 
-// Of types whose scales are floats, and of nested ones, which need no corrections.
+// Of types whose scales are floats, and of nested ones.
 struct CodedPair {
     CodedKernels plain, nested;
 };

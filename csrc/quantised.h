@@ -95,6 +95,8 @@ struct CodedInputs {
     // that codes may count from 0; with mins fp32. Not nested.
     void* corrections;
     int16_t* words;   // nested [tile][super-block][row][24]: sums of 16 halves of blocks, then of 8 blocks
+    int32_t* starts;  // nested [tile][super-block][row][part]: as above; none where one weight type's codes count from 0
+    int64_t parts;    // of a block in that type
 };
 
 constexpr int64_t kSumWords = 24;
@@ -109,7 +111,7 @@ static inline int64_t coded_bytes(const qw_weight_type& type, int64_t tokens, in
     return round_up(tokens * coded_blocks(in) * kEach, kVectorBytes);
 }
 static inline int64_t correction_bytes(const qw_weight_type& type, int64_t tokens, int64_t in) {
-    if (type.nested) return 0;
+    if (type.nested && zero_of(type) == 0) return 0;
     return round_up(tokens * coded_blocks(in) * parts_of(type) * static_cast<int64_t>(sizeof(float)), kVectorBytes);
 }
 
@@ -120,7 +122,9 @@ static inline CodedInputs coded_inputs(const qw_weight_type& type, void* memory,
     inputs.numbers = static_cast<int8_t*>(memory);
     inputs.scales = reinterpret_cast<float*>(inputs.numbers + tokens * inputs.blocks * kBlock);
     inputs.corrections = corrections;
+    inputs.parts = parts_of(type);
     if (type.nested) {
+        inputs.starts = zero_of(type) == 0 ? nullptr : static_cast<int32_t*>(corrections);
         inputs.words = reinterpret_cast<int16_t*>(inputs.scales + tokens * inputs.blocks / kChunkBlocks);
     } else {
         inputs.sums = reinterpret_cast<int32_t*>(inputs.scales + tokens * inputs.blocks);

@@ -15,7 +15,6 @@ constexpr int64_t kMaxSuperParts = kChunkBlocks * kMaxParts;
 struct SuperStage {
     alignas(64) uint8_t bytes[kSuperVectors * kVectorBytes];
     alignas(64) int32_t scales[kMaxSuperParts][kLanes];
-    alignas(64) int32_t zeros[kMaxSuperParts / 2][kLanes];  // - zero * scale, so that codes may count from 0
     alignas(64) int32_t mins[kMaxSuperParts / 2][kLanes];
     alignas(64) float super_scale[kLanes], minus_super_min[kLanes];
 };
@@ -24,16 +23,10 @@ struct SuperStage {
 const uint8_t* expand_super(const qw_weight_type& type, const uint8_t* chunk, SuperStage& stage) {
     constexpr int64_t kFloats = 2 * kPanel;
     const int64_t count = kChunkBlocks * parts_of(type);
-    const int32_t zero_byte = zero_of(type);
     ask_for_scales(type, chunk, kChunkBlocks);
     const uint8_t* parts = chunk + kFloats * floats_of(type);
     store(stage.super_scale, load_scales(type.scale_type, chunk));
     for (int64_t i = 0; i < count; ++i) store_whole(stage.scales[i], whole_signed(parts + i * kPanel));
-    for (int64_t i = 0; zero_byte > 0 && i < count; i += 2) {
-        const I minus = all_whole(-zero_byte);
-        const I pairs = pairs_of(mul(load_whole(stage.scales[i]), minus), mul(load_whole(stage.scales[i + 1]), minus));
-        store_whole(stage.zeros[i / 2], pairs);
-    }
     if (type.has_min) {
         store(stage.minus_super_min, sub(zero(), load_scales(type.scale_type, chunk + kFloats)));
         parts += count * kPanel;
@@ -50,24 +43,19 @@ struct SuperTile {
     int8_t* numbers;  // [row][256]
     int16_t* words;   // [row][24]: sums of 16 halves of blocks, then of 8 blocks
     float* scales;
+    const int32_t* starts;  // [row][part]: of whole sums
 };
+
+constexpr int32_t kNoStarts[kTokenTile * kMaxSuperParts] = {};
 
 SuperTile view_super(const CodedInputs& inputs, int64_t tile, int64_t row, int64_t super) {
     const int64_t supers = inputs.blocks / kChunkBlocks;
     const int64_t at = tile * kTokenTile * supers + super * tile_rows(inputs, tile) + row;
-    return {inputs.numbers + at * QW_SUPER_BLOCK, inputs.words + at * kSumWords, inputs.scales + at};
+    const int32_t* starts = inputs.starts == nullptr ? kNoStarts : inputs.starts + at * kChunkBlocks * inputs.parts;
+    return {inputs.numbers + at * QW_SUPER_BLOCK, inputs.words + at * kSumWords, inputs.scales + at, starts};
 }
 
-// The sum over parts of what the pairs are times the parts' sums.
-template <int kParts>
-QW_INLINE I multiply_sums(const int32_t (*pairs)[kLanes], const int16_t* words, I sum) {
-    words += kParts == kMaxSuperParts ? 0 : kMaxSuperParts;
-#pragma GCC unroll 8
-    for (int i = 0; i < kParts / 2; ++i) sum = multiply_add_pairs(sum, load_whole(pairs[i]), words + 2 * i);
-    return sum;
-}
-
-// totals [kRows][16] += what super-blocks' whole numbers, without zeros, add to them, rows side by side.
+// totals [kRows][16] += what super-blocks' whole numbers add to them, rows side by side.
 template <int kParts, int kRows>
 QW_INLINE void add_supers(bool has_min, const SuperStage& stage, I (&wholes)[kRows], const int16_t* words, const float* scales,
                           float (*totals)[kLanes]) {
@@ -96,14 +84,14 @@ QW_INLINE void add_supers(bool has_min, const SuperStage& stage, I (&wholes)[kRo
 // Whole sums of one block's parts times their scales, for kTokens tokens, added to `wholes`.
 template <bool kWide, int kTokens, int kParts>
 QW_INLINE void multiply_block_scales(const B (&v)[kBlockVectors], const int32_t (*scales)[kLanes], const int8_t* numbers,
-                                     I* wholes) {
+                                     const int32_t* starts, I* wholes) {
     constexpr int kOfBlock = kParts / kChunkBlocks, kVectors = kBlockVectors / kOfBlock;
 #pragma GCC unroll 2
     for (int p = 0; p < kOfBlock; ++p) {
         I sums[kTokens];
         const I scale = load_whole(scales[p]);
 #pragma GCC unroll 16
-        for (int m = 0; m < kTokens; ++m) sums[m] = all_whole(0);
+        for (int m = 0; m < kTokens; ++m) sums[m] = all_whole(starts[m * kParts + p]);
 #pragma GCC unroll 8
         for (int j = p * kVectors; j < (p + 1) * kVectors; ++j) {
 #pragma GCC unroll 16
@@ -121,21 +109,20 @@ template <bool kWide, int kTokens, int kParts>
 void multiply_super(const qw_weight_type& type, const SuperStage& stage, const uint8_t* bytes, SuperTile tile, int64_t groups,
                     float (*totals)[kLanes]) {
     I wholes[kTokenTile];
+    const int32_t* starts = tile.starts;
     for (int64_t m = 0; m < groups * kTokens; ++m) wholes[m] = all_whole(0);
-    for (int64_t block = 0; block < kChunkBlocks; ++block) {
+    for (int64_t block = 0; block < kChunkBlocks; ++block, starts += kParts / kChunkBlocks) {
         B v[kBlockVectors];
         spread<8>(bytes + block * kVectorBytes * kBlockVectors, v);
         const int32_t(*scales)[kLanes] = stage.scales + block * (kParts / kChunkBlocks);
         for (int64_t m = 0; m < groups * kTokens; m += kTokens) {
             const int8_t* numbers = tile.numbers + m * QW_SUPER_BLOCK + block * kBlock;
-            multiply_block_scales<kWide, kTokens, kParts>(v, scales, numbers, wholes + m);
+            multiply_block_scales<kWide, kTokens, kParts>(v, scales, numbers, starts + m * kParts, wholes + m);
         }
     }
-    const bool shifted = zero_of(type) > 0;
     for (int64_t m = 0; m < groups * kTokens; ++m) {
-        const int16_t* words = tile.words + m * kSumWords;
-        I whole[1] = {shifted ? multiply_sums<kParts>(stage.zeros, words, wholes[m]) : wholes[m]};
-        add_supers<kParts, 1>(type.has_min, stage, whole, words, tile.scales + m, totals + m);
+        I whole[1] = {wholes[m]};
+        add_supers<kParts, 1>(type.has_min, stage, whole, tile.words + m * kSumWords, tile.scales + m, totals + m);
     }
 }
 
@@ -162,7 +149,6 @@ void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, floa
     constexpr int kOfBlock = kParts / kChunkBlocks, kVectors = kBlockVectors / kOfBlock;
     const qw_weight& weight = *job.arguments->weight;
     const qw_weight_type& type = *weight.type;
-    const int32_t minus_zero = -zero_of(type);
     const uint8_t* chunk = panel_of(weight, panel);
     V sums[kTokens];
     for (int m = 0; m < kTokens; ++m) sums[m] = zero();
@@ -172,13 +158,9 @@ void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, floa
         const uint8_t* scales = chunk + kFloats * floats_of(type);
         const uint8_t* codes = chunk + scale_bytes(type, kChunkBlocks);
         ask_for_scales(type, chunk, kChunkBlocks);
-        int32_t starts[kTokens][kParts];  // so that codes may count from 0
         I wholes[kTokens];
 #pragma GCC unroll 8
-        for (int m = 0; m < kTokens; ++m) {
-            for (int i = 0; i < kParts; ++i) starts[m][i] = minus_zero * words[m * kSumWords + i];
-            wholes[m] = all_whole(0);
-        }
+        for (int m = 0; m < kTokens; ++m) wholes[m] = all_whole(0);
         for (int64_t block = 0; block < kChunkBlocks; ++block, codes += kVectorBytes * Form::kBits) {
             if constexpr (kTokens > 4) {
                 ask_ahead_of_many<Form::kBits>(codes);
@@ -198,7 +180,7 @@ void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, floa
                 const I scale = whole_signed(scales + at * kPanel);
                 I products[kTokens];
 #pragma GCC unroll 8
-                for (int m = 0; m < kTokens; ++m) products[m] = all_whole(starts[m][at]);
+                for (int m = 0; m < kTokens; ++m) products[m] = all_whole(tile.starts[m * kParts + at]);
 #pragma GCC unroll 8
                 for (int64_t j = part * kVectors; j < (part + 1) * kVectors; ++j) {
 #pragma GCC unroll 8
@@ -300,32 +282,33 @@ void sum_supers(const CodedJob& job, int64_t panel, int64_t first, int64_t last,
     }
 }
 
-// So few tokens read the stream anew for all that go together: after the first of them a panel is in a near cache.
+// So few tokens read the stream anew for all that go together: after the first of them the panels are in a near cache. With
+// VNNI staging never pays.
 #if defined(__AVX512VNNI__)
-constexpr int64_t kStreamedTokens = 4 * kTokenTile;
+constexpr int64_t kStreamedTokens = INT64_MAX;
 #else
 constexpr int64_t kStreamedTokens = kTokenTile;
 #endif
 
-// Totals [tokens][16] of one panel, tokens [first, last), a tile's in parts of about one size.
-void stream_tiles(const CodedJob& job, const Streams& streams, int64_t panel, int64_t first, int64_t last, B table,
-                  float (*totals)[kLanes]) {
+// Outputs of panels [begin, end) for tokens [first, last), a tile's in parts of about one size: each part's inputs stay in
+// the nearest cache while all panels pass by.
+void stream_panels(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last, B table) {
+    const Streams streams = choose_streams(*job.arguments->weight->type);
+    alignas(64) float totals[kTogether][kLanes];
     for (int64_t token = first; token < last;) {
         const int64_t left = tile_rows(job.inputs, token / kTokenTile) - token % kTokenTile;
         const int64_t count = divide_up(left, divide_up(left, kTogether));
-        streams.of[count - 1](job, panel, token, table, totals + (token - first));
+        for (int64_t panel = begin; panel < end; ++panel) {
+            streams.of[count - 1](job, panel, token, table, totals);
+            store_panel(job, panel, token, token + count, totals);
+        }
         token += count;
     }
 }
 
 void linear_nested(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
     const B table = table_bytes(*job.arguments->weight->type);
-    if (job.inputs.tokens <= kStreamedTokens) {
-        const Streams streams = choose_streams(*job.arguments->weight->type);
-        return for_each_panel(job, begin, end, first, last, [&](int64_t panel, float (*totals)[kLanes]) {
-            stream_tiles(job, streams, panel, first, last, table, totals);
-        });
-    }
+    if (job.inputs.tokens <= kStreamedTokens) return stream_panels(job, begin, end, first, last, table);
     SuperStage stage;
     for_each_panel(job, begin, end, first, last, [&](int64_t panel, float (*totals)[kLanes]) {
         sum_supers(job, panel, first, last, table, stage, totals);
@@ -359,8 +342,18 @@ struct NestedRow {
     }
 };
 
+void correct_nested(const qw_weight_type& type, const CodedInputs& inputs, int64_t tile) {
+    const int64_t parts = kChunkBlocks * inputs.parts, supers = inputs.blocks / kChunkBlocks, before = tile * kTokenTile * supers;
+    const int16_t* sums = inputs.words + before * kSumWords + (parts == kMaxSuperParts ? 0 : kMaxSuperParts);
+    int32_t* starts = inputs.starts + before * parts;
+    const int32_t minus_zero = -zero_of(type);
+    for (int64_t row = 0; row < supers * tile_rows(inputs, tile); ++row, sums += kSumWords, starts += parts) {
+        for (int64_t i = 0; i < parts; ++i) starts[i] = minus_zero * sums[i];
+    }
+}
+
 CodedPair coded_pair() {
-    return {{code_inputs<PlainRow>, correct_inputs, linear_codes}, {code_inputs<NestedRow>, nullptr, linear_nested}};
+    return {{code_inputs<PlainRow>, correct_inputs, linear_codes}, {code_inputs<NestedRow>, correct_nested, linear_nested}};
 }
 
 }  // namespace
