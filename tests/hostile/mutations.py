@@ -17,6 +17,8 @@ from tests.hostile.target import CHAT, COMPLETIONS, EITHER, HELLO, Case, faults_
 from tests.media.files import data_uri, encoded, noise
 
 AT_ONCE = 8
+DAMAGED = 1 / 8  # of the keys
+UNKNOWN = frozenset({401})
 ODD: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 1.5, -0.0, 1e308, 2**31, 2**63, -(2**64), "", "x", "\0", "\ud800", "é", "<|im_end|>", "auto", "1", "-1", "null",
     "data:image/png;base64,AA==", "http://127.0.0.1:1/x", "../../etc/passwd", "a" * 5_000, [], {}, [[]], [None], [{}], {"": None}, {"a": {"b": {"c": []}}},
@@ -83,15 +85,24 @@ VALID: tuple[tuple[str, dict[str, Any]], ...] = (
 )  # fmt: skip
 
 
-def mutated(seed: int) -> Case:
-    """A valid request with one to four things changed: values and keys of its JSON, then perhaps its bytes."""
+def mutated(seed: int, key: str | None = None) -> Case:
+    """A valid request with one to four things changed: values and keys of its JSON, then perhaps its bytes.
+
+    Where there is a ``key``, it is damaged once in eight times, and then nothing else may happen than a refusal.
+    """
     rng = random.Random(seed)
     path, valid = rng.choice(VALID)
     body: Any = copy.deepcopy(valid)
     for _ in range(rng.randint(1, 3)):
         _change(rng, body)
     case = Case(f"mutation {seed}", body, path, allowed=EITHER)
-    return case if rng.random() < 0.7 else replace(case, body=_bytes(rng, bytearray(case.content)))
+    if rng.random() >= 0.7:
+        case = replace(case, body=_bytes(rng, bytearray(case.content)))
+    if key and rng.random() < DAMAGED:
+        wrong = _bytes(rng, bytearray(key.encode())).decode("latin-1")
+        if wrong.strip() != key:  # space around it is none of it
+            return replace(case, headers={"authorization": f"Bearer {wrong}"}, allowed=UNKNOWN)
+    return case
 
 
 def _change(rng: random.Random, body: Any) -> None:
@@ -133,22 +144,27 @@ def _bytes(rng: random.Random, data: bytearray) -> bytes:
     return bytes(data)
 
 
-def bombard(app: ASGIApp, cases: Iterable[Case], headers: dict[str, str] | None = None) -> tuple[list[str], float]:
-    """What is wrong with the answers of ``app``, and the most processor time that its event loop spent without a pause."""
-    return asyncio.run(_bombard(app, list(cases), headers or {}))
+def bombard(app: ASGIApp, cases: Iterable[Case], key: str | None = None) -> tuple[list[str], float]:
+    """What is wrong with the answers of ``app``, and the most processor time that its event loop spent without a pause.
+
+    ``key`` is sent with every case that does not bring an authorization of its own.
+    """
+    return asyncio.run(_bombard(app, list(cases), key))
 
 
-async def _bombard(app: ASGIApp, cases: list[Case], headers: dict[str, str]) -> tuple[list[str], float]:
+async def _bombard(app: ASGIApp, cases: list[Case], key: str | None) -> tuple[list[str], float]:
     faults: list[str] = []
+    usual = {"authorization": f"Bearer {key}"} if key else dict[str, str]()
     waiting = iter(cases)
     longest = 0.0
     transport = httpx.ASGITransport(app)  # an exception of the application comes through
 
     async def worker(client: httpx.AsyncClient) -> None:
         for case in waiting:
+            headers = [(name.encode(), value.encode("latin-1")) for name, value in {**usual, **case.headers}.items()]
             try:
                 async with asyncio.timeout(60):
-                    answer = await client.post(case.path, content=case.content)
+                    answer = await client.post(case.path, content=case.content, headers=headers)
             except TimeoutError:
                 faults.append(f"{case.name}: no answer within a minute")
                 continue
@@ -156,7 +172,7 @@ async def _bombard(app: ASGIApp, cases: list[Case], headers: dict[str, str]) -> 
                 faults.append(f"{case.name}: {error!r}")
                 continue
             sent = case.content.decode("utf-8", "replace")
-            faults.extend(f"{case.name}: {fault} {sent[:300]}" for fault in faults_of(answer, sent))
+            faults.extend(f"{case.name}: {fault} {sent[:300]}" for fault in faults_of(answer, sent, key))
             if "internal_error" in answer.text or answer.status_code not in case.allowed:
                 faults.append(f"{case.name}: {answer.status_code} {answer.text[:200]} {sent[:300]}")
 
@@ -168,9 +184,7 @@ async def _bombard(app: ASGIApp, cases: list[Case], headers: dict[str, str]) -> 
             longest = max(longest, time.thread_time() - before)
             await asyncio.sleep(0.002)
 
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://localhost", headers=headers, timeout=90
-    ) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=90) as client:
         watcher = asyncio.create_task(watch())
         await asyncio.gather(*(worker(client) for _ in range(AT_ONCE)))
         watcher.cancel()

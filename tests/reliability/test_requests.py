@@ -15,6 +15,7 @@ from qwench.config import EngineConfig, ModelConfig
 from qwench.engine.client import EngineClient
 from qwench.errors import QwenchError
 from qwench.server.app import build_app
+from qwench.server.keys import Key
 from qwench.server.service import ServerSettings
 from qwench.text.model import ModelText
 from tests.hostile import cases_inside as inside
@@ -57,17 +58,22 @@ def test_goal_01_bad_requests_are_refused(tmp_path: Path) -> None:
             assert SECRET not in told
 
 
-def test_goal_02_bad_requests_at_random(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("key", [None, SECRET], ids=["without a key", "with a key"])
+def test_goal_02_bad_requests_at_random(caplog: pytest.LogCaptureFixture, key: str | None) -> None:
     client = EngineClient(EngineConfig(model="nano", max_model_len=1024, max_num_seqs=8))
     text = ModelText(client.files, client.model)
     client.start(text.vocabulary)
     client.wait_ready(60)
-    app = build_app(client, text, ServerSettings(names=("nano",)))
+    keys = (Key.of(key),) if key else ()
+    app = build_app(client, text, ServerSettings(names=("nano",), keys=keys))
+    seeds = range(1_000_000, 1_000_000 + effort("mutations"))
     with caplog.at_level(logging.ERROR):
-        faults, longest = bombard(app, map(mutated, range(1_000_000, 1_000_000 + effort("mutations"))))
+        faults, longest = bombard(app, (mutated(seed, key) for seed in seeds), key)
     assert not faults, "\n".join(faults)
     assert not caplog.records
     assert longest < LONGEST_BLOCK
+    if key:
+        assert key not in caplog.text
     client.close()
 
 

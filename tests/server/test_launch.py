@@ -95,6 +95,16 @@ def test_a_document_has_settings_and_checks(scripted: Start, capsys: pytest.Capt
     assert [check["name"] for check in document["checks"]] == ["window", "streaming", "tools"]
 
 
+def test_words_behind_two_dashes_are_the_agents(scripted: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    _, http = scripted(obliging)
+    assert main(["launch", "codex", "--url", url(http), "--no-check", "--", "exec", "--config", "it's one word"]) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("# then: "))
+    assert words[-3:] == ["exec", "--config", "it's one word"]
+    assert (
+        main(["launch", "continue", "--url", url(http), "--no-check", "--", "x"]) == 0
+    )  # shows a file, starts nothing
+
+
 def test_a_key_is_asked_for_sent_and_not_shown(scripted: Start, capsys: pytest.CaptureFixture[str]) -> None:
     _, http = scripted(obliging, keys=(Key.of("open-sesame"),))
     assert launch(http, "codex", "--no-check") == 2
@@ -131,6 +141,7 @@ def test_a_model_that_is_not_served_is_named(scripted: Start, capsys: pytest.Cap
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_agent_gets_the_address_the_model_and_the_key(name: str) -> None:
     setup = AGENTS[name].setup(SERVED)
+    assert setup.saying(("-p", "hi")).command == ((*setup.command, "-p", "hi") if setup.command else ())
     whole = json.dumps([dict(setup.environment), setup.command, setup.file])
     assert "http://127.0.0.1:8000" in whole
     assert NO_KEY in whole

@@ -131,8 +131,15 @@ def test_no_request_can_add_a_series(http: httpx.Client) -> None:
 def test_every_metric_of_the_dashboard_is_told_and_every_told_one_is_known_to_it(http: httpx.Client) -> None:
     document = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     asked = [target["expr"] for panel in document["panels"] for target in panel.get("targets", ())]
+    asked += [str(variable["query"]) for variable in document["templating"]["list"] if variable["type"] == "query"]
     named = set(re.findall(r"\bqwench_\w+", " ".join(asked)))
     told = {name for name, _ in samples(http)}
     assert named <= told, f"docs/grafana.json asks for what is not told: {named - told}"
+    labels = {name: {"instance", *json.loads(labels)} for name, labels in samples(http)}  # Prometheus adds the instance
+    for expression in asked:
+        for name, within in re.findall(r"(qwench_\w+)\{(.*?)\}", expression):
+            assert set(re.findall(r"(\w+)=~", within)) <= labels[name], expression
+        for grouped in re.findall(r"by \((\w+)\)", expression):
+            assert all(grouped in labels[name] for name in re.findall(r"qwench_\w+", expression)), expression
     stems = {re.sub(r"_(bucket|sum|count)$", "", name) for name in named}
     assert {f"qwench_{name}" for name in HISTOGRAMS} <= stems, "docs/grafana.json shows every histogram"

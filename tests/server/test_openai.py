@@ -241,8 +241,14 @@ def test_a_prompt_beyond_the_window_names_both_numbers(openai: OpenAI) -> None:
     long: Any = [{"role": "user", "content": "word " * 1000}]
     with pytest.raises(sdk.BadRequestError, match=rf"prompt has \d{{4}} tokens.*{WINDOW}") as failure:
         openai.chat.completions.create(messages=long, **GREEDY)
-    assert failure.value.code == "context_length_exceeded"
+    assert (failure.value.code, failure.value.param) == ("context_length_exceeded", "messages")
     assert failure.value.response.headers["x-should-retry"] == "false"
+    with pytest.raises(sdk.BadRequestError) as failure:
+        openai.responses.create(model=NAME, input="word " * 1000)
+    assert failure.value.param == "input"
+    with pytest.raises(sdk.BadRequestError) as failure:
+        openai.completions.create(model=NAME, prompt="word " * 1000)
+    assert failure.value.param == "prompt"
 
 
 def test_wrong_values_are_refused_by_name(openai: OpenAI) -> None:

@@ -48,6 +48,7 @@ def refused(answer: httpx.Response, status: int = 400) -> dict[str, Any]:
         (b'"text"', r"not a JSON object"),
         (b"\xff{}", r"not UTF-8 at byte 0"),
         (b'{"a":' + b"[" * 100_000, r"nested too deeply|not valid JSON"),
+        (b'{"a":' + b"[" * 500 + b"]" * 500 + b"}", r"nested too deeply, in more than 500 levels"),
         (b'{"seed": ' + b"9" * 5000 + b"}", r"not usable JSON"),
     ],
 )
@@ -179,6 +180,14 @@ def test_unknown_routes_and_methods_answer_in_the_same_shape(http: httpx.Client)
     assert "GET /v1/chat/completions is not possible" in refused(http.get(CHAT), 405)["message"]
     assert http.get(CHAT).headers["allow"] == "POST"
     assert "\\" in refused(http.post("/caf%C3%A9"), 404)["message"]  # what was asked, in ASCII
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/health", "/docs", "/v1/nowhere"])
+def test_head_answers_as_get_does_without_the_body(http: httpx.Client, path: str) -> None:
+    whole, head = http.get(path), http.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert http.head(CHAT).status_code == 405
 
 
 def test_a_large_body_is_413_announced_or_not(http: httpx.Client) -> None:

@@ -403,6 +403,7 @@ def test_what_is_shown_is_seen(scripted: Start) -> None:
     with client_of(http) as client:
         assert client.responses.create(model=NAME, input=items).output_text == "I see."
         assert client.responses.input_tokens.count(model=NAME, input=items).input_tokens > 16
+        assert client.responses.input_tokens.count(input="Hello").input_tokens > 3  # of the one model there is
     assert [span.media.kind for span in engine.shown[-1]] == ["image"] * 4
     items[2]["output"] = [{**image, "image_url": "data:image/png;base64,AAAA"}]
     answer = http.post(PATH, json={"input": items})

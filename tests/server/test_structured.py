@@ -214,7 +214,16 @@ def test_a_schema_that_is_not_strict_is_held_to_by_its_types(http: httpx.Client)
     tools = [function("f", s={"type": "array", "uniqueItems": True})]
     answer = http.post("/v1/chat/completions", json={"model": NAME, "messages": HELLO, "tools": tools, "max_tokens": 3})
     assert answer.status_code == 200
-    assert "only types" in answer.headers["x-qwench-warnings"]
+    assert "only types are held to" in answer.headers["x-qwench-warnings"]
+
+
+def test_one_tool_that_cannot_be_held_to_spoils_no_other(http: httpx.Client) -> None:
+    tools = [function("odd", s={"type": "array", "uniqueItems": True}), strict(function("f", a={"type": "integer"}))]
+    body = {"model": NAME, "messages": HELLO, "tools": tools, "max_tokens": 3}
+    for _ in range(2):
+        answer = http.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200
+        assert "only types of odd are held to" in answer.headers["x-qwench-warnings"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

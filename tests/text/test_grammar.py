@@ -160,6 +160,10 @@ def test_broken_wishes_are_refused_before_anything_runs(text: ModelText) -> None
             text.grammars.compile(wanted(**fields))
 
 
+def test_a_schema_that_allows_everything_is_any_json(text: ModelText) -> None:
+    assert text.grammars.compile(wanted(guided_json=True)) is text.grammars.compile(wanted(guided_json={}))
+
+
 def test_a_long_chain_of_references_overflows_no_stack(text: ModelText) -> None:
     chain = {str(at): {"type": "object", "properties": {"a": {"$ref": f"#/$defs/{at + 1}"}}} for at in range(3_000)}
     text.grammars.compile(wanted(guided_json={"$ref": "#/$defs/0", "$defs": {**chain, "3000": {"type": "string"}}}))

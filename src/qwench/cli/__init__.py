@@ -38,6 +38,7 @@ COMMANDS = {
     "doctor": "what this machine has, how fast it is, which kernels were chosen, what to mend",
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+BEHIND = "behind"  # a command with a default for it gets the words behind `--`, which it hands on to another program
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
@@ -67,6 +68,10 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """All of ``arguments``, or UsageError. Unknown flags are looked for first: they explain what is missing."""
+        if self.get_default(BEHIND) is not None and "--" in arguments:
+            end = arguments.index("--")
+            self.set_defaults(**{BEHIND: tuple(arguments[end + 1 :])})
+            arguments = arguments[:end]
         for word in self._flags(arguments):
             if word not in self._option_string_actions:
                 raise UsageError(f"{self.prog} has no flag {word}{self._nearest(word)}")

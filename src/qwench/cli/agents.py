@@ -6,8 +6,8 @@ Knows no HTTP and prints nothing. Where an agent reads a file, the file is shown
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from qwench.cli.rehearsal import CHAT, MESSAGES, RESPONSES, Check, counts_tokens, fills_in, lists_models
 
@@ -35,6 +35,10 @@ class Setup:
     command: tuple[str, ...] = ()
     path: str = ""
     file: str = ""
+
+    def saying(self, words: Sequence[str]) -> Setup:
+        """With ``words`` of the user's at the end of the command, if there is one."""
+        return replace(self, command=(*self.command, *words)) if self.command else self
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """``qwench launch AGENT``: the settings with which an agent uses a running server, tried; or the agent itself.
 
 The settings go to standard output as lines for a shell, so ``eval "$(qwench launch claude)"`` takes them over; what was
-tried goes to standard error.
+tried goes to standard error. Words behind ``--`` are the agent's own: ``qwench launch codex --run -- exec "Say hi"``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s [flags] AGENT [-- WORDS FOR THE AGENT]"
+    parser.set_defaults(behind=())
     parser.add_argument("agent", metavar="AGENT", help=", ".join(AGENTS))
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server (http://127.0.0.1:8000)")
     parser.add_argument("--model", metavar="NAME", help="one of its models (the first)")
@@ -47,18 +49,19 @@ def run(args: argparse.Namespace) -> int:
     key = args.api_key or os.environ.get(KEY_VARIABLE) or NO_KEY
     wire = Wire(args.url, key)
     served = look(wire, args.model, key)
+    setup = agent.setup(served).saying(args.behind)
     findings: list[Finding] = []
     for finding in () if args.no_check else rehearse(agent, wire, served):
         findings.append(finding)
         _say(f"{'ok  ' if finding.ok else 'no  '}{finding.name}: {finding.told}")
     ready = all(finding.ok for finding in findings)
     if not args.run:
-        _show(agent, served, findings, as_json=args.json)
+        _show(agent, setup, key, findings, as_json=args.json)
         return int(not ready)
     if not ready:
         _say(f"{agent.title} was not started; --no-check starts it all the same.")
         return 1
-    return start(agent, agent.setup(served))
+    return start(agent, setup)
 
 
 def look(wire: Wire, wanted: str | None, key: str) -> Served:
@@ -103,8 +106,7 @@ def start(agent: Agent, setup: Setup) -> int:
     os.execve(program, setup.command, {**environment, **setup.environment})  # noqa: S606  # the agent the user named
 
 
-def _show(agent: Agent, served: Served, findings: list[Finding], *, as_json: bool) -> None:
-    setup = agent.setup(served)
+def _show(agent: Agent, setup: Setup, key: str, findings: list[Finding], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"agent": agent.title, **asdict(setup), "checks": [asdict(finding) for finding in findings]}))
         return
@@ -114,7 +116,7 @@ def _show(agent: Agent, served: Served, findings: list[Finding], *, as_json: boo
     for name in setup.unset:
         print(f"unset {name}")
     for name, value in setup.environment.items():
-        print(f"export {name}={_quoted(value, served.key)}")
+        print(f"export {name}={_quoted(value, key)}")
     print(f"# then: {shlex.join(setup.command)}")
 
 

@@ -34,7 +34,14 @@ from qwench.gateway.router import Ask
 from qwench.gateway.tiers import AUTO
 from qwench.gateway.wanted import Face, read_wanted
 from qwench.server.body import parse, read_body
-from qwench.server.errors import InternalError, error_response, json_response, on_http_error, on_qwench_error
+from qwench.server.errors import (
+    InternalError,
+    error_response,
+    header_value,
+    json_response,
+    on_http_error,
+    on_qwench_error,
+)
 from qwench.server.gate import CLIENT_CLOSED, OWNER, Behind, Gate
 from qwench.server.sse import HEADERS, ClientGone, unless_gone
 
@@ -50,7 +57,7 @@ FACES: Mapping[str, Face] = MappingProxyType(
 )
 TASK = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SMALL = 65_536  # bytes of a body that is parsed where it is; a larger one goes to a thread
-PLAIN = str.maketrans({"×": "x", "−": "-"})  # headers are ASCII
+PLAIN = str.maketrans({"×": "x", "−": "-"})  # our own reasons, in ASCII
 LONGEST_HEADER = 1000
 
 
@@ -155,11 +162,7 @@ def headers_of(house: House, job: Job, *, done: bool) -> dict[str, str]:
         told["x-qwench-cost"] = cost
     if job.warnings:
         told["x-qwench-warnings"] = "; ".join(job.warnings)
-    return {name: _plain(value) for name, value in told.items()}
-
-
-def _plain(text: str) -> str:
-    return text.translate(PLAIN).encode("ascii", "replace").decode()[:LONGEST_HEADER]
+    return {name: header_value(value.translate(PLAIN), LONGEST_HEADER) for name, value in told.items()}
 
 
 def reserved(job: Job) -> float:

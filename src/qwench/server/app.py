@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwench import __version__
 from qwench.errors import QwenchError
@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 
 class Inner(Behind, FastAPI):
     """FastAPI behind the gate, which is outermost, so that a refusal costs little."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What GET answers HEAD does too: some clients begin with it. The connection leaves the body out."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await super().__call__(scope, receive, send)
 
 
 def build_app(client: EngineClient, text: ModelText, settings: ServerSettings) -> ASGIApp:

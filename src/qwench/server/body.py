@@ -11,6 +11,7 @@ from starlette.types import Message, Receive
 
 from qwench.errors import RequestError
 from qwench.fault import fault
+from qwench.server.depth import MOST_LEVELS, is_deep
 from qwench.server.errors import BodyTooLarge, BodyTooSlow
 
 BODY_SECONDS = 20.0  # for a body to come, and one second more for each so many bytes of it:
@@ -72,6 +73,8 @@ def parse(body: bytes) -> dict[str, object]:
         raise RequestError(f"The body is not usable JSON: {error}.") from None
     if not isinstance(value, dict):
         raise RequestError("The body is not a JSON object; send {...}.")
+    if body.count(b"[") + body.count(b"{") > MOST_LEVELS and is_deep(value):
+        raise RequestError(f"The body is nested too deeply, in more than {MOST_LEVELS} levels; send flatter JSON.")
     return value
 
 

@@ -16,6 +16,7 @@ from qwench.errors import ContextLengthExceeded, Overloaded, QwenchError, Reques
 
 RETRY_AFTER = 2  # seconds; loading moves within that order of time, and nobody shall come back sooner
 MOST_RETRY_AFTER = 60  # seconds; OpenAI's own client does not believe more
+UNPRINTABLE = re.compile(r"[^ -~]")
 RETRIED = frozenset({429, 503})  # everything else fails again when repeated
 REQUEST = "qwench.request"  # in the scope of a request: its id
 OLLAMA = "/api/"  # its routes tell a failure as a text
@@ -110,6 +111,13 @@ def json_response(
     payload: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     return Response(encode(payload), status, headers, media_type="application/json")
+
+
+def header_value(text: str, most: int) -> str:
+    """``text`` as a header can hold it, at most so long. A client's own words may be in it: what is not printable ASCII
+    is escaped."""
+    told = UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text).strip()
+    return told if len(told) <= most else f"{told[: most - 3]}..."
 
 
 def error_body(error: QwenchError) -> dict[str, object]:

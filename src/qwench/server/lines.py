@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from qwench.errors import RequestError
+from qwench.server.depth import is_deep
 
 CHAT, COMPLETIONS, RESPONSES = URLS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 FIELDS = ("custom_id", "method", "url", "body")
@@ -40,6 +41,8 @@ def parse_line(raw: bytes, number: int) -> dict[str, Any]:
         raise RequestError(f"line {number} is not JSON ({error}); mend that line.") from None
     if not isinstance(record, dict):
         raise RequestError(f"line {number} is not a JSON object; write {{...}}.")
+    if is_deep(record):
+        raise RequestError(f"line {number} is nested too deeply; write flatter JSON.")
     return record
 
 

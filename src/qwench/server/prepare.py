@@ -83,6 +83,7 @@ class Prepared:
     chosen from many samples. ``tools`` may be called, and ``guide`` is what each answer may say. ``legacy_calls``:
     a call is told as a function_call. Of raw completions: the ``best`` so many answers to each prompt are told, or all;
     ``show_logprobs``: with what was asked for, not only ranked by; ``silent``: only the prompt is told.
+    ``place``: the field that the prompt was made of.
     """
 
     prompts: tuple[Prompt, ...]
@@ -103,6 +104,7 @@ class Prepared:
     best: int | None = None
     show_logprobs: bool = True
     silent: bool = False
+    place: str = "messages"
 
 
 def prepare_chat(
@@ -209,6 +211,7 @@ def prepare_completion(
         best=number if best else None,
         show_logprobs=request.logprobs is not None,
         silent=silent,
+        place="prompt",
     )
 
 

@@ -6,7 +6,6 @@ Everything that can be refused is refused before the first byte. Knows no field 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 from fastapi import Request
@@ -14,7 +13,7 @@ from starlette.responses import Response
 
 from qwench.server.answer import Answer, Format, Head, Trail, whole
 from qwench.server.body import parse, read_body
-from qwench.server.errors import json_response
+from qwench.server.errors import header_value, json_response
 from qwench.server.gate import ARRIVED, CLIENT_CLOSED, OWNER
 from qwench.server.naming import Names
 from qwench.server.ndjson import LineStream
@@ -29,8 +28,7 @@ Prepare = Callable[[Mapping[str, object], ModelText, Names, Eyes | None], Prepar
 MakeFormat = Callable[[Head, Answer, Tokenizer], Format]
 WARNINGS_HEADER = "x-qwench-warnings"
 REUSE_HEADER = "x-qwench-cache"  # of a whole answer; a stream tells the same in a comment
-MAX_WARNINGS = 2000  # characters; proxies refuse long headers
-UNPRINTABLE = re.compile(r"[^ -~]")
+MOST_TOLD = 2000  # characters; proxies refuse long headers
 
 
 async def read_json(service: Service, request: Request) -> dict[str, object]:
@@ -65,7 +63,7 @@ async def reply(
         return stream(answer, form, service.settings.keepalive, headers)
     try:
         told = await unless_gone(request.receive, whole(answer, form))
-        return json_response(told, headers={**headers, REUSE_HEADER: "; ".join(answer.reuse)[:MAX_WARNINGS]})
+        return json_response(told, headers={**headers, REUSE_HEADER: header_value("; ".join(answer.reuse), MOST_TOLD)})
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED)
     finally:
@@ -73,9 +71,6 @@ async def reply(
 
 
 def warning_header(warnings: Sequence[str]) -> dict[str, str]:
-    """What was ignored or changed, for the client to see. A client's own words may be among it: what no header can hold
-    is escaped."""
-    told = UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], "; ".join(warnings)).strip()
-    if len(told) > MAX_WARNINGS:
-        told = f"{told[: MAX_WARNINGS - 3]}..."
+    """What was ignored or changed, for the client to see."""
+    told = header_value("; ".join(warnings), MOST_TOLD)
     return {WARNINGS_HEADER: told} if told else {}

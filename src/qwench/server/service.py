@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 from qwench import __version__
-from qwench.errors import Overloaded
+from qwench.errors import Overloaded, RequestError
 from qwench.media.fetch import Sources
 from qwench.media.pool import MOST_PROCESSES
 from qwench.media.reader import MediaReader
@@ -137,7 +137,12 @@ class Service:
         """The answer to ``prepared``, submitted, whose end is told to everybody who watches. Raises what is refused."""
         watches = (self.metrics.note, *self.settings.watches)
         trail = replace(trail or Trail(time.monotonic()), watches=watches)
-        return answer_to(self.client, self.text, prepared, owner, self.settings.checkers, trail)
+        try:
+            return answer_to(self.client, self.text, prepared, owner, self.settings.checkers, trail)
+        except RequestError as error:
+            if error.param == "prompt":  # as the engine calls what it is given
+                error.param = prepared.place
+            raise
 
     def head(self, prefix: str) -> Head:
         """The head of a new response, whose id begins with ``prefix``; the fingerprint changes when the version or the

@@ -26,9 +26,12 @@ OF_TEXT = ("pattern", "format", "minLength", "maxLength", "const")  # what is no
 
 
 class CallGrammar:
-    """``open_id`` and ``close_id`` are the tags' tokens. ``loose``: of a schema only the types of parameters count."""
+    """``open_id`` and ``close_id`` are the tags' tokens. ``loose``: tools of whose schemas only the types of parameters
+    count."""
 
-    def __init__(self, tools: Tools, form: Form, open_id: int, close_id: int, *, loose: bool = False) -> None:
+    def __init__(
+        self, tools: Tools, form: Form, open_id: int, close_id: int, *, loose: frozenset[str] = frozenset()
+    ) -> None:
         self._tools = tools
         self._form = form
         self._loose = loose
@@ -57,9 +60,9 @@ class CallGrammar:
         return f'call: {opened} "\\n<function=" ({either}) "</function>\\n" {closed}'
 
     def _function(self, rule: str, name: str) -> str:
-        schema, strict = self._tools.parameters[name], name in self._tools.strict
+        schema, strict, loose = self._tools.parameters[name], name in self._tools.strict, name in self._loose
         if self._form == "json":
-            arguments = {"type": "object"} if self._loose else {**schema, "type": "object"}
+            arguments = {"type": "object"} if loose else {**schema, "type": "object"}
             body = {
                 "type": "object",
                 "properties": {"name": {"const": name}, "arguments": arguments},
@@ -74,14 +77,14 @@ class CallGrammar:
             return rule
         parts = []
         for at, (key, inner) in enumerate(properties.items()):
-            self._parameter(f"{rule}p{at}", key, inner, schema, strict=strict)
+            self._parameter(f"{rule}p{at}", key, inner, schema, strict=strict, loose=loose)
             optional = not isinstance(required, list) or key not in required
             parts.append(f"{rule}p{at}{'?' if strict and optional else ''}")
         order = " ".join(parts) if strict or not parts else f"({' | '.join(parts)})*"
         self._rules.append(f"{rule}: {head} {order}")
         return rule
 
-    def _parameter(self, rule: str, key: str, schema: Any, root: Schema, *, strict: bool) -> None:
+    def _parameter(self, rule: str, key: str, schema: Any, root: Schema, *, strict: bool, loose: bool) -> None:
         head, kinds = _quoted(f"<parameter={key}>\n"), kinds_of(schema, root)
         if kinds == {"string"} and isinstance(options := schema.get("enum"), list):
             either = " | ".join(_quoted(each) for each in options)
@@ -96,7 +99,7 @@ class CallGrammar:
         else:
             values = [WORDS[kind] for kind in sorted(kinds & WORDS.keys())]
             if others := sorted(kinds - WORDS.keys()):
-                values.append(_json({"type": others} if self._loose else schema, root))
+                values.append(_json({"type": others} if loose else schema, root))
             self._rules.append(f"{rule}: {head} ({' | '.join(values)}) {TAIL}")
 
 

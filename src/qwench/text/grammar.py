@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwench.engine.thinking import ThinkingRules
 from qwench.errors import Overloaded, RequestError
+from qwench.text.lean import lean
 from qwench.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ PLACE_SECONDS = 2.0
 STACK = 512 << 20
 # Between two parts of JSON: a line and its indent, and no more of a model that writes nothing but blanks.
 JSON_OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": r"\n?[ \t]{0,40}"}
-
+LISTED = re.compile(r"\s*(\d+ \||\^$)")  # a line of the grammar in llguidance's complaint
 
 KINDS = {
     "guided_json": "json",
@@ -74,7 +75,7 @@ class Grammars:
         """A guide at the beginning of an answer. Raises RequestError."""
         return AnswerGuide(self.compile(grammar), grammar, rules, self._breaks())
 
-    def compile(self, grammar: Grammar) -> llguidance.LLMatcher:
+    def compile(self, grammar: Grammar, *, keep: bool = True) -> llguidance.LLMatcher:
         """The automaton at its beginning, to be copied. Raises RequestError, or Overloaded while others compile."""
         if len(grammar.source) > MOST_CHARACTERS:
             reason = f"its grammar has {len(grammar.source)} characters, more than {MOST_CHARACTERS}"
@@ -90,6 +91,8 @@ class Grammars:
         if matcher.is_error():
             raise RequestError(f"{grammar.field} cannot be held to: {_reason(matcher)}.", param=grammar.field)
         with self._lock:
+            if not keep:
+                return matcher
             self._compiled[grammar.source] = matcher
             if len(self._compiled) > MOST_COMPILED:
                 self._compiled.popitem(last=False)
@@ -340,16 +343,17 @@ def _json_grammar(field: str, schema: Any) -> Grammar:
             raise RequestError(f"{field} is not JSON ({error}); give a JSON schema.", param=field) from None
     if not isinstance(schema, (dict, bool)):
         raise RequestError(f"{field} is {schema!r:.80}; give a JSON schema, an object.", param=field)
+    schema = {} if schema is True else schema
     try:
-        source = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS)
+        source = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(lean(schema)), overrides=JSON_OPTIONS)
+        return Grammar(source, field, json_rule(schema) if isinstance(schema, dict) else None)
     except (ValueError, RecursionError) as error:  # it nests too deeply, or is `false`
         raise RequestError(f"{field} is no schema that an answer can be held to ({error}).", param=field) from None
-    return Grammar(source, field, json_rule(schema) if isinstance(schema, dict) else None)
 
 
 def json_rule(schema: Mapping[str, Any]) -> str:
     """JSON of ``schema`` as part of a grammar in Lark's form."""
-    return f"%json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS})}"
+    return f"%json {json.dumps({**lean(schema), 'x-guidance': JSON_OPTIONS})}"
 
 
 def lark_source(text: str) -> str:
@@ -362,5 +366,5 @@ def _reason(matcher: llguidance.LLMatcher) -> str:
     """llguidance's sentence on one line, without the grammar it repeats."""
     if "coerce_one_of" in matcher.get_error():
         return "oneOf whose members are not plainly different; anyOf can be"
-    lines = [line.strip() for line in matcher.get_error().splitlines() if line.strip()]
+    lines = [line.strip() for line in matcher.get_error().splitlines() if line.strip() and not LISTED.match(line)]
     return " ".join(lines).partition(" <state>")[0][:400].rstrip(".") or "no reason given"

@@ -5,7 +5,8 @@ What the faces (LLM, server, commands) hold beside the engine. Knows no weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -32,6 +33,7 @@ from qwench.text.tools import Tools
 from qwench.text.vision import expand, media_of, text_of, without_pixels
 
 TEMPLATE_OWN = frozenset(("messages", "tools", "add_generation_prompt"))
+MOST_KNOWN = 64  # lists of tools
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
@@ -81,6 +83,7 @@ class ModelText:
             self.vision = gguf_vision(files.projector, config.vision)
         elif config.vision is not None and not isinstance(files, GgufFile):
             self.vision = VisionSettings.from_folder(files, config.vision)
+        self._known_faulty: OrderedDict[str, frozenset[str]] = OrderedDict()
         self.presets: ModelPresets = presets_for(files, config)
         self._obeys_soft_switch = config.model_type in QWEN3
         ends = (self.tokenizer.id_of(token) for token in END_TOKENS)
@@ -172,32 +175,67 @@ class ModelText:
         return replace(prompt, guide=guide, warnings=(*prompt.warnings, *warnings))
 
     def _of_calls(self, tools: Tools, answer: Grammar | None, warnings: list[str]) -> Grammar | None:
-        form, ids = self.chat.call_form, (self.tokenizer.id_of(TOOL_CALL), self.tokenizer.id_of(TOOL_CLOSE))
+        form, open_id, close_id = self.chat.call_form, self.tokenizer.id_of(TOOL_CALL), self.tokenizer.id_of(TOOL_CLOSE)
         must = tools.required or bool(tools.strict) or answer is not None
-        if form is None or ids[0] is None or ids[1] is None:
+        if form is None or open_id is None or close_id is None:
             if must:
                 raise RequestError("tools cannot be held to: this model has no form of calls.", param="tools")
             return None
         if answer is not None and answer.rule is None and not tools.required:
             raise RequestError(f"{answer.field} cannot be combined with tools; send one of them.", param=answer.field)
-        for loose in (False, True):
-            calls = CallGrammar(tools, form, ids[0], ids[1], loose=loose)
+
+        def of(some: Tools, loose: frozenset[str]) -> Grammar:
+            calls = CallGrammar(some, form, open_id, close_id, loose=loose)
+            if not tools.required and answer is None:
+                return calls.whenever()
+            return calls.must(None if tools.required or answer is None else answer.rule)
+
+        complaint: RequestError | None = None
+        for loose in self._loosenings(tools, of):
+            if complaint is not None and loose & tools.strict:
+                raise complaint
             try:
-                wanted = (
-                    calls.must(None if tools.required or not answer else answer.rule)
-                    if tools.required or answer
-                    else calls.whenever()
-                )
+                wanted = of(tools, loose)
                 self.grammars.compile(wanted)
             except RequestError as error:
-                if tools.strict or (loose and must):
-                    raise
-                warnings.append(
-                    f"{error.message.rstrip('.')}; {'nothing of them' if loose else 'only types'} is held to"
-                )
+                complaint = complaint or error
             else:
+                if complaint is not None:
+                    names = "" if len(loose) == len(tools.parameters) else f" of {', '.join(sorted(loose))}"
+                    warnings.append(f"{complaint.message.rstrip('.')}; only types{names} are held to")
                 return wanted
+        assert complaint is not None
+        if must:
+            raise complaint
+        warnings.append(f"{complaint.message.rstrip('.')}; nothing of them is held to")
         return None
+
+    def _loosenings(self, tools: Tools, of: Callable[[Tools, frozenset[str]], Grammar]) -> Iterator[frozenset[str]]:
+        """Of which tools only types shall count: none; then those that alone cannot be held to; then all."""
+        yield frozenset()
+        if faulty := self._faulty(tools, of):
+            yield faulty
+        yield frozenset(tools.parameters)
+
+    def _faulty(self, tools: Tools, of: Callable[[Tools, frozenset[str]], Grammar]) -> frozenset[str]:
+        """The tools that alone cannot be held to. Agents send the same ones each time: remembered."""
+        key = repr((tools.parameters, sorted(tools.strict)))
+        found = self._known_faulty.get(key)
+        if found is None:
+            found = frozenset(name for name in tools.parameters if not self._holds_to(tools, name, of))
+            self._known_faulty[key] = found
+            if len(self._known_faulty) > MOST_KNOWN:
+                self._known_faulty.popitem(last=False)
+        return found
+
+    def _holds_to(self, tools: Tools, name: str, of: Callable[[Tools, frozenset[str]], Grammar]) -> bool:
+        try:
+            self.grammars.compile(
+                of(replace(tools, parameters={name: tools.parameters[name]}), frozenset()), keep=False
+            )
+        except RequestError:
+            return False
+        return True
 
     @cached_property
     def grammars(self) -> Grammars:

@@ -27,6 +27,7 @@ class Asked:
 def read_response(request: ResponsesRequest, earlier: Sequence[Item], given: Sequence[Item]) -> Asked:
     """``given`` are the request's own items, ``earlier`` those of the response it goes on. Raises RequestError."""
     turns, warnings = Turns(), list[str]()
+    turns.places["messages"] = "input"
     if request.instructions:
         turns.add("system", "instructions", [({"type": "text", "text": request.instructions}, "instructions")])
     placed = [(item, "previous_response_id") for item in earlier]

@@ -55,7 +55,8 @@ def response_routes(service: Service) -> APIRouter:
     @router.post("/v1/responses/input_tokens", openapi_extra=body_of("ResponsesRequest"))
     async def input_tokens(request: Request) -> Response:
         """How many tokens items come to."""
-        found = await understood(service, store, await read_json(service, request), request.scope[OWNER])
+        body = {"model": service.name, **await read_json(service, request)}  # it need not be said
+        found = await understood(service, store, body, request.scope[OWNER])
         count = sum(len(prompt.token_ids) for prompt in found.prepared.prompts)
         told = {"object": "response.input_tokens", "input_tokens": count}
         return json_response(told, headers=warning_header(found.prepared.warnings))
