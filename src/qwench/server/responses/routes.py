@@ -55,7 +55,9 @@ def response_routes(service: Service) -> APIRouter:
     @router.post("/v1/responses/input_tokens", openapi_extra=body_of("ResponsesRequest"))
     async def input_tokens(request: Request) -> Response:
         """How many tokens items come to."""
-        body = {"model": service.name, **await read_json(service, request)}  # it need not be said
+        body = await read_json(service, request)
+        if body.get("model") is None:  # it need not be said
+            body = {**body, "model": service.name}
         found = await understood(service, store, body, request.scope[OWNER])
         count = sum(len(prompt.token_ids) for prompt in found.prepared.prompts)
         told = {"object": "response.input_tokens", "input_tokens": count}
