@@ -28,17 +28,13 @@ void finish_panel(const qw_layer_arguments& a, int64_t panel, int64_t first, int
            : finish_panel<Output, false>(a, panel, first, count, totals);
 }
 
-// Some blocks of one token's inputs; a block's scale is its largest magnitude / 127.
+// Some blocks of one token's inputs.
 template <class Input>
 void round_row(const Input* x, int64_t in, int64_t blocks, int64_t row, int32_t zero_code, LayerBlock* to) {
     for (int64_t block = 0; block < blocks; ++block, ++to, x += kBlock, in -= kBlock) {
-        const V low = load_some(x, in), high = in > kLanes ? load_some(x + kLanes, in - kLanes) : zero();
-        const Rounder rounder(largest(most(magnitude_bits(low), magnitude_bits(high))));
-        const I first = rounder.round(low), second = rounder.round(high);
-        store_signed(to->numbers[row], first);
-        store_signed(to->numbers[row] + kLanes, second);
-        to->starts[row] = -zero_code * sum(add(first, second));
-        to->scales[row] = rounder.scale;
+        const Halves halves = round_block(x, in, to->numbers[row]);
+        to->starts[row] = -zero_code * sum(add(halves.low, halves.high));
+        to->scales[row] = halves.scale;
     }
 }
 

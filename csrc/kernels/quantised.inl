@@ -397,25 +397,36 @@ struct Rounder {
     QW_INLINE I round(V x) const { return to_whole(least(most(mul(x, inverse), all(-127.0f)), all(127.0f))); }
 };
 
-// One token's `in` numbers rounded to 8 bits: a block's scale is its largest magnitude / 127.
+// A block's numbers, rounded, and their scale.
+struct Halves {
+    I low, high;
+    float scale;
+};
+
+// Writes a block of one row's inputs, of which `left` are there, rounded to 8 bits: its scale is its largest magnitude / 127.
+template <class Input>
+QW_INLINE Halves round_block(const Input* x, int64_t left, int8_t* numbers) {
+    const V first = left > 0 ? load_some(x, left) : zero();
+    const V second = left > kLanes ? load_some(x + kLanes, left - kLanes) : zero();
+    // Magnitudes are compared as whole numbers, among which NaN is the largest: it makes the scale NaN.
+    const Rounder rounder(largest(most(magnitude_bits(first), magnitude_bits(second))));
+    const Halves halves = {rounder.round(first), rounder.round(second), rounder.scale};
+    store_signed(numbers, halves.low);
+    store_signed(numbers + kLanes, halves.high);
+    return halves;
+}
+
+// One token's `in` numbers, block by block.
 struct PlainRow {
     template <class Input>
     static void quantise(const Input* x, int64_t in, const CodedInputs& inputs, int64_t tile, int64_t row) {
         const int64_t rows = tile_rows(inputs, tile);
         for (int64_t block = 0; block < inputs.blocks; ++block) {
-            const int64_t left = in - block * kBlock;
-            const V first = left > 0 ? load_some(x + block * kBlock, left) : zero();
-            const V second = left > kLanes ? load_some(x + block * kBlock + kLanes, left - kLanes) : zero();
-            // Magnitudes are compared as whole numbers, among which NaN is the largest: it makes the scale NaN.
-            const Rounder rounder(largest(most(magnitude_bits(first), magnitude_bits(second))));
-            const I low = rounder.round(first), high = rounder.round(second);
             const int64_t before = rows_before(inputs, tile, block);
-            int8_t* numbers = inputs.numbers + (before + row) * kBlock;
-            store_signed(numbers, low);
-            store_signed(numbers + kLanes, high);
-            inputs.scales[before + row] = rounder.scale;
-            inputs.sums[2 * before + row] = sum(low);
-            inputs.sums[2 * before + rows + row] = sum(high);
+            const Halves halves = round_block(x + block * kBlock, in - block * kBlock, inputs.numbers + (before + row) * kBlock);
+            inputs.scales[before + row] = halves.scale;
+            inputs.sums[2 * before + row] = sum(halves.low);
+            inputs.sums[2 * before + rows + row] = sum(halves.high);
         }
     }
 };
