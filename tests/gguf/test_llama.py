@@ -39,8 +39,12 @@ def test_logits_are_llama_cpp_s(mix: str, backend: str, nano_f32: Path, tmp_path
     ids = torch.randint(0, 4000, (TOKENS,), generator=torch.Generator().manual_seed(3)).tolist()
     expected = llama.logits(path, ids)
     (found,) = Driver(path, kernels=kernels(backend)).logits([ids], 64)
-    assert (found - expected).norm() < APART[mix] * expected.norm()
-    assert (found.argmax(-1) == expected.argmax(-1)).float().mean() > (0.9 if mix == "Q4_K_M" else 0.97)
+    apart = found - expected
+    assert apart.norm() < APART[mix] * expected.norm()
+    first, second = expected.topk(2).values.unbind(-1)
+    clear = first - second > 3 * apart.square().mean().sqrt()  # of random ids many have two first choices
+    assert clear.float().mean() > 0.6
+    assert (found.argmax(-1) == expected.argmax(-1))[clear].all()
 
 
 @pytest.mark.parametrize(("recipe", "mix"), [(recipe, mix) for recipe, mixes in RECIPES.items() for mix in mixes])
