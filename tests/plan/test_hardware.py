@@ -15,7 +15,7 @@ from qwench.plan.cost import load_prices
 from qwench.plan.hardware import CELLS, find_machine, load_machines
 from qwench.plan.here import Calibration, Reached, ask_gpus, machine_key, read_calibration, this_machine
 from qwench.plan.span import Span
-from qwench.plan.speed import UNKNOWN_OVERLAP, efficiency
+from qwench.plan.speed import efficiency
 
 INFO = DeviceInfo("Some CPU", "x86_64", 4, (), 64 * 10**9, 50 * 10**9, "madvise", nvidia_driver=False)
 KEPT = Calibration("Some CPU, 4 threads", "2026-11-22", 3e10, 4e12, "int8 amx", (0.7, 0.8), (0.05, 0.06))
@@ -188,8 +188,6 @@ def test_overlap_is_the_middle_half_of_the_rounds_and_none_to_all_where_nobody_m
     assert efficiency("cpu", False, kept).overlap == Span(0.3, 0.5)
     assert efficiency("cpu", False, kept).sources == ("measured here on 2026-11-22",)
     assert efficiency("gpu", False).overlap == Span(0.0, 1.0)
-    assert UNKNOWN_OVERLAP in efficiency("gpu", False).sources
-    assert UNKNOWN_OVERLAP not in efficiency("unified", True).sources, "where products are unknown it does not matter"
 
 
 def test_what_was_measured_here_counts_before_the_table() -> None:

@@ -21,7 +21,6 @@ from qwench.plan.work import coverage, operations
 
 MODEL_ERROR = Span(0.85, 1.15)  # of the two-term model itself: cells it was not calibrated on, README's batches
 ANY_OVERLAP = Span(0.0, 1.0)  # of what nobody measured: from one after the other to both at the same time
-UNKNOWN_OVERLAP = "how much of reading and of products overlaps: not measured there, so none of it to all"
 DEPTHS = (1024, 4096, 32768, 131072, 262144, 1_000_000)
 
 
@@ -93,8 +92,6 @@ def efficiency(kind: str, experts: bool, calibration: Calibration | None = None,
     decode, told = _of_table("decode", kind, experts)
     prefill, more = _of_table("prefill", kind, experts)
     overlap, last = _of_table("overlap", kind, experts)
-    if overlap is None and prefill is not None:
-        last = [UNKNOWN_OVERLAP]
     return Efficiency(decode, prefill, overlap or ANY_OVERLAP, tuple(dict.fromkeys([*told, *more, *last])))
 
 
