@@ -99,6 +99,8 @@ def test_the_command_keeps_what_was_found(
     if plan["machine"]["kind"] == "cpu":
         assert plan["shares"]["sources"] == [f"measured here on {told['date']}"]
         assert plan["speed"]["each"]["low"] > 0
+    assert cli.main(["plan", "--calibrate"]) == 0
+    assert capsys.readouterr().out.count("of a batch's shorter part 40% to 40% passed beside the longer") == 3
     (tmp_path / "blocked").write_text("", encoding="utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
     assert cli.main(["plan", "--calibrate"]) == 10
