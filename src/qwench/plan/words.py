@@ -36,6 +36,13 @@ def dollars(value: Span | None) -> str:
     return f"${ends[0]}" if ends[0] == ends[1] else f"${'–'.join(ends)}"
 
 
+def slack(marginal: Span | None) -> str:
+    """What one more million costs a machine that is paid for anyway."""
+    if marginal is not None and marginal.high == 0:
+        return "nothing (the rent is paid anyway)"
+    return dollars(marginal) if marginal is None else f"{dollars(marginal)} (energy alone)"
+
+
 def share(value: Span | None) -> str:
     """A share of the time, as break-even is told."""
     if value is None:
