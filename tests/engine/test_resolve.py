@@ -63,7 +63,7 @@ def test_too_large_weights_come_with_the_quantization_that_fits(monkeypatch: pyt
     assert shape is not None
     for free, advice in (
         (40 * 2**30, "quantization q8 needs 26.64 GiB."),
-        (20 * 2**30, "quantization q4 needs 15.66 GiB."),
+        (20 * 2**30, "quantization q4 needs 15.65 GiB."),
         (5 * 2**30, "take a smaller model."),
     ):
         monkeypatch.setattr(resolving, "available_memory", lambda free=free: free)
@@ -83,7 +83,7 @@ def test_the_start_lines_say_what_was_quantised_how(model: ModelConfig) -> None:
     )
     lines = [str(next(choice for choice in each.choices if choice.name == "weights")) for each in (plain, q4)]
     assert lines[0] == "weights 1.40 GiB, 16.00 bits each: bfloat16 100% (as stored)"
-    assert lines[1] == "weights 491.2 MiB, 5.48 bits each: q4 55%, q6 39%, q5 6% (q4 as asked)"
+    assert lines[1] == "weights 474.4 MiB, 5.29 bits each: q5 55%, q4 40%, q6 5% (q4 as asked)"
 
 
 def test_what_is_not_loaded_is_listed() -> None:
