@@ -47,6 +47,7 @@ def test_the_bare_peak_is_never_promised(name: str, machine: str) -> None:
 
 @pytest.mark.parametrize("name", ["9b", "35b-a3b", "qwen3:8b"])
 def test_depth_only_slows_down(name: str) -> None:
+    """Of a prompt the high end may stay: where products pass beside reading altogether, reading the weights is all."""
     speeds = [predict(model(name), Load(depth), MACHINES["8x-h200"]) for depth in DEPTHS]
     for sooner, later in itertools.pairwise(speeds):
         assert sooner.each is not None
@@ -54,7 +55,8 @@ def test_depth_only_slows_down(name: str) -> None:
         assert sooner.prefill is not None
         assert later.prefill is not None
         assert later.each.high < sooner.each.high
-        assert later.prefill.high < sooner.prefill.high
+        assert later.prefill.low < sooner.prefill.low
+        assert later.prefill.high <= sooner.prefill.high
 
 
 def test_users_share_dense_weights_but_each_brings_experts() -> None:
