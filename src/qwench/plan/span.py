@@ -50,8 +50,8 @@ class Span:
         """How long two things take together if a share ``overlap`` of the shorter is done beside the longer: from 0,
         one after the other, to 1, the longer alone. More of either is never faster, more overlap never slower."""
         return Span(
-            self.low + other.low - overlap.high * min(self.low, other.low),
-            self.high + other.high - overlap.low * min(self.high, other.high),
+            max(self.low, other.low) + (1 - overlap.high) * min(self.low, other.low),
+            max(self.high, other.high) + (1 - overlap.low) * min(self.high, other.high),
         )
 
     __radd__, __rmul__ = __add__, __mul__
