@@ -15,7 +15,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from qwench.bench.calibrate import calibrate
@@ -57,16 +57,30 @@ def predicted(shape: str, quantization: str, row: Row, found: Calibration) -> Sp
     return speed.prefill if row.prefill else speed.total
 
 
-def cells(shape: str, quantization: str, rows: Sequence[Row], found: Calibration, rounds: int) -> list[dict[str, Any]]:
-    subject = build(Choice("nano", shape=shape, quantization=quantization, device="cpu"), rows)
+def measured(rounds: int) -> list[list[float]]:
+    """Samples of every cell. All take turns, as in calibration, so that no cell's median is of one slow moment."""
+    subjects = [
+        build(Choice("nano", shape=shape, quantization=quantization, device="cpu"), rows)
+        for shape, quantization, rows in CELLS
+    ]
+    samples: list[list[float]] = [[] for _, _, rows in CELLS for _ in rows]
+    pairs = [(subject, row) for subject, (_, _, rows) in zip(subjects, CELLS, strict=True) for row in rows]
+    for seed in range(rounds):
+        for (subject, row), taken in zip(pairs, samples, strict=True):
+            taken.append(measure(subject, row, seed))
+    return samples
+
+
+def compared(found: Calibration, samples: Iterable[list[float]]) -> list[dict[str, Any]]:
+    """Every cell with what was predicted of it and whether that holds, as it is printed."""
     told = []
-    for row in rows:
-        samples = [measure(subject, row, seed) for seed in range(rounds)]
-        span, middle = predicted(shape, quantization, row, found), statistics.median(samples)
+    cells = [(shape, quantization, row) for shape, quantization, rows in CELLS for row in rows]
+    for (shape, quantization, row), taken in zip(cells, samples, strict=True):
+        span, middle = predicted(shape, quantization, row, found), statistics.median(taken)
         assert span is not None, "a calibrated machine lacks no figure"
         name = f"{shape} {quantization}, {row.name}"
         holds = span.low <= middle <= span.high
-        told.append({"cell": name, "low": span.low, "high": span.high, "samples": samples, "holds": holds})
+        told.append({"cell": name, "low": span.low, "high": span.high, "samples": taken, "holds": holds})
         print(f"{name:42} {span.low:8.1f} to {span.high:8.1f}   measured {middle:8.1f}   {'yes' if holds else 'NO'}")
     return told
 
@@ -76,7 +90,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="samples of each cell")
     args = parser.parse_args()
     loads, found = [os.getloadavg()[0]], calibrate()
-    told = [cell for shape, bits, rows in CELLS for cell in cells(shape, bits, rows, found, args.rounds)]
+    told = compared(found, measured(args.rounds))
     loads.append(os.getloadavg()[0])
     holds = sum(cell["holds"] for cell in told)
     print(f"{holds} of {len(told)} cells hold; load {loads[0]:.1f} to {loads[1]:.1f} on {os.cpu_count()} cores")

@@ -12,7 +12,7 @@ import pytest
 
 from qwench import cli
 from qwench.bench import calibrate as subject_of_test
-from qwench.bench.calibrate import PROMPT, ROUNDS, TOKENS, calibrate
+from qwench.bench.calibrate import BATCH, PROMPT, ROUNDS, TOKENS, calibrate
 from qwench.bench.rows import Row
 from qwench.device import Measurement, probe
 from qwench.ops.limits import Limits
@@ -22,7 +22,7 @@ from qwench.plan.model import at, published
 from qwench.plan.speed import predict
 from qwench.plan.work import operations
 
-BANDWIDTH, ARITHMETIC, DECODE, PREFILL = 2e10, 5e12, 0.8, 0.06
+BANDWIDTH, ARITHMETIC, DECODE, PREFILL, OVERLAP = 2e10, 5e12, 0.8, 0.06, 0.4
 MODEL = at("x", published("0.8b").config, "q4")
 CELLS = [
     Row(decode=16, depth=4096),
@@ -31,16 +31,16 @@ CELLS = [
 ]
 
 
-def made(row: Row) -> float:
+def made(row: Row, overlap: float = OVERLAP) -> float:
     """Tokens per second of a machine that is exactly what the planner takes machines for."""
     config, kept, (always, _) = MODEL.config, cache_shape(MODEL, Load(1)), MODEL.parts
-    if row.prefill:
-        work = row.prefill * operations(config, row.depth + row.prefill / 2, 1 / row.prefill)
-        return row.prefill / (always / BANDWIDTH + work / (ARITHMETIC * PREFILL))
-    context = row.depth + row.decode / 2
-    moved = always + row.batch * (context * kept.token_bytes + 2 * kept.sequence_bytes)
-    work = row.batch * operations(config, context, 1.0)
-    return row.batch / (moved / (BANDWIDTH * DECODE) + work / (ARITHMETIC * PREFILL))
+    tokens, context, moved = row.prefill, row.prefill / 2, always
+    if not row.prefill:
+        tokens, context = row.batch, row.depth + row.decode / 2
+        moved += row.batch * (context * kept.token_bytes + 2 * kept.sequence_bytes)
+    work = tokens * operations(config, context, 1 / row.prefill if row.prefill else 1.0)
+    read, multiplied = moved / (BANDWIDTH * DECODE), work / (ARITHMETIC * PREFILL)
+    return tokens / (read + multiplied - overlap * min(read, multiplied))
 
 
 @pytest.fixture
@@ -73,6 +73,7 @@ def test_the_shares_are_found_and_every_other_speed_follows() -> None:
     found = calibrate()
     assert found.decode == pytest.approx((DECODE,) * ROUNDS, rel=0.02)
     assert found.prefill == pytest.approx((PREFILL,) * ROUNDS, rel=0.02)
+    assert found.overlap == pytest.approx((OVERLAP,) * ROUNDS, abs=0.02)
     for each in found.every:
         assert each == dataclasses.replace(found.every[0], bits=each.bits), "the machine is the same in all precisions"
     here = dataclasses.replace(probe(), nvidia_driver=False)
@@ -98,6 +99,8 @@ def test_the_command_keeps_what_was_found(
     if plan["machine"]["kind"] == "cpu":
         assert plan["shares"]["sources"] == [f"measured here on {told['date']}"]
         assert plan["speed"]["each"]["low"] > 0
+    assert cli.main(["plan", "--calibrate"]) == 0
+    assert capsys.readouterr().out.count("of a batch's shorter part 40% to 40% passed beside the longer") == 3
     (tmp_path / "blocked").write_text("", encoding="utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
     assert cli.main(["plan", "--calibrate"]) == 10
@@ -122,6 +125,36 @@ def test_a_limit_measured_in_a_slow_moment_is_raised_by_what_the_engine_read(mon
         assert span.low < made(row) < span.high, row
 
 
-def test_one_part_of_a_step_is_never_all_of_it() -> None:
-    assert subject_of_test._share(1.0, 4.0, 1.0) == pytest.approx(1 / 3)
-    assert subject_of_test._share(1.0, 4.0, 5.0) == pytest.approx(1 / 2)
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_how_much_is_done_at_the_same_time_is_found(overlap: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject_of_test, "measure", lambda _, row, seed: made(row, overlap))
+    found = calibrate()
+    assert found.overlap == pytest.approx((overlap,) * ROUNDS, abs=0.02)
+    here = dataclasses.replace(probe(), nvidia_driver=False)
+    machine = this_machine(here, found)
+    for row in (PROMPT, TOKENS, BATCH, *CELLS):
+        speed = predict(MODEL, Load(row.prefill or row.depth + row.decode // 2, row.batch), machine, found)
+        span = speed.prefill if row.prefill else speed.total
+        assert span is not None
+        assert span.low < made(row, overlap) < span.high, row
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(("factor", "expected"), [(0.5, 0.0), (2.0, 1.0)])
+def test_a_batch_no_overlap_explains_is_none_or_all_of_it(
+    factor: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise: a batch that was slower than one after the other, or faster than the longer part alone."""
+    monkeypatch.setattr(subject_of_test, "measure", lambda _, row, seed: made(row) * (factor if row.batch > 1 else 1.0))
+    found = calibrate()
+    assert found.overlap == pytest.approx((expected,) * ROUNDS, abs=0.001)
+    assert all(0 <= share <= 1 for share in found.overlap)
+    assert found.decode == pytest.approx((found.decode[0],) * ROUNDS)
+    assert 0.8 * DECODE < found.decode[0] < 1.2 * DECODE
+
+
+def test_the_longer_part_of_a_step_is_at_least_half_of_it() -> None:
+    assert subject_of_test._longer(4.0, 1.0, 0.0) == pytest.approx(3.0)
+    assert subject_of_test._longer(4.0, 1.0, 0.5) == pytest.approx(3.5)
+    assert subject_of_test._longer(4.0, 5.0, 0.0) == pytest.approx(2.0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,11 +155,46 @@ def test_what_was_measured_with_weights_like_a_models_counts_for_it(tmp_path: Pa
     assert read_calibration(path, INFO) is None
 
 
+def test_a_calibration_of_the_first_version_is_used_with_the_overlap_that_is_stated(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    replace(KEPT, overlap=(0.3, 0.4)).save(path)
+    told = json.loads(path.read_text(encoding="utf-8"))
+    old = {key: value for key, value in told.items() if key not in ("overlap", "version")}
+    path.write_text(json.dumps(old), encoding="utf-8")
+    kept = read_calibration(path, INFO)
+    assert kept == replace(KEPT, version=1)
+    shares, stated = efficiency("cpu", False, kept), efficiency("cpu", False)
+    assert shares.overlap == stated.overlap
+    assert 0 < stated.overlap.low < stated.overlap.high < 1
+    assert shares.sources[0] == "measured here on 2026-11-22"
+    assert shares.sources[1].startswith("overlap: ")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"version": 3}, {"overlap": [0.4, 1.5]}, {"overlap": [-0.1]}, {"bandwidth": float("inf")}, {"news": 1}]
+)
+def test_a_calibration_of_a_version_to_come_or_of_impossible_shares_is_none(
+    wrong: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "calibration.json"
+    KEPT.save(path)
+    told = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**told, **wrong}), encoding="utf-8")
+    assert read_calibration(path, INFO) is None
+
+
+def test_overlap_is_the_middle_half_of_the_rounds_and_none_to_all_where_nobody_measured() -> None:
+    kept = replace(KEPT, overlap=(0.9, 0.4, 0.0, 0.5, 0.3))
+    assert efficiency("cpu", False, kept).overlap == Span(0.3, 0.5)
+    assert efficiency("cpu", False, kept).sources == ("measured here on 2026-11-22",)
+    assert efficiency("gpu", False).overlap == Span(0.0, 1.0)
+
+
 def test_what_was_measured_here_counts_before_the_table() -> None:
     own, table = efficiency("cpu", False, KEPT), efficiency("cpu", False)
     assert own.decode is not None
     assert own.decode.low == pytest.approx(0.7 * 0.85)
-    assert own.sources == ("measured here on 2026-11-22",)
+    assert own.sources[0] == "measured here on 2026-11-22"
     assert table.decode == Span(0.76, 0.81)
 
 

@@ -92,6 +92,16 @@ def test_every_statement_of_the_user_counts(capsys: pytest.CaptureFixture[str]) 
     assert (stated["task"]["prompt"], stated["task"]["answer"]) == (100, 50)
 
 
+@pytest.mark.parametrize(("machine", "said"), [("h200", True), ("rtx-5090", False)])
+def test_an_overlap_that_nobody_measured_is_told_where_it_counts(
+    machine: str, said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an RTX 5090 the table has no arithmetic, so products are no part of its figures."""
+    told = document(capsys, "35b-a3b", "--hardware", machine, "--users", "8")
+    assert any("passes beside the products" in note for note in told["notes"]) is said
+    assert told["shares"]["overlap"] == {"low": 0.0, "high": 1.0}
+
+
 def test_what_does_not_fit_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     told = output(capsys, "397b", "--hardware", "8x-h100", "--quantization", "bf16")
     assert "It does not fit: 793 GB needed" in told or "It does not fit: 79" in told

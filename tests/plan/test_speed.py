@@ -19,6 +19,7 @@ from qwench.plan.work import coverage
 
 MACHINES = load_machines()
 positive = st.floats(0.001, 1e6)
+share = st.floats(0, 1)
 
 
 def model(name: str, precision: str = "q4") -> Subject:
@@ -46,6 +47,7 @@ def test_the_bare_peak_is_never_promised(name: str, machine: str) -> None:
 
 @pytest.mark.parametrize("name", ["9b", "35b-a3b", "qwen3:8b"])
 def test_depth_only_slows_down(name: str) -> None:
+    """Of a prompt the high end may stay: where products pass beside reading altogether, reading the weights is all."""
     speeds = [predict(model(name), Load(depth), MACHINES["8x-h200"]) for depth in DEPTHS]
     for sooner, later in itertools.pairwise(speeds):
         assert sooner.each is not None
@@ -53,7 +55,8 @@ def test_depth_only_slows_down(name: str) -> None:
         assert sooner.prefill is not None
         assert later.prefill is not None
         assert later.each.high < sooner.each.high
-        assert later.prefill.high < sooner.prefill.high
+        assert later.prefill.low < sooner.prefill.low
+        assert later.prefill.high <= sooner.prefill.high
 
 
 def test_users_share_dense_weights_but_each_brings_experts() -> None:
@@ -150,3 +153,47 @@ def test_a_span_holds_every_result_of_its_ends(a: float, b: float, c: float, d: 
             for value, span in ((x + y, left + right), (x * y, left * right), (x / y, left / right), (1 / x, 1 / left)):
                 assert span.low * (1 - 1e-12) <= value <= span.high * (1 + 1e-12)
     assert left.join(right).low == min(a, b, c, d)
+
+
+@given(positive, positive, positive, positive, share, share)
+def test_a_step_lies_between_its_longer_part_and_both_one_after_the_other(
+    a: float, b: float, c: float, d: float, most: float, least: float
+) -> None:
+    left, right = Span(min(a, b), max(a, b)), Span(min(c, d), max(c, d))
+    overlap = Span(min(most, least), max(most, least))
+    span = left.beside(right, overlap)
+    for x in (left.low, left.high):
+        for y in (right.low, right.high):
+            for part in (overlap.low, overlap.high):
+                assert span.low * (1 - 1e-12) <= x + y - part * min(x, y) <= span.high * (1 + 1e-12)
+    assert (left + right).high * (1 + 1e-12) >= span.high
+    assert span.low >= max(left.low, right.low) * (1 - 1e-12)
+    assert left.beside(right, Span.of(0.0)) == left + right
+    assert left.beside(right, overlap) == right.beside(left, overlap)
+
+
+@pytest.mark.parametrize(
+    ("samples", "middle"),
+    [((0.5,), (0.5, 0.5)), ((0.9, 0.1), (0.1, 0.9)), ((3, 1, 2, 4), (2, 3)), ((5, 1, 2, 4, 3), (2, 4))],
+)
+def test_the_middle_of_samples_leaves_a_quarter_out_at_either_end(
+    samples: tuple[float, ...], middle: tuple[float, float]
+) -> None:
+    assert Span.middle(samples) == Span(*middle)
+
+
+def test_overlap_makes_batches_faster_and_single_tokens_hardly() -> None:
+    """On a machine whose reading and products take about as long with eight sequences."""
+    cells = {"memory_gb": Span.of(24.0), "bandwidth_gbs": Span.of(40.0), "bf16_tflops": Span.of(1.0)}
+    like = MACHINES["epyc-9005-768"].cells["memory_gb"]
+    machine = Machine("this", "x", "cpu", {name: replace(like, value=value) for name, value in cells.items()})
+    after = Calibration("x", "2026-11-23", 4e10, 1e12, "int8", (0.7,), (0.5,), overlap=(0.0,))
+    beside = replace(after, overlap=(0.5,))
+    gains = {}
+    for users in (1, 8):
+        slow, fast = (predict(model("0.8b"), Load(136, users), machine, kept).total for kept in (after, beside))
+        assert slow is not None
+        assert fast is not None
+        gains[users] = fast.low / slow.low
+    assert gains[1] == pytest.approx(1.06, abs=0.03)
+    assert gains[8] == pytest.approx(1.3, abs=0.05)

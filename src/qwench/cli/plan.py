@@ -212,6 +212,7 @@ def _count(args: argparse.Namespace) -> int:
 def _calibrate(args: argparse.Namespace) -> int:
     from qwench.bench.calibrate import calibrate
     from qwench.plan.here import calibration_path
+    from qwench.plan.span import Span
 
     found = calibrate()
     path = calibration_path()
@@ -230,6 +231,8 @@ def _calibrate(args: argparse.Namespace) -> int:
             generated = f"{min(each.decode):.0%} to {max(each.decode):.0%} of the first"
             read = f"reading {min(each.prefill):.1%} to {max(each.prefill):.1%} of the second"
             print(f"{each.bits:4.1f} bits a weight: generating reached {generated}, {read}")
+            beside = Span.middle(each.overlap)
+            print(f"      of a batch's shorter part {beside.low:.0%} to {beside.high:.0%} passed beside the longer")
         print(f"kept in {path}")
     return 0
 

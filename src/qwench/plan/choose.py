@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from qwench.plan.cost import Terms, hourly
@@ -139,6 +140,7 @@ def _easier(wish: Wish) -> Iterable[tuple[str, Wish]]:
             yield f"with {shape.short_name}", replace(free, model=shape.short_name)
 
 
+@cache
 def scores() -> dict[str, dict[str, float]]:
     """Published scores by model."""
     found: dict[str, dict[str, float]] = read_table(ASSETS / "scores.toml").content["score"]

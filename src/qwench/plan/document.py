@@ -28,7 +28,7 @@ from qwench.plan.memory import Footprint, Load, footprint, predictor_bytes
 from qwench.plan.model import Subject, at
 from qwench.plan.shapes import active_parameters, text_parameters, total_parameters, vision_parameters
 from qwench.plan.span import Span
-from qwench.plan.speed import DEPTHS, Efficiency, Placement, Speed, efficiency, place, predict
+from qwench.plan.speed import ANY_OVERLAP, DEPTHS, Efficiency, Placement, Speed, efficiency, place, predict
 from qwench.plan.trends import Wait, wait
 
 USERS = (1, 2, 4, 8, 16, 32)
@@ -137,6 +137,7 @@ def make_plan(subjects: Sequence[Subject], load: Load, setting: Setting) -> Plan
     placement = place(subject, load, machine)
     kind = "offload" if placement.offloads else machine.kind
     rate = predict(subject, load, machine, measured)
+    shares = efficiency(kind, subject.config.moe is not None, measured, subject.bits)
     return Plan(
         subject=subject,
         machine=machine,
@@ -144,7 +145,7 @@ def make_plan(subjects: Sequence[Subject], load: Load, setting: Setting) -> Plan
         memory=footprint(subject, load),
         placement=placement,
         speed=rate,
-        shares=efficiency(kind, subject.config.moe is not None, measured, subject.bits),
+        shares=shares,
         ladder=tuple(_rung(each, load, setting) for each in _ladder(subject)),
         depths=tuple(_depths(subject, load, setting)),
         users=tuple(_users(subject, load, setting)),
@@ -152,7 +153,7 @@ def make_plan(subjects: Sequence[Subject], load: Load, setting: Setting) -> Plan
         task=setting.task,
         terms=setting.terms,
         waiting=wait(text_parameters(subject.config), setting.months) if setting.months else None,
-        notes=tuple(_notes(subject, load, machine, placement)),
+        notes=(*_notes(subject, load, machine, placement), *_overlap_note(machine, shares)),
     )
 
 
@@ -254,6 +255,13 @@ def _notes(subject: Subject, load: Load, machine: Machine, placement: Placement)
             "The share was measured with one sequence; with many it is likely better, by how much no source here tells."
         )
     return notes
+
+
+def _overlap_note(machine: Machine, shares: Efficiency) -> list[str]:
+    if shares.overlap != ANY_OVERLAP or shares.prefill is None or machine["bf16_tflops"] is None:
+        return []
+    told = "How much of reading passes beside the products nobody measured on such hardware: batches and prompts reckon"
+    return [f"{told} with anything from none of it to all."]
 
 
 def to_json(plan: Plan) -> dict[str, Any]:

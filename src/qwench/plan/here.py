@@ -6,6 +6,7 @@ Knows no torch: measuring is the command's work, keeping and reading its result 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,16 +20,20 @@ from qwench.plan.span import Span
 QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 MIB = 2**20
 LIKE = 0.6  # bits of a weight on average that make no other precision
-SHARES = ("decode", "prefill")
+SHARES = ("decode", "prefill", "overlap")
+VERSION = 2  # of the file; 1 told nothing of batches, so of its overlap nothing is known
 
 
 @dataclass(frozen=True)
 class Reached:
-    """Samples of what share of the limits the engine reached with weights of so many bits, on average."""
+    """Samples of what share of the limits the engine reached with weights of so many bits, on average, and of what
+    share of a batch's shorter part (reading, products) it did beside the longer; none of these in files of version 1.
+    """
 
     bits: float
     decode: tuple[float, ...]
     prefill: tuple[float, ...]
+    overlap: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,12 @@ class Calibration:
     prefill: tuple[float, ...]
     bits: float = 5.5
     more: tuple[Reached, ...] = ()
+    overlap: tuple[float, ...] = ()
+    version: int = VERSION
 
     @property
     def every(self) -> tuple[Reached, ...]:
-        return (Reached(self.bits, self.decode, self.prefill), *self.more)
+        return (Reached(self.bits, self.decode, self.prefill, self.overlap), *self.more)
 
     def reached(self, bits: float) -> Reached:
         """With weights of so many bits: of the precision they are like, or of the two they lie between."""
@@ -59,8 +66,7 @@ class Calibration:
         like = [each for each in known if abs(each.bits - bits) <= LIKE]
         below, above = ([each for each in known if (each.bits < bits) is side] for side in (True, False))
         near = like[:1] or [*below[-1:], *above[:1]]
-        decode, prefill = (tuple(share for each in near for share in getattr(each, name)) for name in SHARES)
-        return Reached(bits, decode, prefill)
+        return Reached(bits, *(tuple(share for each in near for share in getattr(each, name)) for name in SHARES))
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,21 +84,23 @@ def machine_key(info: DeviceInfo) -> str:
 
 
 def read_calibration(path: Path, info: DeviceInfo) -> Calibration | None:
-    """What was measured on this very machine; None where nothing was, or the file is of another or damaged."""
+    """What was measured on this very machine; None where nothing was, or the file is of another machine, of a version
+    to come, or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         more = tuple(Reached(**_samples(each)) for each in found.get("more", ()))
-        kept = Calibration(**{**_samples(found), "more": more})
+        kept = Calibration(**{"version": 1, **_samples(found), "more": more})
         shares = [share for each in kept.every for share in (*each.decode, *each.prefill, each.bits)]
-        usable = all(each.decode and each.prefill for each in kept.every)
-        usable = usable and all(number > 0 for number in (kept.bandwidth, kept.arithmetic, *shares))
+        usable = kept.version <= VERSION and all(each.decode and each.prefill for each in kept.every)
+        usable = usable and all(0 < number < math.inf for number in (kept.bandwidth, kept.arithmetic, *shares))
+        usable = usable and all(0 <= share <= 1 for each in kept.every for share in each.overlap)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return kept if usable and kept.machine == machine_key(info) else None
 
 
 def _samples(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {**found, **{name: tuple(found[name]) for name in SHARES}}
+    return {"overlap": (), **found, **{name: tuple(found[name]) for name in SHARES if name in found}}
 
 
 def this_machine(info: DeviceInfo, calibration: Calibration | None, gpus: str = "") -> Machine:

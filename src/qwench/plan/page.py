@@ -104,7 +104,7 @@ def _costs(plan: Plan) -> list[str]:
     done = f"; per completed task {words.dollars(costs.completed)}" if costs.completed else ""
     told = (
         f"{words.dollars(costs.hourly)} an hour at full use, {costs.users} streams busy. One more million while there "
-        f"is slack: {words.dollars(costs.marginal)}. One attempt ({plan.task.prompt:,} in, {plan.task.answer:,} "
+        f"is slack: {words.slack(costs.marginal)}. One attempt ({plan.task.prompt:,} in, {plan.task.answer:,} "
         f"out): {attempt}{done}."
     )
     return [

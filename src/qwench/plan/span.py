@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -18,6 +19,12 @@ class Span:
     @classmethod
     def of(cls, value: float | Span) -> Span:
         return value if isinstance(value, Span) else cls(value, value)
+
+    @classmethod
+    def middle(cls, samples: Sequence[float]) -> Span:
+        """The middle half of them: what is left when a quarter is taken off either end."""
+        ordered, off = sorted(samples), len(samples) // 4
+        return cls(ordered[off], ordered[-1 - off])
 
     @property
     def exact(self) -> bool:
@@ -38,6 +45,14 @@ class Span:
 
     def __rtruediv__(self, other: float) -> Span:
         return Span.of(other) / self
+
+    def beside(self, other: Span, overlap: Span) -> Span:
+        """How long two things take together if a share ``overlap`` of the shorter is done beside the longer: from 0,
+        one after the other, to 1, the longer alone. More of either is never faster, more overlap never slower."""
+        return Span(
+            max(self.low, other.low) + (1 - overlap.high) * min(self.low, other.low),
+            max(self.high, other.high) + (1 - overlap.low) * min(self.high, other.high),
+        )
 
     __radd__, __rmul__ = __add__, __mul__
 

@@ -1,7 +1,8 @@
 """How fast a model will be on a machine: time from bytes and operations, over what engines were measured to reach.
 
-A step takes the time its bytes take in each memory, one memory after the other, and the time of its operations. Never
-the bare peak: every figure is a span, because the share of the peak is one (efficiency.toml, or measured here).
+A step takes the time its bytes take in each memory, one memory after the other, and the time of its operations, less a
+share of the shorter of the two that passes beside the longer. Never the bare peak: every figure is a span, because the
+shares are (efficiency.toml, or measured here).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from qwench.plan.hardware import GB, Machine
-from qwench.plan.here import Calibration
+from qwench.plan.here import SHARES, Calibration
 from qwench.plan.memory import STEP_TOKENS, Load, cache_shape, footprint
 from qwench.plan.model import Subject
 from qwench.plan.span import Span
@@ -19,15 +20,17 @@ from qwench.plan.tables import ASSETS, read_table, span_of
 from qwench.plan.work import coverage, operations
 
 MODEL_ERROR = Span(0.85, 1.15)  # of the two-term model itself: cells it was not calibrated on, README's batches
+ANY_OVERLAP = Span(0.0, 1.0)  # of what nobody measured: from one after the other to both at the same time
 DEPTHS = (1024, 4096, 32768, 131072, 262144, 1_000_000)
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Shares of a machine's peaks, and who measured them; None where nobody did."""
+    """Shares of a machine's peaks, and who measured them; None where nobody did. ``overlap``: see ``Span.beside``."""
 
     decode: Span | None
     prefill: Span | None
+    overlap: Span
     sources: tuple[str, ...]
 
 
@@ -55,12 +58,23 @@ class Speed:
     missing: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Row:
+    """Of efficiency.toml."""
+
+    kind: str
+    experts: bool
+    source: str
+    decode: Span | None
+    prefill: Span | None
+    overlap: Span | None
+
+
 @cache
-def _table() -> tuple[tuple[str, bool, Span | None, Span | None, str], ...]:
+def _table() -> tuple[_Row, ...]:
     rows = read_table(ASSETS / "efficiency.toml").content["row"]
     return tuple(
-        (row["kind"], row["experts"], span_of(row.get("decode")), span_of(row.get("prefill")), row["source"])
-        for row in rows
+        _Row(row["kind"], row["experts"], row["source"], *(span_of(row.get(share)) for share in SHARES)) for row in rows
     )
 
 
@@ -68,23 +82,27 @@ def efficiency(kind: str, experts: bool, calibration: Calibration | None = None,
     """What was measured here, with weights like those of ``bits``; else the span of the table's rows of this kind, if
     need be of the other models'."""
     if calibration is not None:
-        reached = calibration.reached(bits)
-        decode, prefill = (_widened(samples) for samples in (reached.decode, reached.prefill))
-        return Efficiency(decode, prefill, (f"measured here on {calibration.date}",))
+        reached, sources = calibration.reached(bits), [f"measured here on {calibration.date}"]
+        overlap, more = _of_table("overlap", "cpu", experts)
+        if reached.overlap:  # else it was kept before batches were measured
+            overlap, more = Span.middle(reached.overlap), []
+        sources += [f"overlap: {each}" for each in more]
+        return Efficiency(_widened(reached.decode), _widened(reached.prefill), overlap or ANY_OVERLAP, tuple(sources))
     kind = "gpu" if kind == "cloud" else kind
-    found: list[Span | None] = []
-    sources: list[str] = []
-    for column in (2, 3):
-        rows = [row for row in _table() if row[0] == kind and row[column] is not None]
-        rows = [row for row in rows if row[1] == experts] or rows
-        span: Span | None = None
-        for row in rows:
-            value = row[column]
-            assert isinstance(value, Span)
-            span = value if span is None else span.join(value)
-            sources.append(row[4])
-        found.append(span)
-    return Efficiency(found[0], found[1], tuple(dict.fromkeys(sources)))
+    decode, told = _of_table("decode", kind, experts)
+    prefill, more = _of_table("prefill", kind, experts)
+    overlap, last = _of_table("overlap", kind, experts)
+    return Efficiency(decode, prefill, overlap or ANY_OVERLAP, tuple(dict.fromkeys([*told, *more, *last])))
+
+
+def _of_table(share: str, kind: str, experts: bool) -> tuple[Span | None, list[str]]:
+    """One share of machines like that, and its sources: of models with or without experts, if need be of the others."""
+    known = [(row, getattr(row, share)) for row in _table() if row.kind == kind and getattr(row, share) is not None]
+    known = [pair for pair in known if pair[0].experts == experts] or known
+    span: Span | None = None
+    for _, value in known:
+        span = value if span is None else span.join(value)
+    return span, [row.source for row, _ in known]
 
 
 def _widened(samples: Sequence[float]) -> Span:
@@ -147,7 +165,7 @@ def _decode_seconds(
     peak = machine["bf16_tflops"]
     if peak is not None and shares.prefill is not None:
         work = load.sequences * operations(subject.config, load.context, logits=1.0)
-        seconds += work / (peak * 1e12 * shares.prefill)
+        seconds = seconds.beside(work / (peak * 1e12 * shares.prefill), shares.overlap)
     return seconds
 
 
@@ -162,4 +180,5 @@ def _prefill_seconds(
     always, experts = subject.parts
     moved = (always + experts * coverage(subject.config, step)) / step
     work = operations(subject.config, load.context / 2, logits=1 / load.context)
-    return moved / (bandwidth * GB * shares.decode) + work / (peak * 1e12 * shares.prefill)
+    products = work / (peak * 1e12 * shares.prefill)
+    return (moved / (bandwidth * GB * shares.decode)).beside(products, shares.overlap)

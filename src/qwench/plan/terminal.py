@@ -175,7 +175,7 @@ def _costs(out: Console, plan: Plan) -> None:
         table = ruled("at work", *(f"{use.share:.0%}" for use in costs.uses))
         table.add_row("$ per million generated", *(words.dollars(use.average) for use in costs.uses))
         show_table(out, table)
-        out.print(f"One more million while there is slack: {words.dollars(costs.marginal)} (energy alone).")
+        out.print(f"One more million while there is slack: {words.slack(costs.marginal)}.")
         out.print(
             f"One attempt ({plan.task.prompt:,} in, {plan.task.answer:,} out; {plan.task.source}): "
             f"{words.dollars(costs.attempt)}" + _completed(costs.completed)

@@ -36,14 +36,18 @@ def dollars(value: Span | None) -> str:
     return f"${ends[0]}" if ends[0] == ends[1] else f"${'–'.join(ends)}"
 
 
+def slack(marginal: Span | None) -> str:
+    """What one more million costs a machine that is paid for anyway."""
+    if marginal is not None and marginal.high == 0:
+        return "nothing (the rent is paid anyway)"
+    return dollars(marginal) if marginal is None else f"{dollars(marginal)} (energy alone)"
+
+
 def share(value: Span | None) -> str:
     """A share of the time, as break-even is told."""
     if value is None:
         return "unknown"
-    if value.low > 1:
-        return "never"
-    high = "never" if value.high > 1 else f"{value.high:.0%}"
-    low = f"{value.low:.0%}" if value.low >= 0.005 else "below 1 %"
+    low, high = ("never" if end > 1 else f"{end:.0%}" if end >= 0.005 else "<1%" for end in (value.low, value.high))
     return low if low == high else f"{low}–{high}"
 
 
