@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from qwench.config import VisionConfig
 from qwench.model.parameters import declare_vision
+from qwench.ops.alone import Angles, Norm
 from qwench.ops.kernels import Kernels
 from qwench.ops.linear import Weight
 
@@ -26,7 +27,7 @@ EPSILON = 1e-6
 THETA = 10000.0
 TILE = 4096  # patches that go through a layer together
 KNOWN = 2 * TILE  # patches whose places are kept
-SCORES = 50_000_000  # of queries and keys that are computed without a pause
+PAUSE = 4_000_000_000  # products that are computed without one
 Found = TypeVar("Found")
 Grid = tuple[int, int, int]  # moments, rows and columns of patches
 
@@ -36,8 +37,7 @@ class _Places:
     """Where n patches lie: their learned positions [n, H] as activations are, and the angles by which heads turn."""
 
     learned: torch.Tensor
-    cos: torch.Tensor  # [n, head_dim / 2]
-    sin: torch.Tensor
+    angles: Angles  # [n, head_dim / 2]
 
 
 @dataclass(frozen=True)
@@ -99,61 +99,69 @@ class VisionTower:
 
     def _look(self, moments: Sequence[_Moment], places: _Places) -> Generator[None, None, torch.Tensor]:
         """At some moments at once: their rows, one after the other."""
-        starts = (0, *itertools.accumulate(len(moment.patches) for moment in moments))
         patches = moments[0].patches if len(moments) == 1 else torch.cat([moment.patches for moment in moments])
         x = torch.empty(len(patches), self.config.hidden_size, dtype=self.dtype, device=self.device)
         for tile in _tiles(len(x)):
             x[tile] = places.learned[tile]
-            self._layer(patches[tile].to(self.device, self.dtype), "patch", add_to=x[tile])
+            self._layer(patches[tile].to(self.device, self.dtype), "patch", to=x[tile], add=True)
+        starts, done = (0, *itertools.accumulate(len(moment.patches) for moment in moments)), 0
         for index in range(self.config.depth):
-            yield from self._attention(x, f"blocks.{index}", places, starts)
-            for tile in _tiles(len(x)):
-                self._mlp(x[tile], f"blocks.{index}")
-                yield
+            for products in self._steps(x, f"blocks.{index}", places, starts):
+                if (done := done + products) >= PAUSE:
+                    self.alone.perform()
+                    done = 0
+                    yield
         block = self.config.spatial_merge_size**2
         return torch.cat([self._merge(part, block) for part in x.split(-(-TILE // block) * block)])
 
-    def _attention(self, x: torch.Tensor, name: str, places: _Places, starts: Sequence[int]) -> Iterator[None]:
-        """Each moment, from one of ``starts`` to the next, sees itself whole; x is advanced."""
-        parts = []
-        for tile in _tiles(len(x), 2 * TILE):
-            part = self._layer(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv")
-            part = part.unflatten(1, (-1, self.config.head_dim))
-            turned = part[:, : 2 * self.config.num_heads]  # queries and keys
-            self.alone.rotate(turned, places.cos[tile], places.sin[tile])
-            parts.append(part)
-            yield
-        shown = (parts[0] if len(parts) == 1 else torch.cat(parts)).unflatten(1, (3, -1))
-        del parts
-        seen = torch.empty_like(shown[:, 0])
-        pairs = sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts))
-        together = max(1, SCORES // pairs)
-        for first in range(0, self.config.num_heads, together):
-            heads = slice(first, first + together)
-            self.alone.attend(shown[:, :, heads], starts, seen[:, heads])
-            yield
-        del shown
+    def _steps(self, x: torch.Tensor, name: str, places: _Places, starts: Sequence[int]) -> Iterator[int]:
+        """Of one layer, by which x is advanced: after each, how many products it takes."""
+        rows, width = x.shape
+        shown = torch.empty(rows, 3 * width, dtype=x.dtype, device=x.device)
+        for tile in _tiles(rows, 2 * TILE):
+            self._layer(x[tile], f"{name}.qkv", norm=f"{name}.attention_norm", to=shown[tile])
+            yield len(x[tile]) * width * 3 * width
+        heads = shown.view(rows, 3, self.config.num_heads, -1)
+        seen = torch.empty_like(heads[:, 0])
+        products = 2 * self.config.head_dim * sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts))
+        for some in _tiles(self.config.num_heads, max(1, PAUSE // products)):
+            self.alone.attend(heads[:, :, some], starts, places.angles, seen[:, some])
+            yield products * heads[:, :, some].shape[2]
+        del shown, heads
         seen = seen.view(x.shape)
-        for tile in _tiles(len(x)):
-            self._layer(seen[tile], f"{name}.output", add_to=x[tile])
-
-    def _mlp(self, x: torch.Tensor, name: str) -> None:
-        """x is advanced."""
-        hidden = self._layer(self._norm(x, f"{name}.mlp_norm"), f"{name}.up", gelu=True)
-        self._layer(hidden, f"{name}.down", add_to=x)
+        for tile in _tiles(rows):
+            self._layer(seen[tile], f"{name}.output", to=x[tile], add=True)
+            yield len(x[tile]) * width * width
+        for tile in _tiles(rows):
+            hidden = self._layer(x[tile], f"{name}.up", norm=f"{name}.mlp_norm", gelu=True)
+            yield hidden.numel() * width
+            self._layer(hidden, f"{name}.down", to=x[tile], add=True)
+            yield hidden.numel() * width
 
     def _merge(self, x: torch.Tensor, block: int) -> torch.Tensor:
         """Each ``block`` of patches becomes a row."""
-        merged = self._norm(x, "merger.norm").view(len(x) // block, -1)
-        return self._layer(F.gelu(self._layer(merged, "merger.up")), "merger.down")
+        merged = self._layer(self.alone.norm(x, self._norm("merger.norm")).view(len(x) // block, -1), "merger.up")
+        self.alone.perform()
+        rows = self._layer(F.gelu(merged), "merger.down")
+        self.alone.perform()
+        return rows
 
     def _layer(
-        self, x: torch.Tensor, name: str, *, gelu: bool = False, add_to: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        name: str,
+        *,
+        norm: str | None = None,
+        gelu: bool = False,
+        to: torch.Tensor | None = None,
+        add: bool = False,
     ) -> torch.Tensor:
-        return self.alone.layer(x, self.weights[name], self.vectors[f"{name}.bias"], gelu=gelu, add_to=add_to)
+        first = None if norm is None else self._norm(norm)
+        weight, bias = self.weights[name], self.vectors[f"{name}.bias"]
+        return self.alone.layer(x, weight, bias, norm=first, gelu=gelu, to=to, add=add)
 
-    def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return self.alone.layer_norm(x, self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)
+    def _norm(self, name: str) -> Norm:
+        return Norm(self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)
 
     def _places_of(self, moments: Sequence[_Moment]) -> _Places:
         """Of the patches of all ``moments``; those of a size are worked out once."""
@@ -165,7 +173,10 @@ class VisionTower:
         each = [self._known[moment.height, moment.width] for moment in moments]
         if len(each) == 1:
             return each[0]
-        return _Places(*(torch.cat(parts) for parts in zip(*((p.learned, p.cos, p.sin) for p in each), strict=True)))
+        learned, cos, sin = (
+            torch.cat(parts) for parts in zip(*((places.learned, *places.angles) for places in each), strict=True)
+        )
+        return _Places(learned, Angles(cos, sin))
 
     def _places(self, height: int, width: int) -> _Places:
         """Of every patch of a moment, in the order in which patches come: block after block."""
@@ -178,8 +189,7 @@ class VisionTower:
         angles = torch.cat((row[:, None] * frequency, column[:, None] * frequency), dim=1)
         return _Places(
             self._learned(height, width)[order.to(self.device)].to(self.dtype),
-            angles.cos().to(self.device),
-            angles.sin().to(self.device),
+            Angles(angles.cos().to(self.device), angles.sin().to(self.device)),
         )
 
     def _learned(self, height: int, width: int) -> torch.Tensor:
