@@ -27,7 +27,7 @@ EPSILON = 1e-6
 THETA = 10000.0
 TILE = 4096  # patches that go through a layer together
 KNOWN = 2 * TILE  # patches whose places are kept
-PAUSE = 4_000_000_000  # products that are computed without one
+PAUSE = 6_000_000_000  # products that are computed without one
 Found = TypeVar("Found")
 Grid = tuple[int, int, int]  # moments, rows and columns of patches
 
