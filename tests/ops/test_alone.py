@@ -26,7 +26,7 @@ def attend(alone: Alone, shown: torch.Tensor, starts: Sequence[int], angles: Ang
         angles = Angles(torch.ones(half), torch.zeros(half))
     seen = torch.full_like(shown[:, 0], float("nan"))
     alone.attend(shown.clone(), starts, angles, seen)
-    alone.perform()
+    list(alone.perform(1))
     return seen
 
 
@@ -51,10 +51,13 @@ def test_layer_norm(isa: str, dtype: torch.dtype, shape: tuple[int, int]) -> Non
         normal(shape[1], seed=2, dtype=dtype),
     )
     wide = torch.cat((x + 3, x), dim=1)[:, : shape[1]]  # rows lie apart, and far from 0
-    expected = REFERENCE.norm(wide.double(), Norm(weight.double(), bias.double(), 1e-6))
-    alone = NativeAlone(Native(isa, 2))
-    found = alone.norm(wide, Norm(weight, bias, 1e-6))
-    alone.perform()
+    expected, found = torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=dtype)
+    for alone, norm, rows, y in (
+        (REFERENCE, Norm(weight.double(), bias.double(), 1e-6), wide.double(), expected),
+        (NativeAlone(Native(isa, 2)), Norm(weight, bias, 1e-6), wide, found),
+    ):
+        alone.norm(rows, norm, y)
+        list(alone.perform(1))
     assert far(found, expected) < bound("norm", dtype)
 
 
@@ -85,7 +88,7 @@ def test_some_heads_of_more(isa: str) -> None:  # noqa: F811
     whole, seen = attend(NativeAlone(Native(isa, 2)), shown, [0, 70]), torch.zeros(70, 4, 16)
     for alone in (REFERENCE, NativeAlone(Native(isa, 2))):
         alone.attend(shown[:, :, 1:3], [0, 70], Angles(torch.ones(70, 8), torch.zeros(70, 8)), seen[:, 1:3])
-        alone.perform()
+        list(alone.perform(1))
         assert far(seen[:, 1:3], whole[:, 1:3]) < bound("attention", torch.float32)
         assert not seen[:, [0, 3]].any()
 

@@ -35,11 +35,10 @@ def layer(
     norm: Norm | None = None, to: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     alone = NativeAlone(native)
-    found = alone.layer(
-        x, Packed(native, (matrix,), dtype_of(x)), bias, norm=norm, gelu=gelu, to=to, add=to is not None
-    )
-    alone.perform()
-    return found
+    y = torch.empty(len(x), matrix.out, dtype=x.dtype) if to is None else to
+    alone.layer(x, Packed(native, (matrix,), dtype_of(x)), bias, y, norm=norm, gelu=gelu, add=to is not None)
+    list(alone.perform(1))
+    return y
 
 
 def matrix_of(native: Native, kind: Element, out: int, width: int) -> PackedMatrix:
@@ -76,8 +75,9 @@ def test_a_normed_layer_is_the_bits_of_both(isa: str, dtype: torch.dtype) -> Non
         matrix, bias = matrix_of(native, kind, out, width), normal(out, seed=1, dtype=dtype)
         norm = Norm(normal(width, seed=2, dtype=dtype), normal(width, seed=3, dtype=dtype), 1e-6)
         x, alone = normal(tokens, width + 5, dtype=dtype)[:, 5:] + 1, NativeAlone(native)
-        normed = alone.norm(x, norm)
-        alone.perform()
+        normed = torch.empty_like(x)
+        alone.norm(x, norm, normed)
+        list(alone.perform(1))
         expected = layer(native, normed, matrix, bias, gelu=True)
         assert torch.equal(layer(native, x, matrix, bias, norm=norm, gelu=True), expected), (kind, tokens, width)
 

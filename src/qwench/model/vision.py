@@ -100,65 +100,73 @@ class VisionTower:
     def _look(self, moments: Sequence[_Moment], places: _Places) -> Generator[None, None, torch.Tensor]:
         """At some moments at once: their rows, one after the other."""
         patches = moments[0].patches if len(moments) == 1 else torch.cat([moment.patches for moment in moments])
-        x = torch.empty(len(patches), self.config.hidden_size, dtype=self.dtype, device=self.device)
+        starts = (0, *itertools.accumulate(len(moment.patches) for moment in moments))
+        x = self._empty(len(patches), self.config.hidden_size)
         for tile in _tiles(len(x)):
             x[tile] = places.learned[tile]
-            self._layer(patches[tile].to(self.device, self.dtype), "patch", to=x[tile], add=True)
-        starts, done = (0, *itertools.accumulate(len(moment.patches) for moment in moments)), 0
+            self._layer(patches[tile].to(self.device, self.dtype), "patch", x[tile], add=True)
+        shown = self._empty(len(x), 3 * x.shape[1])
+        seen = self._empty(*x.shape)
+        hidden = self._empty(min(len(x), TILE), self.config.intermediate_size)
         for index in range(self.config.depth):
-            for products in self._steps(x, f"blocks.{index}", places, starts):
-                if (done := done + products) >= PAUSE:
-                    self.alone.perform()
-                    done = 0
-                    yield
+            self._attend(x, f"blocks.{index}", places.angles, starts, shown, seen)
+            for tile in _tiles(len(x)):
+                between = hidden[: len(x[tile])]
+                self._layer(x[tile], f"blocks.{index}.up", between, norm=f"blocks.{index}.mlp_norm", gelu=True)
+                self._layer(between, f"blocks.{index}.down", x[tile], add=True)
+        yield from self.alone.perform(PAUSE)
+        del shown, seen, hidden
         block = self.config.spatial_merge_size**2
-        return torch.cat([self._merge(part, block) for part in x.split(-(-TILE // block) * block)])
+        rows, together = self._empty(len(x) // block, self.config.out_hidden_size), -(-TILE // block)
+        for merged, part in zip(rows.split(together), x.split(together * block), strict=True):
+            yield from self._merge(part, merged)
+        return rows
 
-    def _steps(self, x: torch.Tensor, name: str, places: _Places, starts: Sequence[int]) -> Iterator[int]:
-        """Of one layer, by which x is advanced: after each, how many products it takes."""
-        rows, width = x.shape
-        shown = torch.empty(rows, 3 * width, dtype=x.dtype, device=x.device)
-        for tile in _tiles(rows, 2 * TILE):
-            self._layer(x[tile], f"{name}.qkv", norm=f"{name}.attention_norm", to=shown[tile])
-            yield len(x[tile]) * width * 3 * width
-        heads = shown.view(rows, 3, self.config.num_heads, -1)
-        seen = torch.empty_like(heads[:, 0])
+    def _attend(
+        self,
+        x: torch.Tensor,
+        name: str,
+        angles: Angles,
+        starts: Sequence[int],
+        shown: torch.Tensor,
+        seen: torch.Tensor,
+    ) -> None:
+        """Each moment, from one of ``starts`` to the next, sees itself whole; x is advanced."""
+        for tile in _tiles(len(x), 2 * TILE):
+            self._layer(x[tile], f"{name}.qkv", shown[tile], norm=f"{name}.attention_norm")
+        heads = shown.view(len(x), 3, self.config.num_heads, -1)
+        found = seen.view(len(x), self.config.num_heads, -1)
         products = 2 * self.config.head_dim * sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts))
         for some in _tiles(self.config.num_heads, max(1, PAUSE // products)):
-            self.alone.attend(heads[:, :, some], starts, places.angles, seen[:, some])
-            yield products * heads[:, :, some].shape[2]
-        del shown, heads
-        seen = seen.view(x.shape)
-        for tile in _tiles(rows):
-            self._layer(seen[tile], f"{name}.output", to=x[tile], add=True)
-            yield len(x[tile]) * width * width
-        for tile in _tiles(rows):
-            hidden = self._layer(x[tile], f"{name}.up", norm=f"{name}.mlp_norm", gelu=True)
-            yield hidden.numel() * width
-            self._layer(hidden, f"{name}.down", to=x[tile], add=True)
-            yield hidden.numel() * width
+            self.alone.attend(heads[:, :, some], starts, angles, found[:, some])
+        for tile in _tiles(len(x)):
+            self._layer(seen[tile], f"{name}.output", x[tile], add=True)
 
-    def _merge(self, x: torch.Tensor, block: int) -> torch.Tensor:
-        """Each ``block`` of patches becomes a row."""
-        merged = self._layer(self.alone.norm(x, self._norm("merger.norm")).view(len(x) // block, -1), "merger.up")
-        self.alone.perform()
-        rows = self._layer(F.gelu(merged), "merger.down")
-        self.alone.perform()
-        return rows
+    def _merge(self, x: torch.Tensor, rows: torch.Tensor) -> Iterator[None]:
+        """Each block of patches becomes one of ``rows``."""
+        normed = self._empty(*x.shape)
+        between = self._empty(len(rows), x.numel() // len(rows))
+        self.alone.norm(x, self._norm("merger.norm"), normed)
+        self._layer(normed.view(between.shape), "merger.up", between)
+        yield from self.alone.perform(PAUSE)
+        self._layer(F.gelu(between), "merger.down", rows)
+        yield from self.alone.perform(PAUSE)
+
+    def _empty(self, rows: int, width: int) -> torch.Tensor:
+        return torch.empty(rows, width, dtype=self.dtype, device=self.device)
 
     def _layer(
         self,
         x: torch.Tensor,
         name: str,
+        to: torch.Tensor,
         *,
         norm: str | None = None,
         gelu: bool = False,
-        to: torch.Tensor | None = None,
         add: bool = False,
-    ) -> torch.Tensor:
+    ) -> None:
         first = None if norm is None else self._norm(norm)
-        weight, bias = self.weights[name], self.vectors[f"{name}.bias"]
-        return self.alone.layer(x, weight, bias, norm=first, gelu=gelu, to=to, add=add)
+        self.alone.layer(x, self.weights[name], self.vectors[f"{name}.bias"], to, norm=first, gelu=gelu, add=add)
 
     def _norm(self, name: str) -> Norm:
         return Norm(self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from qwench.ops import rotary
@@ -52,7 +53,7 @@ class Angles(NamedTuple):
 
 
 class Alone(Protocol):
-    """Tensors are of the activations' type. What results hold, only ``perform`` makes sure."""
+    """Tensors are of the activations' type. What is asked for is done by ``perform``, in that order."""
 
     @property
     def threaded(self) -> bool:
@@ -64,18 +65,17 @@ class Alone(Protocol):
         x: torch.Tensor,
         weight: Weight,
         bias: torch.Tensor,
+        to: torch.Tensor,
         *,
         norm: Norm | None = None,
         gelu: bool = False,
-        to: torch.Tensor | None = None,
         add: bool = False,
-    ) -> torch.Tensor:
-        """x [T, in], normed, times weight [out, in] transposed, plus bias, and of that gelu by its tanh: [T, out].
-
-        It is written, or with ``add`` added, to ``to`` [T, out], where that is given.
+    ) -> None:
+        """x [T, in], normed, times weight [out, in] transposed, plus bias, and of that gelu by its tanh, is written, or
+        with ``add`` added, to ``to`` [T, out].
         """
 
-    def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
+    def norm(self, x: torch.Tensor, norm: Norm, to: torch.Tensor) -> None:
         """Of the rows of x [T, width]."""
 
     def attend(self, shown: torch.Tensor, starts: Sequence[int], angles: Angles, seen: torch.Tensor) -> None:
@@ -85,52 +85,85 @@ class Alone(Protocol):
         overwritten. Frame f has rows ``starts``[f] to ``starts``[f + 1]. Of both some heads of more may be given.
         """
 
-    def perform(self) -> None:
-        """All that was asked for is done."""
+    def perform(self, pause: int) -> Iterator[None]:
+        """All that was asked for is done, with a pause whenever ``pause`` multiplications are, or a step has more."""
 
 
 class TorchAlone:
-    """The references, which do all at once."""
+    """The references."""
 
     threaded = False
+
+    def __init__(self) -> None:
+        self._asked: list[tuple[int, Callable[[], None]]] = []  # how many multiplications, and what it is
 
     def layer(
         self,
         x: torch.Tensor,
         weight: Weight,
         bias: torch.Tensor,
+        to: torch.Tensor,
         *,
         norm: Norm | None = None,
         gelu: bool = False,
-        to: torch.Tensor | None = None,
         add: bool = False,
-    ) -> torch.Tensor:
-        y = linear(x if norm is None else self.norm(x, norm), weight, bias)
-        if gelu:
-            y = F.gelu(y, approximate="tanh")
-        if to is None:
-            return y
-        return to.add_(y) if add else to.copy_(y)
+    ) -> None:
+        def multiply() -> None:
+            y = linear(x if norm is None else _normed(x, norm), weight, bias)
+            y = F.gelu(y, approximate="tanh") if gelu else y
+            to.add_(y) if add else to.copy_(y)
 
-    def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
-        return F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.epsilon)
+        self._asked.append((to.numel() * x.shape[1], multiply))
+
+    def norm(self, x: torch.Tensor, norm: Norm, to: torch.Tensor) -> None:
+        self._asked.append((0, lambda: _put(_normed(x, norm), to)))
 
     def attend(self, shown: torch.Tensor, starts: Sequence[int], angles: Angles, seen: torch.Tensor) -> None:
-        for part in (shown[:, 0], shown[:, 1]):
-            part.copy_(rotary.rotate(part, *angles))
-        self.attend_turned(shown, starts, seen)
+        def turn_and_attend() -> None:
+            for part in (shown[:, 0], shown[:, 1]):
+                part.copy_(rotary.rotate(part, *angles))
+            _attend(shown, starts, seen)
 
-    @staticmethod
-    def attend_turned(shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
-        """The rest of it."""
-        for length, frames in itertools.groupby(itertools.pairwise(starts), key=lambda frame: frame[1] - frame[0]):
-            neighbours = list(frames)  # of one length: at once
-            rows = slice(neighbours[0][0], neighbours[-1][1])
-            query, key, value = shown[rows].unflatten(0, (-1, length)).permute(2, 0, 3, 1, 4)
-            seen[rows] = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1)
+        self._asked.append((_products(starts, seen), turn_and_attend))
 
-    def perform(self) -> None:
-        """Nothing is left."""
+    def perform(self, pause: int) -> Iterator[None]:
+        asked, self._asked, done = self._asked, [], 0
+        for products, step in asked:
+            step()
+            if (done := done + products) >= pause:
+                done = 0
+                yield
+
+
+def _put(found: torch.Tensor, to: torch.Tensor) -> None:
+    to.copy_(found)
+
+
+def _normed(x: torch.Tensor, norm: Norm) -> torch.Tensor:
+    return F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.epsilon)
+
+
+def _attend(shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
+    """Without turning."""
+    for length, frames in itertools.groupby(itertools.pairwise(starts), key=lambda frame: frame[1] - frame[0]):
+        neighbours = list(frames)  # of one length: at once
+        rows = slice(neighbours[0][0], neighbours[-1][1])
+        query, key, value = shown[rows].unflatten(0, (-1, length)).permute(2, 0, 3, 1, 4)
+        seen[rows] = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1)
+
+
+def _products(starts: Sequence[int], seen: torch.Tensor) -> int:
+    """Multiplications of attention inside frames."""
+    return 2 * sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts)) * seen[0].numel()
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An instruction, or what torch does between two of them; and all memory that it reads and writes."""
+
+    products: int
+    what: tuple[Operation, ctypes.Structure] | Callable[[], None]
+    kept: tuple[object, ...]
 
 
 class NativeAlone:
@@ -139,45 +172,42 @@ class NativeAlone:
     def __init__(self, native: Native) -> None:
         self._native = native
         self.threaded = native.isa != TILED  # there attention is torch's
-        self._asked: list[tuple[Operation, ctypes.Structure]] = []
-        self._kept: list[object] = []  # what they read and write
+        self._asked: list[_Step] = []
 
     def layer(
         self,
         x: torch.Tensor,
         weight: Weight,
         bias: torch.Tensor,
+        to: torch.Tensor,
         *,
         norm: Norm | None = None,
         gelu: bool = False,
-        to: torch.Tensor | None = None,
         add: bool = False,
-    ) -> torch.Tensor:
+    ) -> None:
         assert isinstance(weight, Packed)
         (matrix,) = weight.matrices
-        y = torch.empty(len(x), matrix.out, dtype=x.dtype) if to is None else to
         require_equal("layer", "in", x=x.shape[1], weight=matrix.width, **_widths(norm))
-        require_equal("layer", "out", y=y.shape[1], bias=len(bias), weight=matrix.out)
-        require_equal("layer", "tokens", x=len(x), y=len(y))
-        assert all(each.stride(-1) == 1 for each in (x, y, bias))
+        require_equal("layer", "out", y=to.shape[1], bias=len(bias), weight=matrix.out)
+        require_equal("layer", "tokens", x=len(x), y=len(to))
+        assert all(each.stride(-1) == 1 for each in (x, to, bias))
         vectors = {} if norm is None else {"norm": norm.weight, "norm_bias": norm.bias}
-        self._ask(Operation.LAYER, LayerArguments(
-            weight_address(matrix), len(x), type_of("layer", x=x, bias=bias, y=y, **vectors), gelu,
+        self._ask(len(x) * matrix.width * matrix.out, Operation.LAYER, LayerArguments(
+            weight_address(matrix), len(x), type_of("layer", x=x, bias=bias, y=to, **vectors), gelu,
             0.0 if norm is None else norm.epsilon, x.data_ptr(), x.stride(0), *_addresses(norm), bias.data_ptr(),
-            y.data_ptr() if add else None, y.stride(0), y.data_ptr(), y.stride(0),
-        ), x, y)  # fmt: skip
-        return y
+            to.data_ptr() if add else None, to.stride(0), to.data_ptr(), to.stride(0),
+        ), x, to)  # fmt: skip
 
-    def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
+    def norm(self, x: torch.Tensor, norm: Norm, to: torch.Tensor) -> None:
         rows, width = x.shape
-        require_equal("norm", "width", x=width, **_widths(norm))
-        assert x.stride(1) == 1
-        y, kind = torch.empty(rows, width, dtype=x.dtype), type_of("norm", x=x, weight=norm.weight, bias=norm.bias)
+        require_equal("norm", "width", x=width, y=to.shape[1], **_widths(norm))
+        require_equal("norm", "rows", x=rows, y=len(to))
+        assert x.stride(1) == to.stride(1) == 1
         weight, bias = _addresses(norm)
-        self._ask(Operation.RMS_NORM, NormArguments(
-            rows, width, kind, norm.epsilon, 0.0, x.data_ptr(), x.stride(0), weight, y.data_ptr(), width, bias,
-        ), x, y)  # fmt: skip
-        return y
+        self._ask(0, Operation.RMS_NORM, NormArguments(
+            rows, width, type_of("norm", x=x, weight=norm.weight, bias=norm.bias, y=to), norm.epsilon, 0.0,
+            x.data_ptr(), x.stride(0), weight, to.data_ptr(), to.stride(0), bias,
+        ), x, to)  # fmt: skip
 
     def attend(self, shown: torch.Tensor, starts: Sequence[int], angles: Angles, seen: torch.Tensor) -> None:
         rows, _, heads, width = shown.shape
@@ -191,13 +221,13 @@ class NativeAlone:
         assert width <= ATTENTION_WIDTH, f"heads are at most {ATTENTION_WIDTH} wide"
         assert all(first < last for first, last in itertools.pairwise(starts)), "a frame has rows"
         kind = type_of("attend", shown=shown, seen=seen)
+        products = _products(starts, seen)
         if self._native.isa == TILED and dtype_of(shown) == BFLOAT16:
-            self._turn(shown, angles, kind)
-            self.perform()
-            TorchAlone.attend_turned(shown, starts, seen)  # torch multiplies with tiles here, which ours does not
+            self._turn(shown, angles, kind)  # torch multiplies with tiles here, which ours does not
+            self._asked.append(_Step(products, lambda: _attend(shown, starts, seen), ()))
             return
         bounds = (ctypes.c_int64 * len(starts))(*starts)
-        self._ask(Operation.FRAMES, FramesArguments(
+        self._ask(products, Operation.FRAMES, FramesArguments(
             len(starts) - 1, heads, width, kind, width**-0.5, ctypes.addressof(bounds), *_addresses(angles),
             *(shown[:, part].data_ptr() for part in range(3)), shown.stride(0), seen.data_ptr(), seen.stride(0),
         ), shown, angles, bounds, seen)  # fmt: skip
@@ -205,27 +235,42 @@ class NativeAlone:
     def _turn(self, shown: torch.Tensor, angles: Angles, kind: int) -> None:
         rows, _, heads, width = shown.shape
         for part in (shown[:, 0], shown[:, 1]):
-            self._ask(Operation.ROTATION, RotationArguments(
+            self._ask(0, Operation.ROTATION, RotationArguments(
                 rows, heads, width, width // 2, kind, part.data_ptr(), part.stride(0), *_addresses(angles),
                 part.data_ptr(), part.stride(0),
-            ))  # fmt: skip
+            ), part, angles)  # fmt: skip
 
-    def _ask(self, operation: Operation, arguments: ctypes.Structure, *kept: object) -> None:
-        self._asked.append((operation, arguments))
-        self._kept += kept
+    def _ask(self, products: int, operation: Operation, arguments: ctypes.Structure, *kept: object) -> None:
+        self._asked.append(_Step(products, (operation, arguments), kept))
 
-    def perform(self) -> None:
+    def perform(self, pause: int) -> Iterator[None]:
         """Raises MemoryError where there is not enough."""
-        lines = (InstructionStructure * len(self._asked))(
-            *(InstructionStructure(each, 1, ctypes.addressof(arguments)) for each, arguments in self._asked)
+        asked, self._asked, done = self._asked, [], 0
+        together: list[tuple[Operation, ctypes.Structure]] = []
+        for step in asked:
+            if callable(step.what):
+                self._run(together)
+                step.what()
+            else:
+                together.append(step.what)
+            if (done := done + step.products) >= pause:
+                self._run(together)
+                done = 0
+                yield
+        self._run(together)
+
+    def _run(self, together: list[tuple[Operation, ctypes.Structure]]) -> None:
+        """One program of all instructions in the list, which is empty then."""
+        lines = (InstructionStructure * len(together))(
+            *(InstructionStructure(each, 1, ctypes.addressof(arguments)) for each, arguments in together)
         )
         program = ProgramStructure(ctypes.addressof(lines), len(lines), None, 0, ALIGNMENT, 0)
         step = (ctypes.c_int64 * STEP_NUMBERS)(0, 1)  # of one token: there is no scratch memory for none
         status, failed = self._native.run(ctypes.addressof(program), ctypes.addressof(step))
-        asked, self._asked, self._kept = self._asked, [], []
         if status:
-            what = asked[failed][0].name.lower() if failed >= 0 else "scratch"
+            what = together[failed][0].name.lower() if failed >= 0 else "scratch"
             raise MemoryError(f"{what}: what it needs does not fit into memory (status {status})")
+        together.clear()
 
 
 def _addresses(pair: Norm | Angles | None) -> tuple[int | None, int | None]:
