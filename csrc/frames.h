@@ -47,7 +47,11 @@ struct FrameTask {
     char* scratch;
 };
 
-using FrameKernel = void (*)(const FrameTask& task);
+// Lays out the keys and values of a tile, which is the piece; answers the queries of the piece.
+struct FrameKernels {
+    void (*pack)(const FrameTask& task);
+    void (*attend)(const FrameTask& task);
+};
 
 // Memory of one task.
 struct FrameScratch {

@@ -55,7 +55,7 @@ QW_INLINE void keep_weights(bf16* to, V weights) {
 namespace qwench {
 
 LinearKernel avx512_bf16_linear() { return linear_kernel<PairStep>; }
-FrameKernel avx512_bf16_frames() { return attend_frame<bf16, PairStep>; }
+FrameKernels avx512_bf16_frames() { return frame_kernels<bf16, PairStep>(); }
 
 }  // namespace qwench
 
@@ -63,7 +63,7 @@ FrameKernel avx512_bf16_frames() { return attend_frame<bf16, PairStep>; }
 
 namespace qwench {
 LinearKernel avx512_bf16_linear() { return nullptr; }
-FrameKernel avx512_bf16_frames() { return nullptr; }
+FrameKernels avx512_bf16_frames() { return {}; }
 }  // namespace qwench
 
 #endif

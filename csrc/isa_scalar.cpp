@@ -35,7 +35,7 @@ const Kernels* scalar_kernels() {
     static const Kernels table = {
         "scalar", linear_kernel<FloatStep>, linear_kernel<WidenedPairStep>, nullptr, Inputs::rows, coded_pair(),
         norm, delta_net, attend, merge_attention,
-        attend_frame<float, FloatStep>, attend_frame<bf16, WidenedPairStep>, {round_tile, layer_bytes},
+        frame_kernels<float, FloatStep>(), frame_kernels<bf16, WidenedPairStep>(), {round_tile, layer_bytes},
         expert_probabilities, gate_expert, sum_experts, find_largest, gather_top, weigh_logits,
         pointwise, widen_row, rotate, round_rows,
     };

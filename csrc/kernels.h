@@ -147,7 +147,7 @@ struct Kernels {
     // Folds one query head's partials, `stride` apart, into the first; writes the output at element `place`.
     void (*merge_attention)(const qw_attention_arguments& arguments, AttentionPartial* partials, int64_t segments,
                             int64_t stride, int64_t place);
-    FrameKernel frames_f32, frames_bf16;
+    FrameKernels frames_f32, frames_bf16;
     LayerKernels layer_bytes;  // nulls where other kernels are faster
     void (*expert_probabilities)(const qw_experts_arguments& arguments, int64_t token, float* probabilities);
     // hidden [width] = silu(gate) * up, of both [2 * width] side by side.
@@ -175,7 +175,7 @@ const CodedPair* avx512_vnni_coded();
 const CodedPair* amx_int8_coded();
 LinearKernel avx512_bf16_linear();
 LinearKernel amx_bf16_linear();
-FrameKernel avx512_bf16_frames();
+FrameKernels avx512_bf16_frames();
 const LayerKernels* avx512_vnni_layer();
 
 // Whether streams are asked for ahead of their use. AMD's processors find them by themselves, and hold up other reads for

@@ -82,6 +82,10 @@ int32_t carry_out(qw_context* context, const qw_instruction& instruction) {
             return rotate(context, as<qw_rotation_arguments>(instruction));
         case QW_TAKE_ROWS:
             return take_rows(as<qw_take_arguments>(instruction));
+        case QW_LAYER:
+            return qw_layer(context, &as<qw_layer_arguments>(instruction)) == 0 ? 0 : QW_NO_MEMORY;
+        case QW_FRAMES:
+            return qw_frames(context, &as<qw_frames_arguments>(instruction));
         default:
             return widen_rows(context, as<qw_widen_arguments>(instruction));
     }

@@ -263,10 +263,12 @@ QW_API int32_t qw_attention(qw_context* context, const qw_attention_arguments* a
  * starts[f + 1]), at least one; each has its heads side by side. */
 typedef struct {
     int64_t frames, heads;
-    int64_t head_dim; /* even */
+    int64_t head_dim; /* even, at most QW_ATTENTION_WIDTH */
     int32_t type; /* of query, key, value and output */
     float scale;
     const int64_t* starts; /* [frames + 1], ascending from 0 to T */
+    const float* cosine;   /* [T, head_dim / 2]: heads of query and key are turned first, as by QW_ROTATION; NULL: not */
+    const float* sine;     /* the same */
     const void* query;     /* [T, heads, head_dim] */
     const void* key;       /* the same */
     const void* value;     /* the same */
@@ -278,15 +280,18 @@ typedef struct {
 /* 0, or 2 where there is not enough memory. */
 QW_API int32_t qw_frames(qw_context* context, const qw_frames_arguments* arguments);
 
-/* A layer of a vision tower: what qw_linear gives, plus a bias, then gelu (by its tanh), then added to `residual`; each is
- * rounded to `type` before the next. */
+/* A layer of a vision tower: a layer norm of x, then what qw_linear gives, plus a bias, then gelu (by its tanh), then added
+ * to `residual`; each is rounded to `type` before the next. */
 typedef struct {
     const qw_weight* weight; /* [out, in] */
     int64_t tokens;
-    int32_t type;     /* of x, bias, residual and y: QW_F32 or QW_BF16 */
+    int32_t type;     /* of x, norm, bias, residual and y: QW_F32 or QW_BF16 */
     int32_t gelu;     /* not 0: this is done */
+    float epsilon;    /* of the norm */
     const void* x;    /* [tokens, in] */
     int64_t x_stride;
+    const void* norm; /* [in], what the norm multiplies by; NULL for no norm */
+    const void* norm_bias; /* [in], what it adds then */
     const void* bias; /* [out] */
     const void* residual; /* [tokens, out], may be y itself; NULL for none */
     int64_t residual_stride;
@@ -383,6 +388,8 @@ typedef struct {
 #define QW_ROTATION 7    /* qw_rotation_arguments */
 #define QW_TAKE_ROWS 8   /* qw_take_arguments */
 #define QW_WIDEN 9       /* qw_widen_arguments */
+#define QW_LAYER 10      /* qw_layer_arguments */
+#define QW_FRAMES 11     /* qw_frames_arguments */
 
 /* output = x and y combined, number by number; what goes into a product is rounded to `type` first. y has one column
  * for all of x's where y_width is 1. output may be x or y. */

@@ -4,7 +4,10 @@
 // anew when a segment holds a larger score: no more scores are held than rows times a segment, in the first cache. The
 // order of all sums is that of positions, whatever rows are computed together.
 
+#include <type_traits>
+
 #include "powers.inl"
+#include "turning.inl"
 
 namespace qwench {
 namespace {
@@ -24,6 +27,90 @@ QW_INLINE float peak(V a) {
 }
 
 QW_INLINE void keep_weights(float* to, V weights) { store(to, weights); }
+
+// What heads of width `head_dim` at token `token` are turned by is the same for all of them.
+template <class T>
+QW_INLINE void turn_some(const qw_frames_arguments& a, const T* x, int64_t token, T* output) {
+    const int64_t half = a.head_dim / 2;
+    turn_head(x, output, a.head_dim, half, a.cosine + token * half, a.sine + token * half);
+}
+
+// Rows of keys as columns of a tile, turned where they are to be: a step of the depth, fp32 or a pair of BF16, is one word.
+template <class T>
+void pack_keys(const FrameTask& task, const T* rows, int64_t token, int64_t count, char* to) {
+    const qw_frames_arguments& a = task.arguments;
+    const int64_t words = a.head_dim / task.shape.step();
+    alignas(64) T near[kLanes][QW_ATTENTION_WIDTH];
+    const char* starts[kLanes];
+    for (int64_t first = 0; first < kGroup; first += kLanes, to += kLanes * kStepBytes) {
+        for (int64_t r = 0; r < kLanes; ++r) {
+            const size_t size = static_cast<size_t>(a.head_dim) * sizeof(T);
+            const T* row = rows + (first + r) * a.stride;
+            if (first + r >= count) {
+                std::memset(near[r], 0, size);
+            } else if (a.cosine == nullptr) {
+                std::memcpy(near[r], row, size);
+            } else {
+                turn_some(a, row, token + first + r, near[r]);
+            }
+        }
+        for (int64_t word = 0; word < words; word += kLanes) {
+            char* target = to + word * kGroup * kStepBytes;
+            for (int64_t r = 0; r < kLanes; ++r) starts[r] = reinterpret_cast<const char*>(near[r]) + word * kStepBytes;
+            if (words - word >= kLanes) {
+                transpose_words(starts, reinterpret_cast<uint32_t*>(target), kGroup);
+                continue;
+            }
+            for (int64_t w = 0; w < words - word; ++w) {
+                for (int64_t r = 0; r < kLanes; ++r) {
+                    std::memcpy(target + (w * kGroup + r) * kStepBytes, starts[r] + w * kStepBytes, kStepBytes);
+                }
+            }
+        }
+    }
+}
+
+template <class T>
+void pack_values(const T* rows, int64_t stride, int64_t count, const FrameShape& shape, T* to) {
+    for (int64_t row = 0; row < count; ++row) {
+        std::memcpy(to + row * shape.columns, rows + row * stride, static_cast<size_t>(shape.head_dim) * sizeof(T));
+    }
+}
+
+// Numbers of two rows in turns.
+void pack_pair(const bf16* __restrict one, const bf16* __restrict other, int64_t width, uint32_t* __restrict to) {
+    for (int64_t i = 0; i < width; ++i) to[i] = one[i].bits | static_cast<uint32_t>(other[i].bits) << 16;
+}
+
+// Two rows side by side; beside the last of an odd number lie zeros.
+void pack_values(const bf16* rows, int64_t stride, int64_t count, const FrameShape& shape, uint32_t* to) {
+    const int64_t width = shape.head_dim;
+    for (int64_t row = 0; row < count; row += 2, to += shape.columns) {
+        const bf16* one = rows + row * stride;
+        if (row + 1 < count) {
+            pack_pair(one, one + stride, width, to);
+        } else {
+            for (int64_t i = 0; i < width; ++i) to[i] = one[i].bits;
+        }
+    }
+}
+
+// The keys and values of one tile, which is the piece.
+template <class T>
+void pack_tile(const FrameTask& task) {
+    const qw_frames_arguments& a = task.arguments;
+    const FrameShape& shape = task.shape;
+    const FramePiece& piece = task.piece;
+    const int64_t tile = piece.first / kGroup, token = piece.start + piece.first;
+    const int64_t place = token * a.stride + piece.head * a.head_dim;
+    pack_keys(task, static_cast<const T*>(a.key) + place, token, piece.count, piece.keys + tile * shape.key_tile_bytes());
+    char* values = piece.values + tile * shape.value_tile_bytes();
+    if (piece.count < kGroup || shape.columns > a.head_dim) {
+        std::memset(values, 0, static_cast<size_t>(shape.value_tile_bytes()));
+    }
+    using Word = std::conditional_t<std::is_same_v<T, bf16>, uint32_t, T>;
+    pack_values(static_cast<const T*>(a.value) + place, a.stride, piece.count, shape, reinterpret_cast<Word*>(values));
+}
 
 // T: the type of queries and outputs; Step: of both products.
 template <class T, class Step>
@@ -54,7 +141,12 @@ struct Frame {
         for (int64_t row = 0; row < kFrameTaskRows; ++row) {
             Input* to = queries + row * a.head_dim;
             if (row < piece.count) {
+                alignas(64) T turned[QW_ATTENTION_WIDTH];
                 const T* from = static_cast<const T*>(a.query) + place(row, a.stride);
+                if (a.cosine != nullptr) {
+                    turn_some(a, from, piece.start + piece.first + row, turned);
+                    from = turned;
+                }
                 for (int64_t i = 0; i < a.head_dim; i += kLanes) {
                     store_some(to + i, load_some(from + i, a.head_dim - i), a.head_dim - i);
                 }
@@ -106,19 +198,21 @@ struct Frame {
         }
     }
 
-    // The first `count` scores of row `row` + r, which is held as r, become weights, zeros behind them up to `end`.
-    void weigh(int64_t row, int64_t r, int64_t count, int64_t end) const {
+    // The first `count` scores of row `row` + r, which is held as r, become weights, zeros behind them up to whole vectors.
+    void weigh(int64_t row, int64_t r, int64_t count) const {
         const float* from = scratch.scores + r * kFrameSegment;
         float* total = scratch.totals + (row + r) * kLanes;
         Input* to = weights + r * kFrameSegment;
         const V scale = all(shape.scale), subtracted = all(-scratch.maxima[row + r]);
         V sums = mul(load(total), all(scratch.factors[r]));
-        for (int64_t i = 0; i < end; i += kLanes) {
-            V each = power_of_two<kShort>(fma(load(from + i), scale, subtracted));
-            if (count - i < kLanes) each = first_lanes(each, zero(), count - i);
+        const auto weight = [&](int64_t i) { return power_of_two<kShort>(fma(load(from + i), scale, subtracted)); };
+        const auto keep = [&](int64_t i, V each) {
             keep_weights(to + i, each);
             sums = add(sums, each);
-        }
+        };
+        const int64_t whole_vectors = count / kLanes * kLanes;
+        for (int64_t i = 0; i < whole_vectors; i += kLanes) keep(i, weight(i));
+        if (whole_vectors < count) keep(whole_vectors, first_lanes(weight(whole_vectors), zero(), count - whole_vectors));
         store(total, sums);
     }
 
@@ -129,10 +223,10 @@ struct Frame {
         for (int64_t r = 0; r < kFrameRows; ++r) {
             const V least_of_all = all(-__builtin_huge_valf());
             V seen = least_of_all;
-            for (int64_t i = 0; i < count; i += kLanes) {
-                const V each = load(scratch.scores + r * kFrameSegment + i);
-                seen = most(count - i < kLanes ? first_lanes(each, least_of_all, count - i) : each, seen);
-            }
+            const float* each = scratch.scores + r * kFrameSegment;
+            const int64_t whole_vectors = count / kLanes * kLanes, left = count - whole_vectors;
+            for (int64_t i = 0; i < whole_vectors; i += kLanes) seen = most(load(each + i), seen);
+            if (left > 0) seen = most(first_lanes(load(each + whole_vectors), least_of_all, left), seen);
             const float found = peak(seen) * shape.scale;
             scratch.maxima[row + r] = found > before[r] ? found : before[r];  // no branch: nobody could foretell it
         }
@@ -145,7 +239,7 @@ struct Frame {
 
     // Rows [row, row + kFrameRows) over a segment of `count` positions, the first of which is `first`.
     void attend_rows(int64_t row, int64_t first, int64_t count) const {
-        const int64_t end = round_up(count, kLanes), steps = divide_up(count, kStep);
+        const int64_t steps = divide_up(count, kStep);
         const Input* x = queries + row * a.head_dim;
         for (int64_t tile = 0; tile * kGroup < count; ++tile) {
             const char* keys = piece.keys + (first / kGroup + tile) * shape.key_tile_bytes();
@@ -159,7 +253,7 @@ struct Frame {
             }
         }
         find_maxima(row, count);
-        for (int64_t r = 0; r < kFrameRows; ++r) weigh(row, r, count, end);
+        for (int64_t r = 0; r < kFrameRows; ++r) weigh(row, r, count);
         const char* values = piece.values + first / kStep * shape.columns * kStepBytes;
         const int64_t panels = shape.columns / kPanel;
         for (int64_t m = 0; m < kFrameRows; m += kFrameM) {
@@ -194,6 +288,11 @@ void attend_frame(const FrameTask& task) {
         for (int64_t row = 0; row < task.piece.count; row += kFrameRows) frame.attend_rows(row, first, count);
     }
     frame.write_outputs();
+}
+
+template <class T, class Step>
+FrameKernels frame_kernels() {
+    return {pack_tile<T>, attend_frame<T, Step>};
 }
 
 }  // namespace

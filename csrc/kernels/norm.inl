@@ -1,5 +1,7 @@
 // Norms of one row: root-mean-square, and layer norms. Included once per instruction set, after simd.h.
 
+#include "layer_norm.inl"
+
 namespace qwench {
 namespace {
 
@@ -22,25 +24,9 @@ void rms_norm_row(const qw_norm_arguments& a, int64_t row) {
 
 template <class T>
 void layer_norm_row(const qw_norm_arguments& a, int64_t row) {
-    const T* x = static_cast<const T*>(a.x) + row * a.x_stride;
-    const T* weight = static_cast<const T*>(a.weight);
-    const T* bias = static_cast<const T*>(a.bias);
+    const LayerNorm<T> normed(static_cast<const T*>(a.x) + row * a.x_stride, a.width, a.weight, a.bias, a.offset, a.epsilon);
     T* y = static_cast<T*>(a.y) + row * a.y_stride;
-    const float width = static_cast<float>(a.width);
-    V total = zero(), squares = zero();
-    for (int64_t i = 0; i < a.width; i += kLanes) total = add(load_some(x + i, a.width - i), total);
-    const V mean = all(sum(total) / width);
-    for (int64_t i = 0; i < a.width; i += kLanes) {
-        V apart = sub(load_some(x + i, a.width - i), mean);
-        if (a.width - i < kLanes) apart = first_lanes(apart, zero(), a.width - i);
-        squares = fma(apart, apart, squares);
-    }
-    const V factor = all(1.0f / std::sqrt(sum(squares) / width + a.epsilon));
-    for (int64_t i = 0; i < a.width; i += kLanes) {
-        const int64_t n = a.width - i;
-        const V scale = mul(add(load_some(weight + i, n), all(a.offset)), factor);
-        store_some(y + i, fma(sub(load_some(x + i, n), mean), scale, load_some(bias + i, n)), n);
-    }
+    for (int64_t i = 0; i < a.width; i += kLanes) store_some(y + i, normed.at(i), a.width - i);
 }
 
 void norm(const qw_norm_arguments& a, int64_t row) {

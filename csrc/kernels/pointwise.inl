@@ -1,6 +1,7 @@
 // Operations that take numbers one by one, in pieces of rows. Included once per instruction set, after simd.h.
 
 #include "powers.inl"
+#include "turning.inl"
 
 namespace qwench {
 namespace {
@@ -40,17 +41,7 @@ template <class T>
 void rotate_head(const qw_rotation_arguments& a, int64_t token, int64_t head) {
     const T* x = static_cast<const T*>(a.x) + token * a.x_stride + head * a.head_dim;
     T* output = static_cast<T*>(a.output) + token * a.output_stride + head * a.head_dim;
-    const float* cosines = a.cosine + token * a.half;
-    const float* sines = a.sine + token * a.half;
-    for (int64_t i = 0; i < a.half; i += kLanes) {
-        const int64_t n = a.half - i;
-        const V cosine = load_some(cosines + i, n), sine = load_some(sines + i, n);
-        const V one = load_some(x + i, n), other = load_some(x + a.half + i, n);
-        store_some(output + i, sub(mul(one, cosine), mul(other, sine)), n);
-        store_some(output + a.half + i, add(mul(other, cosine), mul(one, sine)), n);
-    }
-    const int64_t turned = 2 * a.half;
-    if (output != x) std::memcpy(output + turned, x + turned, static_cast<size_t>(a.head_dim - turned) * sizeof(T));
+    turn_head(x, output, a.head_dim, a.half, a.cosine + token * a.half, a.sine + token * a.half);
 }
 
 void rotate(const qw_rotation_arguments& a, int64_t token, int64_t head) {

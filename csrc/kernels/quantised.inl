@@ -403,17 +403,21 @@ struct Halves {
     float scale;
 };
 
-// Writes a block of one row's inputs, of which `left` are there, rounded to 8 bits: its scale is its largest magnitude / 127.
-template <class Input>
-QW_INLINE Halves round_block(const Input* x, int64_t left, int8_t* numbers) {
-    const V first = left > 0 ? load_some(x, left) : zero();
-    const V second = left > kLanes ? load_some(x + kLanes, left - kLanes) : zero();
+// Writes a block of one row's inputs, both halves of it, rounded to 8 bits: its scale is its largest magnitude / 127.
+QW_INLINE Halves round_block(V first, V second, int8_t* numbers) {
     // Magnitudes are compared as whole numbers, among which NaN is the largest: it makes the scale NaN.
     const Rounder rounder(largest(most(magnitude_bits(first), magnitude_bits(second))));
     const Halves halves = {rounder.round(first), rounder.round(second), rounder.scale};
     store_signed(numbers, halves.low);
     store_signed(numbers + kLanes, halves.high);
     return halves;
+}
+
+// The same from memory, where `left` of them are.
+template <class Input>
+QW_INLINE Halves round_block(const Input* x, int64_t left, int8_t* numbers) {
+    const V first = left > 0 ? load_some(x, left) : zero();
+    return round_block(first, left > kLanes ? load_some(x + kLanes, left - kLanes) : zero(), numbers);
 }
 
 // One token's `in` numbers, block by block.

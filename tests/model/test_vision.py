@@ -90,6 +90,7 @@ def test_tiles_and_pauses_change_nothing(pair: tuple[Any, Path], grid: Grid, mon
     seeing, patches = tower(pair[1]), drawn(grid, seed=6)
     whole = finish(seeing.encode(patches, grid))
     monkeypatch.setattr(vision, "TILE", 37)
+    monkeypatch.setattr(vision, "PAUSE", 1000)
     other = seeing.encode(drawn(grid, seed=7), grid)
     pauses: list[None] = []
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from qwench.config import VisionConfig
 from qwench.model.parameters import declare_vision
+from qwench.ops.alone import Angles, Norm
 from qwench.ops.kernels import Kernels
 from qwench.ops.linear import Weight
 
@@ -26,7 +27,7 @@ EPSILON = 1e-6
 THETA = 10000.0
 TILE = 4096  # patches that go through a layer together
 KNOWN = 2 * TILE  # patches whose places are kept
-SCORES = 50_000_000  # of queries and keys that are computed without a pause
+PAUSE = 6_000_000_000  # products that are computed without one
 Found = TypeVar("Found")
 Grid = tuple[int, int, int]  # moments, rows and columns of patches
 
@@ -36,8 +37,7 @@ class _Places:
     """Where n patches lie: their learned positions [n, H] as activations are, and the angles by which heads turn."""
 
     learned: torch.Tensor
-    cos: torch.Tensor  # [n, head_dim / 2]
-    sin: torch.Tensor
+    angles: Angles  # [n, head_dim / 2]
 
 
 @dataclass(frozen=True)
@@ -99,61 +99,77 @@ class VisionTower:
 
     def _look(self, moments: Sequence[_Moment], places: _Places) -> Generator[None, None, torch.Tensor]:
         """At some moments at once: their rows, one after the other."""
-        starts = (0, *itertools.accumulate(len(moment.patches) for moment in moments))
         patches = moments[0].patches if len(moments) == 1 else torch.cat([moment.patches for moment in moments])
-        x = torch.empty(len(patches), self.config.hidden_size, dtype=self.dtype, device=self.device)
+        starts = (0, *itertools.accumulate(len(moment.patches) for moment in moments))
+        x = self._empty(len(patches), self.config.hidden_size)
         for tile in _tiles(len(x)):
             x[tile] = places.learned[tile]
-            self._layer(patches[tile].to(self.device, self.dtype), "patch", add_to=x[tile])
+            self._layer(patches[tile].to(self.device, self.dtype), "patch", x[tile], add=True)
+        shown = self._empty(len(x), 3 * x.shape[1])
+        seen = self._empty(*x.shape)
+        hidden = self._empty(min(len(x), TILE), self.config.intermediate_size)
         for index in range(self.config.depth):
-            yield from self._attention(x, f"blocks.{index}", places, starts)
+            self._attend(x, f"blocks.{index}", places.angles, starts, shown, seen)
             for tile in _tiles(len(x)):
-                self._mlp(x[tile], f"blocks.{index}")
-                yield
+                between = hidden[: len(x[tile])]
+                self._layer(x[tile], f"blocks.{index}.up", between, norm=f"blocks.{index}.mlp_norm", gelu=True)
+                self._layer(between, f"blocks.{index}.down", x[tile], add=True)
+        yield from self.alone.perform(PAUSE)
+        del shown, seen, hidden
         block = self.config.spatial_merge_size**2
-        return torch.cat([self._merge(part, block) for part in x.split(-(-TILE // block) * block)])
+        rows, together = self._empty(len(x) // block, self.config.out_hidden_size), -(-TILE // block)
+        for merged, part in zip(rows.split(together), x.split(together * block), strict=True):
+            yield from self._merge(part, merged)
+        return rows
 
-    def _attention(self, x: torch.Tensor, name: str, places: _Places, starts: Sequence[int]) -> Iterator[None]:
+    def _attend(
+        self,
+        x: torch.Tensor,
+        name: str,
+        angles: Angles,
+        starts: Sequence[int],
+        shown: torch.Tensor,
+        seen: torch.Tensor,
+    ) -> None:
         """Each moment, from one of ``starts`` to the next, sees itself whole; x is advanced."""
-        parts = []
         for tile in _tiles(len(x), 2 * TILE):
-            part = self._layer(self._norm(x[tile], f"{name}.attention_norm"), f"{name}.qkv")
-            part = part.unflatten(1, (-1, self.config.head_dim))
-            turned = part[:, : 2 * self.config.num_heads]  # queries and keys
-            self.alone.rotate(turned, places.cos[tile], places.sin[tile])
-            parts.append(part)
-            yield
-        shown = (parts[0] if len(parts) == 1 else torch.cat(parts)).unflatten(1, (3, -1))
-        del parts
-        seen = torch.empty_like(shown[:, 0])
-        pairs = sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts))
-        together = max(1, SCORES // pairs)
-        for first in range(0, self.config.num_heads, together):
-            heads = slice(first, first + together)
-            self.alone.attend(shown[:, :, heads], starts, seen[:, heads])
-            yield
-        del shown
-        seen = seen.view(x.shape)
+            self._layer(x[tile], f"{name}.qkv", shown[tile], norm=f"{name}.attention_norm")
+        heads = shown.view(len(x), 3, self.config.num_heads, -1)
+        found = seen.view(len(x), self.config.num_heads, -1)
+        products = 2 * self.config.head_dim * sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts))
+        for some in _tiles(self.config.num_heads, max(1, PAUSE // products)):
+            self.alone.attend(heads[:, :, some], starts, angles, found[:, some])
         for tile in _tiles(len(x)):
-            self._layer(seen[tile], f"{name}.output", add_to=x[tile])
+            self._layer(seen[tile], f"{name}.output", x[tile], add=True)
 
-    def _mlp(self, x: torch.Tensor, name: str) -> None:
-        """x is advanced."""
-        hidden = self._layer(self._norm(x, f"{name}.mlp_norm"), f"{name}.up", gelu=True)
-        self._layer(hidden, f"{name}.down", add_to=x)
+    def _merge(self, x: torch.Tensor, rows: torch.Tensor) -> Iterator[None]:
+        """Each block of patches becomes one of ``rows``."""
+        normed = self._empty(*x.shape)
+        between = self._empty(len(rows), x.numel() // len(rows))
+        self.alone.norm(x, self._norm("merger.norm"), normed)
+        self._layer(normed.view(between.shape), "merger.up", between)
+        yield from self.alone.perform(PAUSE)
+        self._layer(F.gelu(between), "merger.down", rows)
+        yield from self.alone.perform(PAUSE)
 
-    def _merge(self, x: torch.Tensor, block: int) -> torch.Tensor:
-        """Each ``block`` of patches becomes a row."""
-        merged = self._norm(x, "merger.norm").view(len(x) // block, -1)
-        return self._layer(F.gelu(self._layer(merged, "merger.up")), "merger.down")
+    def _empty(self, rows: int, width: int) -> torch.Tensor:
+        return torch.empty(rows, width, dtype=self.dtype, device=self.device)
 
     def _layer(
-        self, x: torch.Tensor, name: str, *, gelu: bool = False, add_to: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return self.alone.layer(x, self.weights[name], self.vectors[f"{name}.bias"], gelu=gelu, add_to=add_to)
+        self,
+        x: torch.Tensor,
+        name: str,
+        to: torch.Tensor,
+        *,
+        norm: str | None = None,
+        gelu: bool = False,
+        add: bool = False,
+    ) -> None:
+        first = None if norm is None else self._norm(norm)
+        self.alone.layer(x, self.weights[name], self.vectors[f"{name}.bias"], to, norm=first, gelu=gelu, add=add)
 
-    def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return self.alone.layer_norm(x, self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)
+    def _norm(self, name: str) -> Norm:
+        return Norm(self.vectors[name], self.vectors[f"{name}.bias"], EPSILON)
 
     def _places_of(self, moments: Sequence[_Moment]) -> _Places:
         """Of the patches of all ``moments``; those of a size are worked out once."""
@@ -165,7 +181,10 @@ class VisionTower:
         each = [self._known[moment.height, moment.width] for moment in moments]
         if len(each) == 1:
             return each[0]
-        return _Places(*(torch.cat(parts) for parts in zip(*((p.learned, p.cos, p.sin) for p in each), strict=True)))
+        learned, cos, sin = (
+            torch.cat(parts) for parts in zip(*((places.learned, *places.angles) for places in each), strict=True)
+        )
+        return _Places(learned, Angles(cos, sin))
 
     def _places(self, height: int, width: int) -> _Places:
         """Of every patch of a moment, in the order in which patches come: block after block."""
@@ -178,8 +197,7 @@ class VisionTower:
         angles = torch.cat((row[:, None] * frequency, column[:, None] * frequency), dim=1)
         return _Places(
             self._learned(height, width)[order.to(self.device)].to(self.dtype),
-            angles.cos().to(self.device),
-            angles.sin().to(self.device),
+            Angles(angles.cos().to(self.device), angles.sin().to(self.device)),
         )
 
     def _learned(self, height: int, width: int) -> torch.Tensor:

@@ -14,6 +14,8 @@ from qwench.ops.native import (
     AttentionArguments,
     DeltaArguments,
     ExpertsArguments,
+    FramesArguments,
+    LayerArguments,
     LinearArguments,
     NormArguments,
     UnpackArguments,
@@ -35,6 +37,8 @@ class Operation(enum.IntEnum):
     ROTATION = 7
     TAKE_ROWS = 8
     WIDEN = 9
+    LAYER = 10
+    FRAMES = 11
 
 
 class Pointwise(enum.IntEnum):
@@ -146,4 +150,6 @@ STRUCTURES: Mapping[Operation, type[ctypes.Structure]] = {
     Operation.ROTATION: RotationArguments,
     Operation.TAKE_ROWS: TakeArguments,
     Operation.WIDEN: WidenArguments,
+    Operation.LAYER: LayerArguments,
+    Operation.FRAMES: FramesArguments,
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 import weakref
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
@@ -178,6 +177,8 @@ class FramesArguments(ctypes.Structure):
         ("type", c_int32),
         ("scale", c_float),
         ("starts", c_void_p),
+        ("cosine", c_void_p),
+        ("sine", c_void_p),
         ("query", c_void_p),
         ("key", c_void_p),
         ("value", c_void_p),
@@ -195,8 +196,11 @@ class LayerArguments(ctypes.Structure):
         ("tokens", c_int64),
         ("type", c_int32),
         ("gelu", c_int32),
+        ("epsilon", c_float),
         ("x", c_void_p),
         ("x_stride", c_int64),
+        ("norm", c_void_p),
+        ("norm_bias", c_void_p),
         ("bias", c_void_p),
         ("residual", c_void_p),
         ("residual_stride", c_int64),
@@ -438,62 +442,6 @@ class Native:
             told = ", ".join(f"{len(layer.x)} tokens of {layer.matrix.width}" for layer in kept)
             raise MemoryError(f"linear: {told} do not fit into memory")
         return outputs
-
-    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> torch.Tensor:
-        """See ops/alone."""
-        rows, width = x.shape
-        require_equal("layer_norm", "width", x=width, weight=len(weight), bias=len(bias))
-        assert x.stride(1) == weight.stride(0) == bias.stride(0) == 1
-        y = torch.empty(rows, width, dtype=x.dtype)
-        arguments = NormArguments(
-            rows, width, type_of("layer_norm", x=x, weight=weight, bias=bias), epsilon, 0.0, x.data_ptr(), x.stride(0),
-            weight.data_ptr(), y.data_ptr(), width, bias.data_ptr(),
-        )  # fmt: skip
-        self._library.qw_rms_norm(self._context, arguments)
-        return y
-
-    def layer(
-        self,
-        x: torch.Tensor,
-        matrix: PackedMatrix,
-        bias: torch.Tensor,
-        *,
-        gelu: bool = False,
-        add_to: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """See ops/alone."""
-        x = _dense_rows(x)
-        require_equal("layer", "in", x=x.shape[1], weight=matrix.width)
-        require_equal("layer", "out", bias=len(bias), weight=matrix.out)
-        y = torch.empty(len(x), matrix.out, dtype=x.dtype) if add_to is None else add_to
-        require_equal("layer", "tokens", x=len(x), y=len(y))
-        require_equal("layer", "out", y=y.shape[1], weight=matrix.out)
-        assert y.stride(1) == bias.stride(0) == 1
-        arguments = LayerArguments(
-            weight_address(matrix), len(x), type_of("layer", x=x, bias=bias, y=y), gelu, x.data_ptr(), x.stride(0),
-            bias.data_ptr(), None if add_to is None else y.data_ptr(), y.stride(0), y.data_ptr(), y.stride(0),
-        )  # fmt: skip
-        if self._library.qw_layer(self._context, arguments):
-            raise MemoryError(f"layer: {len(x)} tokens of {matrix.width} do not fit into memory")
-        return y
-
-    def attend_frames(self, shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> None:
-        """See ops/alone."""
-        rows, _, heads, width = shown.shape
-        assert shown.stride()[2:] == seen.stride()[1:] == (width, 1)
-        require_equal("frames", "rows", shown=rows, starts=starts[-1], seen=len(seen))
-        require_equal("frames", "heads", shown=heads, seen=seen.shape[1])
-        require_equal("frames", "width", shown=width, seen=seen.shape[2])
-        assert starts[0] == 0
-        assert width % 2 == 0, "heads come in halves"
-        assert all(first < last for first, last in itertools.pairwise(starts)), "a frame has rows"
-        bounds, code = (c_int64 * len(starts))(*starts), type_of("frames", shown=shown, seen=seen)
-        arguments = FramesArguments(
-            len(starts) - 1, heads, width, code, width**-0.5, ctypes.addressof(bounds),
-            *(shown[:, part].data_ptr() for part in range(3)), shown.stride(0), seen.data_ptr(), seen.stride(0),
-        )  # fmt: skip
-        if self._library.qw_frames(self._context, arguments):
-            raise MemoryError(f"frames: {rows} rows of {heads} heads do not fit into memory")
 
     def run(self, program: int, step: int) -> tuple[int, int]:
         """Run the program for the step, both addresses of structures: its status, and the instruction that failed."""
