@@ -33,7 +33,7 @@ struct Memory {
     qw_linear_arguments* layers;  // [groups that are not empty]
 
     Memory(Layout& layout, const qw_experts_arguments& a) {
-        const int64_t count = a.tokens * a.chosen, size = a.type == QW_BF16 ? 2 : 4;
+        const int64_t count = a.tokens * a.chosen, size = value_bytes(a.type);
         pairs.experts = layout.take<int64_t>(count);
         pairs.weights = layout.take<float>(count);
         pairs.places = layout.take<int64_t>(count);
@@ -81,7 +81,7 @@ void group_pairs(const qw_experts_arguments& a, const Pairs& pairs) {
 // One of the two linear layers of every chosen expert: rows `x`, of which `tokens` names those of each pair, to `y`.
 int32_t multiply(qw_context& context, const qw_experts_arguments& a, const Memory& memory, const qw_weight* weights,
                  const void* x, int64_t x_stride, const int64_t* tokens, void* y) {
-    const int64_t size = a.type == QW_BF16 ? 2 : 4;
+    const int64_t size = value_bytes(a.type);
     int64_t count = 0;
     for (int64_t expert = 0; expert < a.experts; ++expert) {
         const int64_t first = memory.pairs.starts[expert], rows = memory.pairs.starts[expert + 1] - first;
@@ -127,7 +127,7 @@ int32_t qw_experts(qw_context* context, const qw_experts_arguments* arguments) {
     });
     group_pairs(a, pairs);
     if (multiply(*context, a, memory, a.gate_up, a.x, a.x_stride, pairs.tokens, memory.rows.gate_up)) return 1;
-    const int64_t size = a.type == QW_BF16 ? 2 : 4;
+    const int64_t size = value_bytes(a.type);
     run(context->pool, a.tokens * a.chosen, [&](int64_t pair) {
         const char* both = static_cast<const char*>(memory.rows.gate_up) + pair * 2 * a.width * size;
         kernels.gate_expert(a.type, both, a.width, static_cast<char*>(memory.rows.gated) + pair * a.width * size);

@@ -75,6 +75,9 @@ struct CodedPair {
     CodedKernels plain, nested;
 };
 
+// Bytes of one number of activations, QW_F32 or QW_BF16.
+static inline int64_t value_bytes(int32_t type) { return type == QW_BF16 ? 2 : 4; }
+
 // The row of x that is a token's.
 static inline int64_t input_row(const qw_linear_arguments& arguments, int64_t token) {
     return arguments.rows == nullptr ? token : arguments.rows[token];
@@ -89,7 +92,7 @@ constexpr int64_t kAttentionWidth = QW_ATTENTION_WIDTH;
 // Bytes of one head's tile of the cache.
 static inline int64_t cache_tile_bytes(const qw_attention_arguments& a) {
     const int64_t elements = tile_elements(a.head_dim);
-    return a.coded ? elements + kTilePositions * 4 : elements * (a.type == QW_BF16 ? 2 : 4);
+    return a.coded ? elements + kTilePositions * 4 : elements * value_bytes(a.type);
 }
 
 // What one query head found in some segments: sum of e^(score - maximum) * value, and the sum of the weights.

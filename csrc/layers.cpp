@@ -19,8 +19,6 @@ qw_linear_arguments product_of(const qw_layer_arguments& a, void* y, int64_t y_s
     return {a.weight, a.tokens, a.type, a.x, nullptr, a.x_stride, a.bias, 0, y, y_stride};
 }
 
-int64_t size_of(int32_t type) { return type == QW_BF16 ? 2 : 4; }
-
 int32_t multiply_bytes(qw_context& context, const qw_layer_arguments& a) {
     const int64_t tiles = divide_up(a.tokens, kLayerRows), blocks = num_blocks(*a.weight->type, a.weight->in);
     void* memory = context.inputs.reserve(tiles * blocks * static_cast<int64_t>(sizeof(LayerBlock)));
@@ -48,7 +46,7 @@ void combine(qw_context& context, const qw_pointwise_arguments& a) {
 
 int32_t go_through(qw_context& context, const qw_layer_arguments& a) {
     const int64_t out = a.weight->out;
-    void* between = a.residual == nullptr ? a.y : context.partials.reserve(a.tokens * out * size_of(a.type));
+    void* between = a.residual == nullptr ? a.y : context.partials.reserve(a.tokens * out * value_bytes(a.type));
     const int64_t stride = a.residual == nullptr ? a.y_stride : out;
     if (between == nullptr) return 1;
     const qw_linear_arguments product = product_of(a, between, stride);
@@ -65,7 +63,7 @@ int32_t go_through(qw_context& context, const qw_layer_arguments& a) {
 // The same over inputs that were normed into memory.
 int32_t norm_and_go_through(qw_context& context, qw_layer_arguments a) {
     const int64_t in = a.weight->in;
-    void* normed = context.experts.reserve(a.tokens * in * size_of(a.type));
+    void* normed = context.experts.reserve(a.tokens * in * value_bytes(a.type));
     if (normed == nullptr) return 1;
     const qw_norm_arguments norm = {a.tokens, in, a.type, a.epsilon, 0, a.x, a.x_stride, a.norm, normed, in, a.norm_bias};
     qw_rms_norm(&context, &norm);

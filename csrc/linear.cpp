@@ -31,7 +31,7 @@ void copy_row(const void* x, int64_t in, int64_t depth, To* target) {
 }
 
 const char* row_of(const qw_linear_arguments& a, int64_t token) {
-    return static_cast<const char*>(a.x) + input_row(a, token) * a.x_stride * (a.type == QW_BF16 ? 2 : 4);
+    return static_cast<const char*>(a.x) + input_row(a, token) * a.x_stride * value_bytes(a.type);
 }
 
 // fp32 or BF16 rows [tokens, depth] of one tile.

@@ -43,7 +43,7 @@ int32_t rotate(qw_context* context, const qw_rotation_arguments& a) {
 
 int32_t take_rows(const qw_take_arguments& a) {
     if (!all_within(a.ids, a.count, a.rows)) return QW_OUT_OF_RANGE;
-    const int64_t size = a.type == QW_BF16 ? 2 : 4;
+    const int64_t size = value_bytes(a.type);
     for (int64_t i = 0; i < a.count; ++i) {
         const char* x = static_cast<const char*>(a.x) + a.ids[i] * a.x_stride * size;
         std::memcpy(static_cast<char*>(a.y) + i * a.y_stride * size, x, static_cast<size_t>(a.width * size));

@@ -267,7 +267,7 @@ typedef struct {
     int32_t type; /* of query, key, value and output */
     float scale;
     const int64_t* starts; /* [frames + 1], ascending from 0 to T */
-    const float* cosine;   /* [T, head_dim / 2]: heads of query and key are turned first, as by QW_ROTATION; NULL: not */
+    const float* cosine;   /* [T, head_dim / 2]: heads of query and key are turned first, as by QW_ROTATION */
     const float* sine;     /* the same */
     const void* query;     /* [T, heads, head_dim] */
     const void* key;       /* the same */

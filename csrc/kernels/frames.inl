@@ -44,14 +44,10 @@ void pack_keys(const FrameTask& task, const T* rows, int64_t token, int64_t coun
     const char* starts[kLanes];
     for (int64_t first = 0; first < kGroup; first += kLanes, to += kLanes * kStepBytes) {
         for (int64_t r = 0; r < kLanes; ++r) {
-            const size_t size = static_cast<size_t>(a.head_dim) * sizeof(T);
-            const T* row = rows + (first + r) * a.stride;
-            if (first + r >= count) {
-                std::memset(near[r], 0, size);
-            } else if (a.cosine == nullptr) {
-                std::memcpy(near[r], row, size);
+            if (first + r < count) {
+                turn_some(a, rows + (first + r) * a.stride, token + first + r, near[r]);
             } else {
-                turn_some(a, row, token + first + r, near[r]);
+                std::memset(near[r], 0, static_cast<size_t>(a.head_dim) * sizeof(T));
             }
         }
         for (int64_t word = 0; word < words; word += kLanes) {
@@ -143,12 +139,9 @@ struct Frame {
             if (row < piece.count) {
                 alignas(64) T turned[QW_ATTENTION_WIDTH];
                 const T* from = static_cast<const T*>(a.query) + place(row, a.stride);
-                if (a.cosine != nullptr) {
-                    turn_some(a, from, piece.start + piece.first + row, turned);
-                    from = turned;
-                }
+                turn_some(a, from, piece.start + piece.first + row, turned);
                 for (int64_t i = 0; i < a.head_dim; i += kLanes) {
-                    store_some(to + i, load_some(from + i, a.head_dim - i), a.head_dim - i);
+                    store_some(to + i, load_some(turned + i, a.head_dim - i), a.head_dim - i);
                 }
             } else {
                 std::memset(to, 0, static_cast<size_t>(a.head_dim) * sizeof(Input));

@@ -199,7 +199,7 @@ constexpr int64_t kStreamedBytes = 1 << 20;
 // Whether outputs are so large and lie so that cache lines of them should go past the caches: who writes to a line as usual
 // waits until memory has sent it.
 bool streams(const qw_linear_arguments& a) {
-    const int64_t size = a.type == QW_BF16 ? 2 : 4;
+    const int64_t size = value_bytes(a.type);
     const bool whole_lines = (reinterpret_cast<uintptr_t>(a.y) | static_cast<uintptr_t>(a.y_stride * size)) % kVectorBytes == 0;
     return a.residual == nullptr && whole_lines && a.tokens * a.weight->out * size >= kStreamedBytes;
 }
