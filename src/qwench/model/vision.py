@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from qwench.config import VisionConfig
 from qwench.model.parameters import declare_vision
-from qwench.ops.alone import Angles, Norm
+from qwench.ops.alone import Angles, Norm, attention_products
 from qwench.ops.kernels import Kernels
 from qwench.ops.linear import Weight
 
@@ -136,8 +136,8 @@ class VisionTower:
             self._layer(x[tile], f"{name}.qkv", shown[tile], norm=f"{name}.attention_norm")
         heads = shown.view(len(x), 3, self.config.num_heads, -1)
         found = seen.view(len(x), self.config.num_heads, -1)
-        products = 2 * self.config.head_dim * sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts))
-        for some in _tiles(self.config.num_heads, max(1, PAUSE // products)):
+        together = max(1, PAUSE // attention_products(starts, self.config.head_dim))
+        for some in _tiles(self.config.num_heads, together):
             self.alone.attend(heads[:, :, some], starts, angles, found[:, some])
         for tile in _tiles(len(x)):
             self._layer(seen[tile], f"{name}.output", x[tile], add=True)

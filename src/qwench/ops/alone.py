@@ -95,7 +95,7 @@ class TorchAlone:
     threaded = False
 
     def __init__(self) -> None:
-        self._asked: list[tuple[int, Callable[[], None]]] = []  # how many multiplications, and what it is
+        self._asked: list[tuple[int, Callable[[], object]]] = []  # how many multiplications, and what it is
 
     def layer(
         self,
@@ -116,7 +116,7 @@ class TorchAlone:
         self._asked.append((to.numel() * x.shape[1], multiply))
 
     def norm(self, x: torch.Tensor, norm: Norm, to: torch.Tensor) -> None:
-        self._asked.append((0, lambda: _put(_normed(x, norm), to)))
+        self._asked.append((0, lambda: to.copy_(_normed(x, norm))))
 
     def attend(self, shown: torch.Tensor, starts: Sequence[int], angles: Angles, seen: torch.Tensor) -> None:
         def turn_and_attend() -> None:
@@ -124,7 +124,7 @@ class TorchAlone:
                 part.copy_(rotary.rotate(part, *angles))
             _attend(shown, starts, seen)
 
-        self._asked.append((_products(starts, seen), turn_and_attend))
+        self._asked.append((attention_products(starts, seen[0].numel()), turn_and_attend))
 
     def perform(self, pause: int) -> Iterator[None]:
         asked, self._asked, done = self._asked, [], 0
@@ -133,10 +133,6 @@ class TorchAlone:
             if (done := done + products) >= pause:
                 done = 0
                 yield
-
-
-def _put(found: torch.Tensor, to: torch.Tensor) -> None:
-    to.copy_(found)
 
 
 def _normed(x: torch.Tensor, norm: Norm) -> torch.Tensor:
@@ -152,9 +148,9 @@ def _attend(shown: torch.Tensor, starts: Sequence[int], seen: torch.Tensor) -> N
         seen[rows] = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1)
 
 
-def _products(starts: Sequence[int], seen: torch.Tensor) -> int:
-    """Multiplications of attention inside frames."""
-    return 2 * sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts)) * seen[0].numel()
+def attention_products(starts: Sequence[int], width: int) -> int:
+    """Multiplications inside frames, of heads that are so wide together."""
+    return 2 * width * sum((stop - start) ** 2 for start, stop in itertools.pairwise(starts))
 
 
 @dataclass(frozen=True)
@@ -221,7 +217,7 @@ class NativeAlone:
         assert width <= ATTENTION_WIDTH, f"heads are at most {ATTENTION_WIDTH} wide"
         assert all(first < last for first, last in itertools.pairwise(starts)), "a frame has rows"
         kind = type_of("attend", shown=shown, seen=seen)
-        products = _products(starts, seen)
+        products = attention_products(starts, heads * width)
         if self._native.isa == TILED and dtype_of(shown) == BFLOAT16:
             self._turn(shown, angles, kind)  # torch multiplies with tiles here, which ours does not
             self._asked.append(_Step(products, lambda: _attend(shown, starts, seen), ()))

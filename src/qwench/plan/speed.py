@@ -83,10 +83,11 @@ def efficiency(kind: str, experts: bool, calibration: Calibration | None = None,
     need be of the other models'."""
     if calibration is not None:
         reached, sources = calibration.reached(bits), [f"measured here on {calibration.date}"]
-        overlap, more = _of_table("overlap", "cpu", experts)
-        if reached.overlap:  # else it was kept before batches were measured
-            overlap, more = Span.middle(reached.overlap), []
-        sources += [f"overlap: {each}" for each in more]
+        if reached.overlap:
+            overlap: Span | None = Span.middle(reached.overlap)
+        else:  # kept before batches were measured
+            overlap, told = _of_table("overlap", "cpu", experts)
+            sources += [f"overlap: {each}" for each in told]
         return Efficiency(_widened(reached.decode), _widened(reached.prefill), overlap or ANY_OVERLAP, tuple(sources))
     kind = "gpu" if kind == "cloud" else kind
     decode, told = _of_table("decode", kind, experts)

@@ -38,9 +38,9 @@ def dollars(value: Span | None) -> str:
 
 def slack(marginal: Span | None) -> str:
     """What one more million costs a machine that is paid for anyway."""
-    if marginal is not None and marginal.high == 0:
-        return "nothing (the rent is paid anyway)"
-    return dollars(marginal) if marginal is None else f"{dollars(marginal)} (energy alone)"
+    if marginal is None:
+        return dollars(marginal)
+    return f"{dollars(marginal)} (energy alone)" if marginal.high > 0 else "nothing (the rent is paid anyway)"
 
 
 def share(value: Span | None) -> str:
