@@ -20,8 +20,10 @@ struct Layer {
     int64_t depth;        // of a row, padded
     int64_t input_bytes;  // 0 where inputs are read as they lie
     int64_t correction_bytes;
+    int64_t largest_bytes;  // 0 but for a vocabulary that is read by its upper bits
     void* inputs;
     void* corrections;  // of coded inputs
+    int64_t* largest;   // of its panels
     int64_t units, units_per_task;  // panels of codes, groups of what is not quantised
     int64_t token_blocks, first_task;
     int64_t first_tile;  // of all tiles of inputs to convert

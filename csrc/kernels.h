@@ -34,17 +34,21 @@ struct LinearJob {
 struct CodedJob {
     const qw_linear_arguments* arguments;
     CodedInputs inputs;
+    // [tokens][panels] of a vocabulary that is read by its upper bits: how large the largest output is, and below that, in
+    // 32 bits, the panel. Null where all bits are read.
+    int64_t* largest;
 };
 
 // Computes outputs of `group` for tokens [first, last).
 using LinearKernel = void (*)(const LinearJob& job, int64_t group, int64_t first, int64_t last);
 
 // Rounds one tile of inputs to 8 bits; works out its corrections for one weight type; computes outputs of panels [begin,
-// end) for tokens [first, last).
+// end) for tokens [first, last); those of a vocabulary's panel for one token by all bits.
 struct CodedKernels {
     void (*code_inputs)(const qw_linear_arguments& arguments, const CodedInputs& inputs, int64_t tile);
     void (*correct_inputs)(const qw_weight_type& type, const CodedInputs& inputs, int64_t tile);
     void (*linear)(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last);
+    void (*exact)(const CodedJob& job, int64_t panel, int64_t token);  // null where there are no vocabularies
 };
 
 // One block of the inputs of some tokens of a vision tower's layer, rounded to 8 bits: all that a step of its kernel reads of

@@ -16,7 +16,7 @@ bool are_bytes(const qw_weight_type& type) {
 }
 
 qw_linear_arguments product_of(const qw_layer_arguments& a, void* y, int64_t y_stride) {
-    return {a.weight, a.tokens, a.type, a.x, nullptr, a.x_stride, a.bias, 0, y, y_stride};
+    return {a.weight, a.tokens, a.type, a.x, nullptr, a.x_stride, a.bias, 0, y, y_stride, nullptr};
 }
 
 int32_t multiply_bytes(qw_context& context, const qw_layer_arguments& a) {

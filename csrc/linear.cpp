@@ -1,6 +1,7 @@
 // Linear layers: brings the inputs into the form each kernel reads, and divides the outputs of all into tasks of one job.
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <new>
 #include <type_traits>
 
@@ -67,6 +68,14 @@ void cut_tile(const Layer& layer, int64_t tile) {
     }
 }
 
+bool is_whole(const qw_linear_arguments& a, int64_t token) { return a.whole == nullptr || a.whole[token] != 0; }
+
+bool reads_upper_bits(const qw_linear_arguments& a) {
+    const bool few = a.tokens <= QW_FEW_TOKENS && a.whole != nullptr;
+    if (!few || !is_vocabulary(*a.weight->type, a.weight->out)) return false;
+    return std::any_of(a.whole, a.whole + a.tokens, [](int64_t each) { return each == 0; });
+}
+
 // What a layer needs: the form of its inputs and the bytes that takes, none where they are read as they lie.
 Layer plan_layer(const Kernels& kernels, const qw_linear_arguments& a) {
     Layer layer = {};
@@ -76,6 +85,7 @@ Layer plan_layer(const Kernels& kernels, const qw_linear_arguments& a) {
         layer.form = a.weight->type->nested ? Inputs::nested_codes : Inputs::codes;
         layer.input_bytes = coded_bytes(*a.weight->type, a.tokens, a.weight->in);
         layer.correction_bytes = correction_bytes(*a.weight->type, a.tokens, a.weight->in);
+        if (reads_upper_bits(a)) layer.largest_bytes = round_up(a.tokens * divide_up(a.weight->out, kPanel) * 8, kVectorBytes);
         return layer;
     }
     layer.pairs = is_bf16(a) && a.type == QW_BF16 && kernels.linear_bf16_pairs != nullptr;
@@ -107,7 +117,7 @@ void divide_layer(Layer& layer, int64_t& tasks) {
     layer.units = layer.coded ? divide_up(a.weight->out, kPanel) : num_groups(a.weight->out);
     layer.units_per_task = 1;
     if (layer.coded) {
-        const int64_t bytes = panel_bytes(*a.weight->type, a.weight->in);
+        const int64_t bytes = panel_bytes(type_in_panels(*a.weight->type, a.weight->out), a.weight->in);
         layer.units_per_task = std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, bytes));
         if (layer.form == Inputs::nested_codes) layer.units_per_task = round_up(layer.units_per_task, 2);
     }
@@ -131,7 +141,7 @@ bool plan_layers(qw_context& context, const qw_linear_arguments* arguments, int6
             layers.push_back(plan_layer(*context.kernels, arguments[i]));
             Layer& layer = layers.back();
             layer.shared = i > 0 && same_inputs(layers[static_cast<size_t>(i) - 1], layer);
-            bytes += layer.correction_bytes + (layer.shared ? 0 : layer.input_bytes);
+            bytes += layer.correction_bytes + layer.largest_bytes + (layer.shared ? 0 : layer.input_bytes);
             layer.first_tile = work.tiles;
             work.tiles += tiles_of(layer);
             if (tiles_of(layer) > 0) work.values += layer.arguments->tokens * layer.arguments->weight->in;
@@ -146,6 +156,8 @@ bool plan_layers(qw_context& context, const qw_linear_arguments* arguments, int6
         Layer& layer = layers[i];
         layer.corrections = memory;
         memory += layer.correction_bytes;
+        layer.largest = layer.largest_bytes > 0 ? reinterpret_cast<int64_t*>(memory) : nullptr;
+        memory += layer.largest_bytes;
         layer.inputs = layer.shared ? layers[i - 1].inputs : memory;
         memory += layer.shared ? 0 : layer.input_bytes;
     }
@@ -194,12 +206,34 @@ void compute_task(const qw_context& context, const Layer& layer, int64_t task) {
     const int64_t first = task % layer.token_blocks * kTokenBlock, last = std::min(a.tokens, first + kTokenBlock);
     const int64_t begin = task / layer.token_blocks * layer.units_per_task;
     if (layer.coded) {
-        const CodedJob job = {&a, coded_of(layer)};
+        const CodedJob job = {&a, coded_of(layer), layer.largest};
         coded_kernels(context, layer).linear(job, begin, std::min(layer.units, begin + layer.units_per_task), first, last);
         return;
     }
     const LinearJob job = {&a, layer.input_bytes > 0 ? layer.inputs : a.x, layer.input_bytes > 0 ? layer.depth : a.x_stride};
     layer.kernel(job, begin, first, last);
+}
+
+// Outputs of a vocabulary from all bits: all of a token whose outputs all count, else those of the panels where they are
+// largest by the upper bits. Whole numbers that hold a panel below how large its outputs are order all panels, equal ones too.
+void make_exact(qw_context& context, const Layer& layer) {
+    constexpr int64_t kPanels = 16;  // of a task
+    const qw_linear_arguments& a = *layer.arguments;
+    const CodedJob job = {&a, coded_of(layer), layer.largest};
+    int64_t most = QW_EXACT_PANELS;
+    for (int64_t token = 0; token < a.tokens; ++token) most = is_whole(a, token) ? layer.units : most;
+    context.pool.run(a.tokens, [&](int64_t token) {
+        int64_t* panels = layer.largest + token * layer.units;
+        if (is_whole(a, token)) return;
+        std::nth_element(panels, panels + QW_EXACT_PANELS - 1, panels + layer.units, std::greater<>());
+    });
+    const int64_t tasks = divide_up(most, kPanels);
+    context.pool.run(a.tokens * tasks, [&](int64_t task) {
+        const int64_t token = task / tasks, first = task % tasks * kPanels;
+        const int64_t* panels = layer.largest + token * layer.units;
+        const int64_t end = std::min(first + kPanels, is_whole(a, token) ? layer.units : QW_EXACT_PANELS);
+        for (int64_t i = first; i < end; ++i) coded_kernels(context, layer).exact(job, panels[i] & UINT32_MAX, token);
+    });
 }
 
 }  // namespace
@@ -213,6 +247,9 @@ int32_t qw_linear_many(qw_context* context, const qw_linear_arguments* arguments
         const Layer& layer = layers[layer_of(layers, &Layer::first_task, task)];
         compute_task(*context, layer, task - layer.first_task);
     });
+    for (const Layer& layer : layers) {
+        if (layer.largest != nullptr) make_exact(*context, layer);
+    }
     return 0;
 }
 

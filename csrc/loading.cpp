@@ -134,12 +134,11 @@ class Piece {
     }
 
     void pack(const StoredRows& stored) {
-        uint8_t* packed = static_cast<uint8_t*>(rows_.packed);
-        const int64_t first = rows_.first + skipped_, size = panel_bytes(type_, rows_.in);
-        if (first == 0) put_lead(1.0f, packed);
+        const Target target = {type_, rows_.out, rows_.in, static_cast<uint8_t*>(rows_.packed)};
+        const int64_t first = rows_.first + skipped_;
+        if (first == 0) put_lead(1.0f, target.packed);
         for (int64_t row = 0; row < count_; row += kPanel) {
-            uint8_t* panel = packed + kLeadBytes + (first + row) / kPanel * size;
-            pack_panel(type_, rows_.in, stored, row, std::min(kPanel, count_ - row), panel);
+            pack_panel(target, (first + row) / kPanel, stored, row, std::min(kPanel, count_ - row));
         }
     }
 

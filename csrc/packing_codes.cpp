@@ -64,7 +64,7 @@ uint8_t* put_column(const uint8_t* from, int64_t count, int64_t size, int64_t o,
     return target + count * kPanel * size;
 }
 
-// Output `o` of a panel's chunk of `blocks` blocks.
+// Output `o` of a panel's chunk of `blocks` blocks, of a type as it lies in panels.
 void put_chunk(const qw_weight_type& type, const Chunk& chunk, int64_t blocks, int64_t o, uint8_t* target) {
     const int64_t scales = blocks * parts_of(type), size = type.nested ? 1 : 2;
     uint8_t* codes = target + scale_bytes(type, blocks) + 4 * o;
@@ -76,6 +76,19 @@ void put_chunk(const qw_weight_type& type, const Chunk& chunk, int64_t blocks, i
     if (type.has_min) put_column(chunk.mins, scales, size, o, target);
     for (int64_t block = 0; block < blocks; ++block, codes += code_bytes(type, 1)) {
         put_codes(type.bits, chunk.codes + block * kBlock, codes);
+    }
+}
+
+// A vocabulary's codes without their lower bits, which are put where they lie.
+void cut_codes(Chunk& chunk, int64_t blocks, int bits, int64_t o, uint8_t* target) {
+    uint8_t lower[kBlock];
+    for (int64_t block = 0; block < blocks; ++block, target += bits * kVectorBytes) {
+        uint8_t* codes = chunk.codes + block * kBlock;
+        for (int64_t i = 0; i < kBlock; ++i) {
+            lower[i] = static_cast<uint8_t>(codes[i] & ((1 << bits) - 1));
+            codes[i] = static_cast<uint8_t>(codes[i] >> bits);
+        }
+        put_codes(bits, lower, target + 4 * o);
     }
 }
 
@@ -119,15 +132,20 @@ void take_codes(const Planes& planes, const uint8_t* codes, int64_t o, uint8_t (
 
 template <class Output>
 void unpack_codes_as(const qw_weight& weight, int64_t row, Output* target) {
-    const qw_weight_type& type = *weight.type;
+    const qw_weight_type type = type_in_panels(*weight.type, weight.out);
     const int64_t blocks = num_blocks(type, weight.in), parts = parts_of(type), o = row % kPanel;
-    const uint8_t* chunk = panel_of(weight, row / kPanel);
+    const int lower_bits = weight.type->bits - type.bits;
+    const uint8_t *chunk = panel_of(weight, row / kPanel), *lower = lower_bits > 0 ? lower_of(weight, row / kPanel) : nullptr;
     const float factor = factor_of(weight);
-    const Planes planes = planes_of(type.bits);
     for (int64_t block = 0; block * kBlock < weight.in; ++block) {
         const int64_t within = block % kChunkBlocks, count = std::min(kChunkBlocks, blocks - (block - within));
         uint8_t codes[kBlock];
-        take_codes(planes, chunk + scale_bytes(type, count) + within * code_bytes(type, 1), o, codes);
+        take_codes(planes_of(type.bits), chunk + scale_bytes(type, count) + within * code_bytes(type, 1), o, codes);
+        if (lower_bits > 0) {
+            uint8_t rest[kBlock];
+            take_codes(planes_of(lower_bits), lower + block * lower_bits * kVectorBytes, o, rest);
+            for (int64_t i = 0; i < kBlock; ++i) codes[i] = static_cast<uint8_t>(codes[i] << lower_bits | rest[i]);
+        }
         for (int64_t i = 0; i < std::min(kBlock, weight.in - block * kBlock); i += type.block) {
             const Scale scale = scale_at(type, chunk, count * parts, within * parts + i / type.block, o);
             const float by = scale.scale * factor, min = scale.min * factor;
@@ -143,8 +161,13 @@ void unpack_codes_as(const qw_weight& weight, int64_t row, Output* target) {
 
 }  // namespace
 
-void pack_panel(const qw_weight_type& type, int64_t in, const StoredRows& rows, int64_t first, int64_t count, uint8_t* target) {
-    const int64_t blocks = num_blocks(type, in);
+void pack_panel(const Target& to, int64_t panel, const StoredRows& rows, int64_t first, int64_t count) {
+    const qw_weight_type type = type_in_panels(to.type, to.out);
+    const int64_t blocks = num_blocks(type, to.in);
+    const int lower_bits = to.type.bits - type.bits;
+    uint8_t* target = to.packed + panel_offset(to.type, to.out, to.in, panel);
+    uint8_t* lower = lower_bits > 0 ? to.packed + lower_offset(to.type, to.out, to.in, panel) : nullptr;
+    if (count < kPanel && lower != nullptr) std::memset(lower, 0, static_cast<size_t>(blocks * lower_bits * kVectorBytes));
     Chunk found;
     for (int64_t block = 0; block < blocks; block += kChunkBlocks) {
         const int64_t length = std::min(kChunkBlocks, blocks - block), size = chunk_bytes(type, length);
@@ -152,6 +175,7 @@ void pack_panel(const qw_weight_type& type, int64_t in, const StoredRows& rows, 
         std::memset(target, 0, static_cast<size_t>(scale_bytes(type, length)));
         for (int64_t o = 0; o < count; ++o) {
             rows.read(first + o, block, length, found);
+            if (lower_bits > 0) cut_codes(found, length, lower_bits, o, lower + block * lower_bits * kVectorBytes);
             put_chunk(type, found, length, o, target);
         }
         target += size;
@@ -180,16 +204,14 @@ void unpack_codes(const qw_weight& weight, int64_t row, bf16* target) { unpack_c
 
 using namespace qwench;
 
-int32_t qw_pack_codes(qw_context* context, const qw_codes* codes, void* packed) {
-    const qw_weight_type& type = *codes->type;
-    if (!is_known(type) || type.element != QW_CODES) return 1;
-    uint8_t* target = static_cast<uint8_t*>(packed);
-    put_lead(codes->factor, target);
-    const int64_t size = panel_bytes(type, codes->in);
+int32_t qw_pack_codes(qw_context* context, const qw_codes* codes, void* packed, int64_t out, int64_t first) {
+    if (!is_known(*codes->type) || codes->type->element != QW_CODES) return 1;
+    const Target target = {*codes->type, out, codes->in, static_cast<uint8_t*>(packed)};
+    if (first == 0) put_lead(codes->factor, target.packed);
     const ArrayRows rows(*codes, false);
     context->pool.run(divide_up(codes->out, kPanel), [&](int64_t panel) {
-        const int64_t first = panel * kPanel, count = std::min(kPanel, codes->out - first);
-        pack_panel(type, codes->in, rows, first, count, target + kLeadBytes + panel * size);
+        const int64_t row = panel * kPanel, count = std::min(kPanel, codes->out - row);
+        pack_panel(target, first / kPanel + panel, rows, row, count);
     });
     return 0;
 }

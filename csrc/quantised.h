@@ -9,6 +9,11 @@
 //                    them the high 2 of four or the high 1 of eight.
 // A block is 32 of depth; types whose scales are for 16 have two parts in one. Factor, zero and table belong to the type.
 //
+// A vocabulary's panels hold the upper kUpperBits of every code, as if they were all of it. The lower bits lie behind the
+// last panel, panel after panel: blocks of vectors as above, of codes of so many bits, and nothing beside them. An output
+// of the upper bits alone has the middle of the lower bits' range in their place: the whole number below it or the one above
+// it, as depth and output are together even or odd.
+//
 // The sum of an output, which every kernel computes in this order, whatever is computed beside it. Types whose scales are
 // floats meet inputs with a scale for every block:
 //   whole_p = sum over the part of (code - zero) * number              exact, in 32 bits; codes from 0 where there are mins
@@ -61,6 +66,19 @@ static inline int64_t chunk_bytes(const qw_weight_type& type, int64_t blocks) {
     return scale_bytes(type, blocks) + code_bytes(type, blocks);
 }
 
+constexpr int kUpperBits = QW_UPPER_BITS;
+
+static inline bool is_vocabulary(const qw_weight_type& type, int64_t out) {
+    return type.nested && !type.has_table && (type.bits == 5 || type.bits == 6) && out >= QW_VOCABULARY;
+}
+
+// The type of what panels hold.
+static inline qw_weight_type type_in_panels(const qw_weight_type& type, int64_t out) {
+    qw_weight_type upper = type;
+    if (is_vocabulary(type, out)) upper.bits = kUpperBits;
+    return upper;
+}
+
 static inline int64_t panel_bytes(const qw_weight_type& type, int64_t in) {
     const int64_t blocks = num_blocks(type, in), rest = blocks % kChunkBlocks;
     return blocks / kChunkBlocks * chunk_bytes(type, kChunkBlocks) + (rest ? chunk_bytes(type, rest) : 0);
@@ -70,8 +88,20 @@ static inline int64_t quantised_bytes(const qw_weight_type& type, int64_t out, i
     return kLeadBytes + divide_up(out, kPanel) * panel_bytes(type, in);
 }
 
+// Bytes from the beginning of a packed [out, in] to a panel, and to the lower bits of one of a vocabulary.
+static inline int64_t panel_offset(const qw_weight_type& type, int64_t out, int64_t in, int64_t panel) {
+    return kLeadBytes + panel * panel_bytes(type_in_panels(type, out), in);
+}
+static inline int64_t lower_offset(const qw_weight_type& type, int64_t out, int64_t in, int64_t panel) {
+    const int64_t each = num_blocks(type, in) * kVectorBytes * (type.bits - kUpperBits);
+    return panel_offset(type, out, in, divide_up(out, kPanel)) + panel * each;
+}
+
 static inline const uint8_t* panel_of(const qw_weight& weight, int64_t panel) {
-    return static_cast<const uint8_t*>(weight.packed) + kLeadBytes + panel * panel_bytes(*weight.type, weight.in);
+    return static_cast<const uint8_t*>(weight.packed) + panel_offset(*weight.type, weight.out, weight.in, panel);
+}
+static inline const uint8_t* lower_of(const qw_weight& weight, int64_t panel) {
+    return static_cast<const uint8_t*>(weight.packed) + lower_offset(*weight.type, weight.out, weight.in, panel);
 }
 
 static inline float factor_of(const qw_weight& weight) { return *static_cast<const float*>(weight.packed); }

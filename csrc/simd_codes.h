@@ -26,6 +26,10 @@ struct I {
 QW_INLINE B load_bytes(const void* from) { return {_mm512_loadu_si512(from)}; }
 QW_INLINE void store_bytes(void* to, B a) { _mm512_storeu_si512(to, a.v); }
 QW_INLINE B all_bytes(int value) { return {_mm512_set1_epi8(static_cast<char>(value))}; }
+// Both bytes in turn: of one output the first at even places, of the next one at odd ones.
+QW_INLINE B chequered(int first, int second) {
+    return {_mm512_set1_epi64(first * 0x0100010000010001 + second * 0x0001000101000100)};
+}
 QW_INLINE B sixteen_bytes(const void* from) {
     return {_mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(from)))};
 }
@@ -127,6 +131,10 @@ QW_INLINE void store_bytes(void* to, B x) {
 }
 QW_INLINE B all_bytes(int value) {
     const __m256i each = _mm256_set1_epi8(static_cast<char>(value));
+    return {each, each};
+}
+QW_INLINE B chequered(int first, int second) {
+    const __m256i each = _mm256_set1_epi64x(first * 0x0100010000010001 + second * 0x0001000101000100);
     return {each, each};
 }
 QW_INLINE B sixteen_bytes(const void* from) {
@@ -253,6 +261,9 @@ QW_INLINE B load_bytes(const void* from) {
 QW_INLINE void store_bytes(void* to, B a) { std::memcpy(to, a.byte, sizeof a.byte); }
 QW_INLINE B all_bytes(int value) {
     return each_byte([&](int) { return value; });
+}
+QW_INLINE B chequered(int first, int second) {
+    return each_byte([&](int i) { return (i / 4 + i) % 2 == 0 ? first : second; });
 }
 QW_INLINE B sixteen_bytes(const void* from) {
     return each_byte([&](int i) { return static_cast<const uint8_t*>(from)[i % 16]; });

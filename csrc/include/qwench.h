@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a declaration below changes: a library of another build is refused, not guessed at. */
-#define QW_INTERFACE 7
+#define QW_INTERFACE 8
 
 /* Types of elements. */
 #define QW_F32 0
@@ -68,6 +68,15 @@ typedef struct {
     int64_t out, in;
 } qw_weight;
 
+/* A matrix of nested codes of 5 or 6 bits with so many outputs is a vocabulary. Where only a token's largest outputs
+ * count, and at most QW_FEW_TOKENS share the reading, these are looked for by the codes' QW_UPPER_BITS upper bits, which is
+ * a third less to read: exact are then those of the QW_EXACT_PANELS panels (16 outputs side by side) that hold the largest;
+ * the others are near. Of more tokens the exact panels would come to as much as is saved once for all. */
+#define QW_VOCABULARY 65536
+#define QW_FEW_TOKENS 4
+#define QW_UPPER_BITS 3
+#define QW_EXACT_PANELS 256
+
 /* Bytes of a packed [out, in]; -1 for a type that is not as described above. */
 QW_API int64_t qw_packed_bytes(const qw_weight_type* type, int64_t out, int64_t in);
 
@@ -88,8 +97,9 @@ typedef struct {
     float factor;
 } qw_codes;
 
-/* 0, or 1 and nothing written for a type that is not as described above. */
-QW_API int32_t qw_pack_codes(qw_context* context, const qw_codes* codes, void* packed);
+/* To rows [first, first + codes->out) of the packed [out, codes->in] of the same type; first is a multiple of
+ * QW_LOAD_ROWS. 0, or 1 and nothing written for a type that is not as described above. */
+QW_API int32_t qw_pack_codes(qw_context* context, const qw_codes* codes, void* packed, int64_t out, int64_t first);
 
 typedef struct {
     const qw_weight_type* type; /* one of our own: ops/weight_types.py */
@@ -157,10 +167,11 @@ typedef struct {
     const void* x;       /* [tokens, in]; with `rows` as many rows as these reach */
     const int64_t* rows; /* [tokens] rows of x, in any order and any number of times; NULL for 0, 1, 2 ... */
     int64_t x_stride;
-    const void* residual; /* [tokens, out], may be y itself; NULL for none */
+    const void* residual; /* [tokens, out], may be y itself; NULL for none, which it is where `whole` has a 0 */
     int64_t residual_stride;
     void* y; /* [tokens, out] */
     int64_t y_stride;
+    const int64_t* whole; /* [tokens] of a vocabulary: 0 where only the largest outputs count; NULL where all do */
 } qw_linear_arguments;
 
 /* y = x . weight^T, summed in fp32 and rounded to `type`; with a residual y = residual + that, rounded again. For codes

@@ -142,6 +142,23 @@ SuperMultipliers choose_supers(const qw_weight_type& type) {
     return wide ? kMultipliers<true, kMaxSuperParts> : kMultipliers<false, kMaxSuperParts>;
 }
 
+// A vocabulary's upper bits with the lower ones, or with the middle of their range.
+template <class Form>
+QW_INLINE void complete(const uint8_t* lower, B (&v)[kBlockVectors]) {
+    constexpr int kMiddle = (1 << Form::kLower) / 2 - 1;
+    B low[kBlockVectors];
+    if constexpr (Form::kWhole) {
+        spread<Form::kLower>(lower, low);
+    } else {
+        const B middle = chequered(kMiddle, kMiddle + 1);
+#pragma GCC unroll 8
+        for (int j = 0; j < kBlockVectors; ++j) low[j] = middle;
+    }
+    const B mask = all_bytes(((1 << Form::kBits) - 1) << Form::kLower);
+#pragma GCC unroll 8
+    for (int j = 0; j < kBlockVectors; ++j) v[j] = with_moved<Form::kLower>(low[j], v[j], mask);
+}
+
 // One panel's totals [kTokens][16], from token `row` on, all of one tile: from the stream into registers, nothing staged.
 template <class Form, int kParts, int kTokens>
 void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, float (*totals)[kLanes]) {
@@ -149,7 +166,7 @@ void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, floa
     constexpr int kOfBlock = kParts / kChunkBlocks, kVectors = kBlockVectors / kOfBlock;
     const qw_weight& weight = *job.arguments->weight;
     const qw_weight_type& type = *weight.type;
-    const uint8_t* chunk = panel_of(weight, panel);
+    const uint8_t *chunk = panel_of(weight, panel), *lower = Form::kWhole ? lower_of(weight, panel) : nullptr;
     V sums[kTokens];
     for (int m = 0; m < kTokens; ++m) sums[m] = zero();
     for (int64_t super = 0; super < job.inputs.blocks / kChunkBlocks; ++super) {
@@ -173,6 +190,8 @@ void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, floa
 #pragma GCC unroll 8
                 for (int j = 0; j < kBlockVectors; ++j) v[j] = look_up(table, v[j]);
             }
+            if constexpr (Form::kLower > 0) complete<Form>(lower, v);
+            if constexpr (Form::kWhole) lower += Form::kLower * kVectorBytes;
             const int8_t* numbers = tile.numbers + block * kBlock;
 #pragma GCC unroll 2
             for (int64_t part = 0; part < kOfBlock; ++part) {
@@ -213,7 +232,7 @@ void stream_panel(const CodedJob& job, int64_t panel, int64_t row, B table, floa
         }
 #pragma GCC unroll 8
         for (int m = 0; m < kTokens; ++m) sums[m] = fma_exact(parts[m], all(tile.scales[m]), sums[m]);
-        chunk += chunk_bytes(type, kChunkBlocks);
+        chunk = codes;
     }
 #pragma GCC unroll 8
     for (int m = 0; m < kTokens; ++m) store(totals[m], sums[m]);
@@ -248,7 +267,17 @@ Streams choose_parts(const qw_weight_type& type) {
     return parts_of(type) == 1 ? kStreams<Form, kChunkBlocks> : kStreams<Form, kMaxSuperParts>;
 }
 
-Streams choose_streams(const qw_weight_type& type) {
+template <bool kWhole>
+Streams choose_vocabulary(const qw_weight_type& type) {
+    if (type.bits == 5) return choose_parts<Form<kUpperBits, false, false, 2, kWhole>>(type);
+    return choose_parts<Form<kUpperBits, false, false, 3, kWhole>>(type);
+}
+
+Streams choose_streams(const CodedJob& job) {
+    const qw_weight_type& type = *job.arguments->weight->type;
+    if (is_vocabulary(type, job.arguments->weight->out)) {
+        return job.largest == nullptr ? choose_vocabulary<true>(type) : choose_vocabulary<false>(type);
+    }
     if (type.has_table) return choose_parts<Form<4, true, true>>(type);
     switch (type.bits) {
         case 2: return choose_parts<Form<2, false, false>>(type);
@@ -290,10 +319,25 @@ constexpr int64_t kStreamedTokens = INT64_MAX;
 constexpr int64_t kStreamedTokens = kTokenTile;
 #endif
 
+// Notes the largest output of a panel for tokens [first, last): as whole numbers that are ordered as outputs are.
+void tell_largest(const CodedJob& job, int64_t panel, int64_t first, int64_t last, const float (*totals)[kLanes]) {
+    const int64_t panels = divide_up(job.arguments->weight->out, kPanel);
+    const float factor = factor_of(*job.arguments->weight);
+    for (int64_t token = first; token < last; ++token) {
+        int32_t largest = INT32_MIN;
+        for (int i = 0; i < kLanes; ++i) {
+            const float output = totals[token - first][i] * factor;
+            const int32_t bits = four_bytes(&output), ordered = bits ^ (bits >> 31 & INT32_MAX);
+            largest = ordered > largest ? ordered : largest;
+        }
+        job.largest[token * panels + panel] = static_cast<int64_t>(largest) * (int64_t{1} << 32) + panel;
+    }
+}
+
 // Outputs of panels [begin, end) for tokens [first, last), a tile's in parts of about one size: each part's inputs stay in
 // the nearest cache while all panels pass by.
 void stream_panels(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last, B table) {
-    const Streams streams = choose_streams(*job.arguments->weight->type);
+    const Streams streams = choose_streams(job);
     alignas(64) float totals[kTogether][kLanes];
     for (int64_t token = first; token < last;) {
         const int64_t left = tile_rows(job.inputs, token / kTokenTile) - token % kTokenTile;
@@ -301,18 +345,27 @@ void stream_panels(const CodedJob& job, int64_t begin, int64_t end, int64_t firs
         for (int64_t panel = begin; panel < end; ++panel) {
             streams.of[count - 1](job, panel, token, table, totals);
             store_panel(job, panel, token, token + count, totals);
+            if (job.largest != nullptr) tell_largest(job, panel, token, token + count, totals);
         }
         token += count;
     }
 }
 
 void linear_nested(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
-    const B table = table_bytes(*job.arguments->weight->type);
-    if (job.inputs.tokens <= kStreamedTokens) return stream_panels(job, begin, end, first, last, table);
+    const qw_weight& weight = *job.arguments->weight;
+    const B table = table_bytes(*weight.type);
+    const bool streamed = job.inputs.tokens <= kStreamedTokens || is_vocabulary(*weight.type, weight.out);
+    if (streamed) return stream_panels(job, begin, end, first, last, table);
     SuperStage stage;
     for_each_panel(job, begin, end, first, last, [&](int64_t panel, float (*totals)[kLanes]) {
         sum_supers(job, panel, first, last, table, stage, totals);
     });
+}
+
+void exact_nested(const CodedJob& job, int64_t panel, int64_t token) {
+    alignas(64) float totals[1][kLanes];
+    choose_vocabulary<true>(*job.arguments->weight->type).of[0](job, panel, token, B{}, totals);
+    store_panel(job, panel, token, token + 1, totals);
 }
 
 // One token's `in` numbers rounded to 8 bits: a super-block's scale is its largest magnitude / 127.
@@ -353,7 +406,8 @@ void correct_nested(const qw_weight_type& type, const CodedInputs& inputs, int64
 }
 
 CodedPair coded_pair() {
-    return {{code_inputs<PlainRow>, correct_inputs, linear_codes}, {code_inputs<NestedRow>, correct_nested, linear_nested}};
+    return {{code_inputs<PlainRow>, correct_inputs, linear_codes, nullptr},
+            {code_inputs<NestedRow>, correct_nested, linear_nested, exact_nested}};
 }
 
 }  // namespace

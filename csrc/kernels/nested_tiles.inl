@@ -272,9 +272,9 @@ void shape_product_tiles() {
 }
 
 void nested_by_tiles(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
-    if (last - first < kFewNested) return linear_nested(job, begin, end, first, last);
     const qw_weight& weight = *job.arguments->weight;
     const qw_weight_type& type = *weight.type;
+    if (last - first < kFewNested || is_vocabulary(type, weight.out)) return linear_nested(job, begin, end, first, last);
     const B table = table_bytes(type);
     const bool streamed = streams(*job.arguments);
     const V factor = all(factor_of(weight));

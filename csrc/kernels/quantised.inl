@@ -121,11 +121,12 @@ B table_bytes(const qw_weight_type& type) {
     return sixteen_bytes(values);
 }
 
-// kBits of a code, or bytes that are values already; kWide where these may exceed 127.
-template <int kCodeBits, bool kHasTable, bool kAnyByte>
+// kBits of a code, or bytes that are values already; kWide where these may exceed 127. Of a vocabulary's codes there are
+// kLower bits below these, which are read where kWhole.
+template <int kCodeBits, bool kHasTable, bool kAnyByte, int kLowerBits = 0, bool kAllBits = false>
 struct Form {
-    static constexpr int kBits = kCodeBits;
-    static constexpr bool kTable = kHasTable, kWide = kAnyByte;
+    static constexpr int kBits = kCodeBits, kLower = kLowerBits;
+    static constexpr bool kTable = kHasTable, kWide = kAnyByte, kWhole = kAllBits;
 };
 
 // Tokens of one tile, from one of its rows and one block on.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,8 +15,10 @@ from qwench import cli
 from qwench.bench import calibrate as subject_of_test
 from qwench.bench.calibrate import BATCH, PROMPT, ROUNDS, TOKENS, calibrate
 from qwench.bench.rows import Row
+from qwench.bench.subject import Subject
 from qwench.device import Measurement, probe
 from qwench.ops.limits import Limits
+from qwench.ops.weight_types import FEW_TOKENS
 from qwench.plan.here import this_machine
 from qwench.plan.memory import Load, cache_shape
 from qwench.plan.model import at, published
@@ -35,6 +38,7 @@ def made(row: Row, overlap: float = OVERLAP) -> float:
     """Tokens per second of a machine that is exactly what the planner takes machines for."""
     config, kept, (always, _) = MODEL.config, cache_shape(MODEL, Load(1)), MODEL.parts
     tokens, context, moved = row.prefill, row.prefill / 2, always
+    moved -= MODEL.unread if row.batch <= FEW_TOKENS else 0.0
     if not row.prefill:
         tokens, context = row.batch, row.depth + row.decode / 2
         moved += row.batch * (context * kept.token_bytes + 2 * kept.sequence_bytes)
@@ -47,7 +51,10 @@ def made(row: Row, overlap: float = OVERLAP) -> float:
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     bits = {each.name: 8 * each.bytes / each.parameters for each in MODEL.weights}
     every = {name: bits.get(name, bits.get(_first(name), 0.0)) for name in _names()}
-    subject = SimpleNamespace(model=MODEL.config, bits=every, arithmetic="int8", resolved=SimpleNamespace(threads=2))
+    subject = SimpleNamespace(
+        model=MODEL.config, bits=every, unread=MODEL.unread, arithmetic="int8", resolved=SimpleNamespace(threads=2)
+    )
+    subject.read = functools.partial(Subject.read, cast(Subject, subject))
     limits = Limits(
         Measurement((BANDWIDTH,), "bytes/s", ""), None, {"int8 x": Measurement((ARITHMETIC,), "operations/s", "")}
     )

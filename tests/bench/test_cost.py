@@ -24,7 +24,7 @@ def bf16(model: ModelConfig) -> dict[str, float]:
 
 
 def test_a_decoded_token_reads_the_weights_the_cache_and_the_state_twice() -> None:
-    cost = cost_of(Row(decode=20, depth=100), DENSE, bf16(DENSE), CacheSpec.of(DENSE, BFLOAT16))
+    cost = cost_of(Row(decode=20, depth=100), DENSE, weight_bytes(DENSE, bf16(DENSE), 1), CacheSpec.of(DENSE, BFLOAT16))
     kept = CacheShape.of(DENSE, "bfloat16")
     expected = 2 * active_parameters(DENSE) + 110 * kept.token_bytes + 2 * kept.sequence_bytes
     assert cost.tokens == 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import pytest
 import torch
@@ -142,6 +143,48 @@ def test_a_rank_is_told_among_the_likeliest_only() -> None:
         found = [sampling.rank_among(LOGITS.flip(0), token, 3, chooser) for token in range(5)]
         assert found == [None, None, 3, 2, 1]
         assert sampling.rank_among(LOGITS, 0, 99, chooser) == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "all_count"),
+    [
+        ({"temperature": 0.0}, False),
+        ({"top_k": 20, "top_p": 0.95, "presence_penalty": 1.5}, False),
+        ({"top_k": 64}, False),
+        ({"top_k": 65}, True),
+        ({"top_p": 0.9}, True),
+        ({"min_p": 0.1}, True),
+        ({"temperature": 0.0, "logprobs": 1}, True),
+        ({"top_k": 20, "logit_bias": {3: 1.0}}, True),
+        ({"top_k": 20, "repetition_penalty": 1.1}, True),
+        ({"top_k": 20, "presence_penalty": -0.1}, True),
+        ({"top_k": 20, "frequency_penalty": -0.1}, True),
+    ],
+)
+def test_a_row_tells_whether_all_its_logits_count(params: dict[str, Any], all_count: bool) -> None:
+    assert sampling.all_logits_count(request(**params)) is all_count
+
+
+class Fixed:
+    """A guide with one mask for everything."""
+
+    def __init__(self, mask: bytes | None) -> None:
+        self.mask = mask
+
+    def accept(self, token_ids: Sequence[int]) -> str | None:
+        del token_ids
+        return None
+
+    def __copy__(self) -> Self:
+        return self
+
+
+def test_under_a_grammar_all_logits_count() -> None:
+    held = request(temperature=0.0)
+    held.guide = Fixed(b"\x01")
+    assert sampling.all_logits_count(held)
+    held.guide = Fixed(None)
+    assert not sampling.all_logits_count(held)
 
 
 def test_what_a_thought_bans_is_never_drawn() -> None:

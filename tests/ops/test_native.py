@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from qwench.config import CACHE_TILE
-from qwench.ops import choosing, instructions, loading, program
+from qwench.ops import choosing, instructions, loading, program, weight_types
 from qwench.ops import native as binding
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters, delta_net
 from qwench.ops.linear import Dense, Packed, embed, expert_mlp, linear
@@ -388,6 +388,8 @@ def test_constants_are_those_of_the_header() -> None:
     names = {"float32": "QW_F32", "bfloat16": "QW_BF16", "float16": "QW_F16"}
     for dtype, number in (*binding.TYPES.items(), *loading.ELEMENTS.items()):
         assert int(constants[names[str(dtype).removeprefix("torch.")]]) == number
+    few = (weight_types.VOCABULARY, weight_types.FEW_TOKENS, weight_types.UPPER_BITS)
+    assert few == tuple(int(constants[f"QW_{name}"]) for name in ("VOCABULARY", "FEW_TOKENS", "UPPER_BITS"))
     found = (loading.CODES, loading.BITS, loading.GGUF, loading.LOAD_ROWS, loading.SHORT)
     assert found == tuple(int(constants[f"QW_{name}"]) for name in ("CODES", "BITS", "GGUF", "LOAD_ROWS", "SHORT"))
     assert int(constants["QW_SUPER_BLOCK"]) == SUPER_BLOCK

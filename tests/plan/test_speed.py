@@ -45,6 +45,20 @@ def test_the_bare_peak_is_never_promised(name: str, machine: str) -> None:
     assert speed.each.high < 0.9 * bound(subject, MACHINES[machine], load)
 
 
+def test_few_sequences_leave_a_part_of_the_head_unread_on_a_cpu() -> None:
+    whole = model("0.8b")
+    shape = published("0.8b").config
+    assert whole.unread == 2 * shape.vocab_size * shape.hidden_size / 8
+    assert model("0.8b", "q8").unread == model("0.8b", "bf16").unread == 0
+    held = replace(whole, weights=tuple(replace(each, unread=0.0) for each in whole.weights))
+    for machine, sequences, faster in (("epyc-9005-768", 4, True), ("epyc-9005-768", 5, False), ("rtx-4090", 1, False)):
+        loads = Load(512, sequences)
+        known = [predict(each, loads, MACHINES[machine]).each for each in (whole, held)]
+        assert known[0] is not None
+        assert known[1] is not None
+        assert (known[0].high > known[1].high) is faster, machine
+
+
 @pytest.mark.parametrize("name", ["9b", "35b-a3b", "qwen3:8b"])
 def test_depth_only_slows_down(name: str) -> None:
     """Of a prompt the high end may stay: where products pass beside reading altogether, reading the weights is all."""

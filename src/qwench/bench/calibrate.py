@@ -23,7 +23,7 @@ from qwench.ops.limits import Limits, join, measure_limits
 from qwench.plan.here import Calibration, Reached, machine_key
 from qwench.plan.memory import STEP_TOKENS, Load, footprint
 from qwench.plan.model import PLAIN, at, published
-from qwench.plan.work import is_read, operations, weight_bytes
+from qwench.plan.work import is_read, operations
 
 SHAPE, PRECISIONS = "qwen3.5:0.8b", ("q4", "q8", "bf16")
 PROMPT = Row(prefill=STEP_TOKENS)
@@ -131,7 +131,7 @@ def _moved(taken: Samples) -> float:
 
 def _bytes(subject: Subject, row: Row) -> float:
     """That a step reads. What a prompt keeps is written, not read again."""
-    read = weight_bytes(subject.model, subject.bits, row.prefill or row.batch)
+    read = subject.read(row)
     if row.prefill:
         return read
     kept = CacheShape.of(subject.model, subject.model.dtype)

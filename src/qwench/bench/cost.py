@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qwench.bench.rows import Row
-from qwench.plan.work import Bits, operations, weight_bytes
+from qwench.plan.work import operations
 
 if TYPE_CHECKING:
     from qwench.cache.storage import CacheSpec
@@ -32,13 +32,15 @@ class Cost:
         return self.tokens / max(memory, arithmetic), "memory" if memory >= arithmetic else "arithmetic"
 
 
-def cost_of(row: Row, model: ModelConfig, bits: Bits, cache: CacheSpec) -> Cost:
-    """A prompt's weights are counted once, however many steps it is read in; a step's weights once for its batch."""
+def cost_of(row: Row, model: ModelConfig, read: float, cache: CacheSpec) -> Cost:
+    """``read``: bytes of weights, a prompt's counted once, however many steps it is read in, a step's once for all."""
     if row.prefill:
         known = row.depth + row.prefill / 2
-        moved = weight_bytes(model, bits, row.prefill) + row.prefill * cache.token_bytes
-        return Cost(row.prefill, moved, row.prefill * operations(model, known, logits=1 / row.prefill))
+        return Cost(
+            row.prefill,
+            read + row.prefill * cache.token_bytes,
+            row.prefill * operations(model, known, logits=1 / row.prefill),
+        )
     context = row.depth + row.decode / 2
     remembered = context * cache.token_bytes + 2 * cache.sequence_bytes  # a recurrent state is read and written
-    moved = weight_bytes(model, bits, row.batch) + row.batch * remembered
-    return Cost(row.batch, moved, row.batch * operations(model, context, logits=1.0))
+    return Cost(row.batch, read + row.batch * remembered, row.batch * operations(model, context, logits=1.0))

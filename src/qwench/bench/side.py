@@ -79,7 +79,9 @@ def facts_of(subject: Subject, rows: Sequence[Row]) -> dict[str, Any]:
         "load_seconds": subject.load_seconds,
         "weight_bytes": weight_bytes(subject.model, subject.bits, EVERY_EXPERT),
         "arithmetic": subject.arithmetic,
-        "costs": [dataclasses.asdict(cost_of(row, subject.model, subject.bits, subject.storage.spec)) for row in rows],
+        "costs": [
+            dataclasses.asdict(cost_of(row, subject.model, subject.read(row), subject.storage.spec)) for row in rows
+        ],
     }
 
 

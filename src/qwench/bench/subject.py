@@ -45,15 +45,27 @@ class Choice:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in memory. ``bits`` of a weight by parameter, ``arithmetic``: the type its products are made in."""
+    """A model in memory. ``bits`` of a weight by parameter, ``arithmetic``: the type its products are made in.
+
+    ``unread``: bytes of the head that few tokens leave unread.
+    """
 
     model: ModelConfig
     engine: Engine
     storage: Storage
     resolved: Resolved
     bits: Bits
+    unread: float
     arithmetic: str
     load_seconds: float
+
+    def read(self, row: Row) -> float:
+        """Bytes of the weights that a step reads."""
+        from qwench.ops.weight_types import FEW_TOKENS
+        from qwench.plan.work import weight_bytes
+
+        unread = self.unread if row.batch <= FEW_TOKENS else 0.0
+        return weight_bytes(self.model, self.bits, row.prefill or row.batch) - unread
 
 
 def published_shape(name: str, layers: int | None = None) -> ModelConfig:
@@ -118,7 +130,8 @@ def build(choice: Choice, rows: Sequence[Row]) -> Subject:
     storage = engine.runner.storage  # type: ignore[attr-defined]
     _fill(storage)
     seconds = time.perf_counter() - start
-    subject = Subject(model, engine, storage, resolved, _bits(kinds), _arithmetic(kinds), seconds)
+    unread = 0.0 if resolved.isa is None else _unread(model, kinds)
+    subject = Subject(model, engine, storage, resolved, _bits(kinds), unread, _arithmetic(kinds), seconds)
     measure(subject, Row(decode=1), seed=0)  # what is done once only, such as taking scratch memory, is not counted
     return subject
 
@@ -253,6 +266,13 @@ def _bits(kinds: Mapping[str, Kind]) -> Bits:
         name: kind.bits_per_weight if isinstance(kind, WeightType) else 8.0 * kind.itemsize
         for name, kind in kinds.items()
     }
+
+
+def _unread(model: ModelConfig, kinds: Mapping[str, Kind]) -> float:
+    from qwench.ops.weight_types import WeightType
+
+    head = kinds["embedding" if model.tie_embeddings else "head"]
+    return head.unread_bits_of((model.vocab_size, model.hidden_size)) / 8 if isinstance(head, WeightType) else 0.0
 
 
 def _arithmetic(kinds: Mapping[str, Kind]) -> str:

@@ -14,6 +14,7 @@ from qwench.engine.request import Request, SamplingParams, TokenLogprob
 from qwench.ops.arrays import Array, Host
 from qwench.ops.choosing import Chooser, masked, replaced, take
 
+FEW_LARGEST = 64  # so large a top-k is certain to be among the outputs that are exact where only the largest count
 FIRST_CANDIDATES = 256  # that are looked at for top-p alone: a trained model's nucleus is nearly always among them
 
 
@@ -52,6 +53,17 @@ def rank_among(logits: Array, token: int, count: int, chooser: Chooser) -> int |
     """The rank of ``token`` in a row [V], 1 being the likeliest; None where it is not among the ``count`` likeliest."""
     likeliest: list[int] = chooser.top(logits, min(count, len(logits)))[1].tolist()
     return likeliest.index(token) + 1 if token in likeliest else None
+
+
+def all_logits_count(request: Request) -> bool:
+    """Whether a token that is not among the few likeliest may be drawn or told of, or is part of a number that is.
+
+    Penalties that only make tokens less likely leave the choice among these.
+    """
+    params = request.sampling
+    few = params.is_greedy or 0 < params.top_k <= FEW_LARGEST
+    lifted = min(params.presence_penalty, params.frequency_penalty) < 0 or params.repetition_penalty != 1
+    return not few or lifted or bool(params.logit_bias) or params.logprobs is not None or _mask(request) is not None
 
 
 def _is_plain_greedy(request: Request) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from qwench.fault import fault
 from qwench.ops.weight_types import WeightType
 
-INTERFACE = 7  # QW_INTERFACE of the header these declarations were written from
+INTERFACE = 8  # QW_INTERFACE of the header these declarations were written from
 ISA_VARIABLE = "QWENCH_ISA"  # for tests and comparisons: an instruction set of the native kernels, or "torch"
 FILE = Path(__file__).with_name("libqwench.so")
 ALIGNMENT = 64

@@ -25,7 +25,6 @@ TYPES: Mapping[DType, int] = {FLOAT32: 0, BFLOAT16: 1}  # QW_F32, QW_BF16
 DELTA_WIDTH = 256  # QW_DELTA_WIDTH
 ATTENTION_WIDTH = 256  # QW_ATTENTION_WIDTH
 PACKED_ROWS = 64  # rows of a matrix that are packed side by side: where it may be cut
-LEAD_BYTES = 64  # before the rows of a quantised matrix
 
 
 class WeightArguments(ctypes.Structure):
@@ -82,6 +81,7 @@ class LinearArguments(ctypes.Structure):
         ("residual_stride", c_int64),
         ("y", c_void_p),
         ("y_stride", c_int64),
+        ("whole", c_void_p),
     )
 
 
@@ -235,7 +235,7 @@ class ExpertsArguments(ctypes.Structure):
 DECLARATIONS: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     **LOADING,
     "qw_pack": (None, (c_void_p, c_int32, c_int64, c_int64, c_void_p, c_int64, c_void_p)),
-    "qw_pack_codes": (c_int32, (c_void_p, POINTER(CodesArguments), c_void_p)),
+    "qw_pack_codes": (c_int32, (c_void_p, POINTER(CodesArguments), c_void_p, c_int64, c_int64)),
     "qw_unpack_rows": (c_int32, (c_void_p, POINTER(UnpackArguments))),
     "qw_linear": (c_int32, (c_void_p, POINTER(LinearArguments))),
     "qw_linear_many": (c_int32, (c_void_p, POINTER(LinearArguments), c_int64)),
@@ -385,29 +385,25 @@ class Native:
         require_equal("pack", "in", rows=width, matrix=matrix.width)
         assert first % PACKED_ROWS == 0, f"rows are packed in groups of {PACKED_ROWS}"
         assert first + count <= matrix.out, f"rows {first} to {first + count} of {matrix.out}"
-        address = matrix.address + (self.packed_bytes(matrix.type, first, width) if first else 0)
         if isinstance(rows, Codes):
             assert rows.type == matrix.type
-            self._pack_codes(rows, address, lead=LEAD_BYTES if first else 0)
+            self._pack_codes(rows, matrix, first)
             return
         assert dtype_of(rows) == matrix.type
         rows = dense(rows)
+        address = matrix.address + (self.packed_bytes(matrix.type, first, width) if first else 0)
         self._library.qw_pack(
             self._context, type_of("pack", weight=rows), count, width, address_of(rows), width, address
         )
 
-    def _pack_codes(self, rows: Codes, address: int, lead: int) -> None:
-        """Pack at ``address``. The factor in front of a matrix is written in front of later rows too, onto the last
-        ``lead`` bytes of the rows before them, which are put back."""
+    def _pack_codes(self, rows: Codes, matrix: PackedMatrix, first: int) -> None:
         parts = (rows.codes, rows.scales, rows.mins, rows.super_scales, rows.super_mins)
         whole = [None if part is None else dense(part) for part in parts]
         arguments = CodesArguments(
             ctypes.addressof(weight_type_numbers(rows.type)), rows.out, rows.width,
             *(None if part is None else address_of(part) for part in whole), rows.factor,
         )  # fmt: skip
-        kept = ctypes.string_at(address - lead, lead)
-        self._library.qw_pack_codes(self._context, arguments, address - lead)
-        ctypes.memmove(address - lead, kept, lead)
+        self._library.qw_pack_codes(self._context, arguments, matrix.address, matrix.out, first)
 
     def unpack_rows(self, matrix: PackedMatrix, rows: torch.Tensor, dtype: DType | None = None) -> torch.Tensor:
         """Rows [n] of the matrix: [n, in] in ``dtype``, without one in the matrix's own (fp32 of codes).

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from qwench.ops.arrays import Array
+from qwench.ops.arrays import Array, Host
 from qwench.ops.delta_net import DeltaInputs, DeltaParameters
 from qwench.ops.linear import Weight
 from qwench.ops.rows import Rows
@@ -22,7 +22,8 @@ Value = TypeVar("Value")
 class Inputs:
     """A step: token_ids [T], their rows, logit_tokens [L], and cos and sin [T, rotary_dim / 2] of their positions.
 
-    ``embedded`` [T, H], in the activations' type, is what the tokens begin as where some of them are no ids.
+    ``embedded`` [T, H], in the activations' type, is what the tokens begin as where some of them are no ids. Of a row
+    of logits with a 0 in ``whole_logits`` [L] only the few largest count, and only these need be exact.
     """
 
     token_ids: Array
@@ -31,12 +32,13 @@ class Inputs:
     cos: Array
     sin: Array
     embedded: Array = None
+    whole_logits: Host | None = None  # without it all count
 
     def map(self, change: Callable[[Array], Array]) -> Inputs:
         """The same step over other arrays."""
         token_ids, logit_tokens, cos, sin = map(change, (self.token_ids, self.logit_tokens, self.cos, self.sin))
         embedded = None if self.embedded is None else change(self.embedded)
-        return Inputs(token_ids, self.rows.map(change), logit_tokens, cos, sin, embedded)
+        return Inputs(token_ids, self.rows.map(change), logit_tokens, cos, sin, embedded, self.whole_logits)
 
 
 class Operations(Protocol[Value]):

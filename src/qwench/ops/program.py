@@ -68,6 +68,7 @@ class Number(enum.IntEnum):
     SIN = 18
     RESULT = 19
     EMBEDDED = 20
+    WHOLE_LOGITS = 21
 
 
 @dataclass(frozen=True)
@@ -311,10 +312,10 @@ class Recorder(Operations[Symbol]):
         (matrix,) = _matrices(head)
         result = Buffer(Number.LOGITS, matrix.out * FLOAT32.itemsize, Number.RESULT)
         y = Symbol(result, FLOAT32, matrix.out, matrix.out, matrix.out)
-        if x.dtype == y.dtype:
-            self._multiply(x, matrix, y)
-        else:
-            self._multiply(x, matrix, replace(y, dtype=x.dtype, stride=2 * y.width, offset=y.width))
+        narrow = x.dtype != y.dtype
+        self._multiply(x, matrix, replace(y, dtype=x.dtype, stride=2 * y.width, offset=y.width) if narrow else y)
+        self._linears[x].calls[-1]["whole"] = Number.WHOLE_LOGITS
+        if narrow:
             self._note(Operation.WIDEN, {"rows": Number.LOGITS, "width": y.width, "y": y})
         return y
 
@@ -418,7 +419,7 @@ class Program:
             rows.page_table.shape[1], *map(address_of, (rows.kv_slots, rows.state_slots)),
             len(rows.saves), *map(address_of, (rows.save_tokens, rows.save_slots, inputs.logit_tokens)),
             *map(address_of, (inputs.cos, inputs.sin, logits)),
-            0 if inputs.embedded is None else address_of(inputs.embedded),
+            *(0 if each is None else address_of(each) for each in (inputs.embedded, inputs.whole_logits)),
         ]  # fmt: skip
         status, failed = self._native.run(ctypes.addressof(self._structure), ctypes.addressof(self._step))
         if status == NO_MEMORY:
@@ -436,6 +437,10 @@ def _check(inputs: Inputs) -> None:
     if inputs.embedded is not None:
         tokens["embedded"] = len(inputs.embedded)
         assert inputs.embedded.is_contiguous()
+    if inputs.whole_logits is not None:
+        require_equal("step", "logits", whole_logits=len(inputs.whole_logits), logit_tokens=len(inputs.logit_tokens))
+        assert dtype_of(inputs.whole_logits) == INT64
+        assert is_dense(inputs.whole_logits)
     require_equal("step", "tokens", **tokens, **angles)
     slots = {"page_table": len(rows.page_table), "state_slots": len(rows.state_slots)}
     require_equal("step", "rows", lengths=len(rows.lengths), contexts=len(rows.contexts), **slots)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 SUPER_BLOCK = 256
+VOCABULARY, FEW_TOKENS, UPPER_BITS = 65536, 4, 3  # QW_VOCABULARY, QW_FEW_TOKENS, QW_UPPER_BITS
 INPUT_BLOCK = 32  # inputs that share a scale when they are rounded to 8 bits
 ScaleFormat = Literal["float16", "bfloat16"]
 FOUR_BIT_FLOATS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # E2M1, twice its value
@@ -52,6 +53,12 @@ class WeightType:
         """Bits of a matrix [..., depth], its depth padded."""
         *rows, depth = shape
         return self.bits_per_weight * math.prod(rows) * -(-depth // self.depth_multiple) * self.depth_multiple
+
+    def unread_bits_of(self, shape: Sequence[int]) -> float:
+        """What native kernels leave unread of these for few tokens, of which only the few largest logits count."""
+        if not self.nested or self.table or self.bits not in (5, 6) or shape[-2] < VOCABULARY:
+            return 0.0
+        return self.bits_of(shape) * (self.bits - UPPER_BITS) / self.bits_per_weight
 
 
 def _types(*types: WeightType) -> Mapping[str, WeightType]:

@@ -60,12 +60,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Weights:
-    """Parameters that are alike, such as one of every layer; ``name`` is that of the first."""
+    """Parameters that are alike, such as one of every layer; ``name`` is that of the first.
+
+    ``unread``: bytes that few tokens leave unread on a CPU, where only the few largest logits count.
+    """
 
     name: str
     kind: ParameterKind
     parameters: int
     bytes: float
+    unread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,10 @@ class Subject:
         """Of a weight that is read, on average."""
         read = [each for each in self.weights if is_read(self.config, each.name)]
         return 8 * sum(each.bytes for each in read) / sum(each.parameters for each in read)
+
+    @functools.cached_property
+    def unread(self) -> float:
+        return sum(each.unread for each in self.weights if is_read(self.config, each.name))
 
     @functools.cached_property
     def groups(self) -> Mapping[str, Group]:
@@ -131,7 +139,8 @@ def at(name: str, config: ModelConfig, precision: str, source: str = "published 
     for each, spec, count in _census(config):
         kind, size = None if precision == PLAIN else type_for(each, spec, precision), math.prod(spec.shape)
         kept = kind.bits_of(spec.shape) / 8 if kind else size * (4 if spec.kind == "float32" else plain)
-        weights.append(Weights(each, spec.kind, count * size, count * kept))
+        unread = kind.unread_bits_of(spec.shape) / 8 if kind else 0.0
+        weights.append(Weights(each, spec.kind, count * size, count * kept, count * unread))
     return Subject(name, config, precision, tuple(weights), source)
 
 
@@ -179,13 +188,14 @@ def _gguf_weights(file: GgufFile, config: ModelConfig) -> tuple[Weights, ...]:
 
     weights, specs = [], declare(config)
     for name, tensors in GgufTensors(file, config).stored.items():
-        count, bits = 0, 0.0
+        count, bits, unread = 0, 0.0, 0.0
         for tensor in tensors:
             kind, size = tensor.type.name, math.prod(tensor.shape)
             found = GGUF_TYPES.get(kind) or BOOKS.get(kind)
             bits += found.bits_of(tensor.shape) if found else size * 8 * ITEM_BYTES[FLOATS[kind]]
+            unread += found.unread_bits_of(tensor.shape) if found else 0.0
             count += size
-        weights.append(Weights(name, specs[name].kind, count, bits / 8))
+        weights.append(Weights(name, specs[name].kind, count, bits / 8, unread / 8))
     return tuple(weights)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from qwench.ops.weight_types import FEW_TOKENS
 from qwench.plan.hardware import GB, Machine
 from qwench.plan.here import SHARES, Calibration
 from qwench.plan.memory import STEP_TOKENS, Load, cache_shape, footprint
@@ -155,7 +156,7 @@ def _decode_seconds(
     bandwidth, beside = machine["bandwidth_gbs"], machine["host_bandwidth_gbs"]
     if bandwidth is None or shares.decode is None or (placement.offloads and beside is None):
         return None
-    kept, (always, experts) = cache_shape(subject, load), subject.parts
+    kept, (always, experts) = cache_shape(subject, load), _parts(subject, machine, load.sequences)
     touched = experts * coverage(subject.config, load.sequences)
     remembered = load.sequences * (load.context * kept.token_bytes + 2 * kept.sequence_bytes)
     fast = always + touched * placement.fast_experts + remembered
@@ -170,6 +171,12 @@ def _decode_seconds(
     return seconds
 
 
+def _parts(subject: Subject, machine: Machine, logits: int) -> tuple[float, float]:
+    """The subject's, as a step reads them that asks for so many rows of logits."""
+    always, experts = subject.parts
+    return always - (subject.unread if machine.kind == "cpu" and logits <= FEW_TOKENS else 0.0), experts
+
+
 def _prefill_seconds(
     subject: Subject, load: Load, machine: Machine, placement: Placement, shares: Efficiency
 ) -> Span | None:
@@ -178,7 +185,7 @@ def _prefill_seconds(
     if bandwidth is None or peak is None or shares.prefill is None or shares.decode is None or placement.offloads:
         return None
     step = min(STEP_TOKENS, load.context)
-    always, experts = subject.parts
+    always, experts = _parts(subject, machine, 1)
     moved = (always + experts * coverage(subject.config, step)) / step
     work = operations(subject.config, load.context / 2, logits=1 / load.context)
     products = work / (peak * 1e12 * shares.prefill)
