@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "frames.h"
 #include "include/qwench.h"
@@ -31,11 +32,24 @@ struct LinearJob {
     const char* const* pieces = nullptr;
     int64_t piece_depth = 0;
 };
+// How large a number is: a whole number in the same order, and back.
+static inline int32_t rank_of(float value) {
+    int32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits ^ (bits >> 31 & INT32_MAX);
+}
+static inline float of_rank(int32_t rank) {
+    const int32_t bits = rank ^ (rank >> 31 & INT32_MAX);
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 struct CodedJob {
     const qw_linear_arguments* arguments;
     CodedInputs inputs;
-    // [tokens][panels] of a vocabulary that is read by its upper bits: how large the largest output is, and below that, in
-    // 32 bits, the panel. Null where all bits are read.
+    // [tokens][panels] of a vocabulary that is read by its upper bits: the rank of the largest output, and below that, in 32
+    // bits, the panel. Null where all bits are read.
     int64_t* largest;
 };
 
@@ -43,12 +57,12 @@ struct CodedJob {
 using LinearKernel = void (*)(const LinearJob& job, int64_t group, int64_t first, int64_t last);
 
 // Rounds one tile of inputs to 8 bits; works out its corrections for one weight type; computes outputs of panels [begin,
-// end) for tokens [first, last); those of a vocabulary's panel for one token by all bits.
+// end) for tokens [first, last); those of a vocabulary's panel for one token by all bits, and the rank of the largest.
 struct CodedKernels {
     void (*code_inputs)(const qw_linear_arguments& arguments, const CodedInputs& inputs, int64_t tile);
     void (*correct_inputs)(const qw_weight_type& type, const CodedInputs& inputs, int64_t tile);
     void (*linear)(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last);
-    void (*exact)(const CodedJob& job, int64_t panel, int64_t token);  // null where there are no vocabularies
+    int32_t (*exact)(const CodedJob& job, int64_t panel, int64_t token);  // null where there are no vocabularies
 };
 
 // One block of the inputs of some tokens of a vision tower's layer, rounded to 8 bits: all that a step of its kernel reads of

@@ -1,5 +1,7 @@
 // Linear layers: brings the inputs into the form each kernel reads, and divides the outputs of all into tasks of one job.
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <new>
@@ -68,12 +70,16 @@ void cut_tile(const Layer& layer, int64_t tile) {
     }
 }
 
-bool is_whole(const qw_linear_arguments& a, int64_t token) { return a.whole == nullptr || a.whole[token] != 0; }
+bool all_count(const qw_linear_arguments& a, int64_t token) {
+    return a.few == nullptr || a.few[token] <= 0 || a.few[token] > QW_EXACT_PANELS;
+}
 
 bool reads_upper_bits(const qw_linear_arguments& a) {
-    const bool few = a.tokens <= QW_FEW_TOKENS && a.whole != nullptr;
-    if (!few || !is_vocabulary(*a.weight->type, a.weight->out)) return false;
-    return std::any_of(a.whole, a.whole + a.tokens, [](int64_t each) { return each == 0; });
+    if (a.tokens > QW_FEW_TOKENS || !is_vocabulary(*a.weight->type, a.weight->out)) return false;
+    for (int64_t token = 0; token < a.tokens; ++token) {
+        if (!all_count(a, token)) return true;
+    }
+    return false;
 }
 
 // What a layer needs: the form of its inputs and the bytes that takes, none where they are read as they lie.
@@ -214,26 +220,67 @@ void compute_task(const qw_context& context, const Layer& layer, int64_t task) {
     layer.kernel(job, begin, first, last);
 }
 
-// Outputs of a vocabulary from all bits: all of a token whose outputs all count, else those of the panels where they are
-// largest by the upper bits. Whole numbers that hold a panel below how large its outputs are order all panels, equal ones too.
-void make_exact(qw_context& context, const Layer& layer) {
+// Of the panels noted for a token those from `done` to `end` are to be computed from all bits.
+struct Chosen {
+    int64_t* noted;
+    int64_t done, end;
+};
+using Choice = std::array<Chosen, QW_FEW_TOKENS>;
+
+// Outputs of the chosen panels. What is noted of these becomes the rank of the largest, and below it the rank that it had.
+void compute_exactly(qw_context& context, const Layer& layer, Choice& choice) {
     constexpr int64_t kPanels = 16;  // of a task
-    const qw_linear_arguments& a = *layer.arguments;
-    const CodedJob job = {&a, coded_of(layer), layer.largest};
-    int64_t most = QW_EXACT_PANELS;
-    for (int64_t token = 0; token < a.tokens; ++token) most = is_whole(a, token) ? layer.units : most;
-    context.pool.run(a.tokens, [&](int64_t token) {
-        int64_t* panels = layer.largest + token * layer.units;
-        if (is_whole(a, token)) return;
-        std::nth_element(panels, panels + QW_EXACT_PANELS - 1, panels + layer.units, std::greater<>());
-    });
+    const CodedJob job = {layer.arguments, coded_of(layer), layer.largest};
+    int64_t most = 0;
+    for (const Chosen& each : choice) most = std::max(most, each.end - each.done);
     const int64_t tasks = divide_up(most, kPanels);
-    context.pool.run(a.tokens * tasks, [&](int64_t task) {
-        const int64_t token = task / tasks, first = task % tasks * kPanels;
-        const int64_t* panels = layer.largest + token * layer.units;
-        const int64_t end = std::min(first + kPanels, is_whole(a, token) ? layer.units : QW_EXACT_PANELS);
-        for (int64_t i = first; i < end; ++i) coded_kernels(context, layer).exact(job, panels[i] & UINT32_MAX, token);
+    context.pool.run(layer.arguments->tokens * tasks, [&](int64_t task) {
+        const int64_t token = task / tasks;
+        const Chosen& of = choice[static_cast<size_t>(token)];
+        const int64_t first = of.done + task % tasks * kPanels;
+        for (int64_t i = first; i < std::min(first + kPanels, of.end); ++i) {
+            const int64_t looked = of.noted[i] >> 32, panel = of.noted[i] & UINT32_MAX;
+            const int64_t largest = coded_kernels(context, layer).exact(job, panel, token);
+            of.noted[i] = largest * (int64_t{1} << 32) + (looked & UINT32_MAX);
+        }
     });
+    for (Chosen& each : choice) each.done = each.end;
+}
+
+// What the largest output of a panel must look like for one of the `few` largest of all to be there, as it is noted. Panels
+// of which both are known tell the standard deviation between an output and how it looks.
+int64_t least_look(int64_t* noted, int64_t few) {
+    constexpr double kDeviations = 6;  // farther off is one output in a thousand million
+    double squares = 0;
+    for (const int64_t* each = noted; each < noted + QW_EXACT_PANELS; ++each) {
+        const double off = double{of_rank(static_cast<int32_t>(*each >> 32))} - of_rank(static_cast<int32_t>(*each));
+        squares += off * off;
+    }
+    std::nth_element(noted, noted + few - 1, noted + QW_EXACT_PANELS, std::greater<>());
+    const float least = of_rank(static_cast<int32_t>(noted[few - 1] >> 32));
+    const double deviation = std::sqrt(squares / QW_EXACT_PANELS);
+    return rank_of(static_cast<float>(least - kDeviations * deviation)) * (int64_t{1} << 32);
+}
+
+// Outputs of a vocabulary from all bits: every one of a token of which all count; of another one those of the panels that
+// look largest, then those of every panel that may hold one of the largest after all.
+void make_exact(qw_context& context, const Layer& layer) {
+    const qw_linear_arguments& a = *layer.arguments;
+    Choice choice = {};
+    context.pool.run(a.tokens, [&](int64_t token) {
+        int64_t *noted = layer.largest + token * layer.units, *end = noted + layer.units;
+        choice[static_cast<size_t>(token)] = {noted, 0, all_count(a, token) ? layer.units : QW_EXACT_PANELS};
+        if (!all_count(a, token)) std::nth_element(noted, noted + QW_EXACT_PANELS - 1, end, std::greater<>());
+    });
+    compute_exactly(context, layer, choice);
+    context.pool.run(a.tokens, [&](int64_t token) {
+        if (all_count(a, token)) return;
+        Chosen& of = choice[static_cast<size_t>(token)];
+        const int64_t least = least_look(of.noted, a.few[token]);
+        const auto looks_so = [least](int64_t noted) { return noted >= least; };
+        of.end = std::partition(of.noted + of.done, of.noted + layer.units, looks_so) - of.noted;
+    });
+    compute_exactly(context, layer, choice);
 }
 
 }  // namespace

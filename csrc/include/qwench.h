@@ -68,10 +68,11 @@ typedef struct {
     int64_t out, in;
 } qw_weight;
 
-/* A matrix of nested codes of 5 or 6 bits with so many outputs is a vocabulary. Where only a token's largest outputs
- * count, and at most QW_FEW_TOKENS share the reading, these are looked for by the codes' QW_UPPER_BITS upper bits, which is
- * a third less to read: exact are then those of the QW_EXACT_PANELS panels (16 outputs side by side) that hold the largest;
- * the others are near. Of more tokens the exact panels would come to as much as is saved once for all. */
+/* A matrix of nested codes of 5 or 6 bits with so many outputs is a vocabulary. Where only a token's few largest outputs
+ * count, and at most QW_FEW_TOKENS share the reading, these are looked for by the codes' QW_UPPER_BITS upper bits, a third
+ * less to read: the QW_EXACT_PANELS panels (16 outputs side by side) that look largest are computed from all bits, and from
+ * how far these had been off it follows which others may hold one of the largest: those too. The rest stay as they look.
+ * Of more tokens the exact panels would come to as much as is saved once for all. */
 #define QW_VOCABULARY 65536
 #define QW_FEW_TOKENS 4
 #define QW_UPPER_BITS 3
@@ -167,11 +168,11 @@ typedef struct {
     const void* x;       /* [tokens, in]; with `rows` as many rows as these reach */
     const int64_t* rows; /* [tokens] rows of x, in any order and any number of times; NULL for 0, 1, 2 ... */
     int64_t x_stride;
-    const void* residual; /* [tokens, out], may be y itself; NULL for none, which it is where `whole` has a 0 */
+    const void* residual; /* [tokens, out], may be y itself; NULL for none, which it is where few count */
     int64_t residual_stride;
     void* y; /* [tokens, out] */
     int64_t y_stride;
-    const int64_t* whole; /* [tokens] of a vocabulary: 0 where only the largest outputs count; NULL where all do */
+    const int64_t* few; /* [tokens] of a vocabulary: how many of the largest outputs count, 0 for all; NULL: all of each */
 } qw_linear_arguments;
 
 /* y = x . weight^T, summed in fp32 and rounded to `type`; with a residual y = residual + that, rounded again. For codes

@@ -1,6 +1,7 @@
 // y = x . weight^T over nested codes, in the order that quantised.h states: a super-block is one whole number. Included once
 // per instruction set, after simd_codes.h.
 
+#include <algorithm>
 #include <utility>
 
 #include "quantised.inl"
@@ -319,18 +320,19 @@ constexpr int64_t kStreamedTokens = INT64_MAX;
 constexpr int64_t kStreamedTokens = kTokenTile;
 #endif
 
-// Notes the largest output of a panel for tokens [first, last): as whole numbers that are ordered as outputs are.
-void tell_largest(const CodedJob& job, int64_t panel, int64_t first, int64_t last, const float (*totals)[kLanes]) {
+int32_t largest_rank(const float (&totals)[kLanes], float factor) {
+    int32_t largest = INT32_MIN;
+    for (const float total : totals) largest = std::max(largest, rank_of(total * factor));
+    return largest;
+}
+
+// Notes the largest output of a panel for tokens [first, last).
+void note_largest(const CodedJob& job, int64_t panel, int64_t first, int64_t last, const float (*totals)[kLanes]) {
     const int64_t panels = divide_up(job.arguments->weight->out, kPanel);
     const float factor = factor_of(*job.arguments->weight);
     for (int64_t token = first; token < last; ++token) {
-        int32_t largest = INT32_MIN;
-        for (int i = 0; i < kLanes; ++i) {
-            const float output = totals[token - first][i] * factor;
-            const int32_t bits = four_bytes(&output), ordered = bits ^ (bits >> 31 & INT32_MAX);
-            largest = ordered > largest ? ordered : largest;
-        }
-        job.largest[token * panels + panel] = static_cast<int64_t>(largest) * (int64_t{1} << 32) + panel;
+        const int64_t largest = largest_rank(totals[token - first], factor);
+        job.largest[token * panels + panel] = largest * (int64_t{1} << 32) + panel;
     }
 }
 
@@ -345,7 +347,7 @@ void stream_panels(const CodedJob& job, int64_t begin, int64_t end, int64_t firs
         for (int64_t panel = begin; panel < end; ++panel) {
             streams.of[count - 1](job, panel, token, table, totals);
             store_panel(job, panel, token, token + count, totals);
-            if (job.largest != nullptr) tell_largest(job, panel, token, token + count, totals);
+            if (job.largest != nullptr) note_largest(job, panel, token, token + count, totals);
         }
         token += count;
     }
@@ -362,10 +364,11 @@ void linear_nested(const CodedJob& job, int64_t begin, int64_t end, int64_t firs
     });
 }
 
-void exact_nested(const CodedJob& job, int64_t panel, int64_t token) {
+int32_t exact_nested(const CodedJob& job, int64_t panel, int64_t token) {
     alignas(64) float totals[1][kLanes];
     choose_vocabulary<true>(*job.arguments->weight->type).of[0](job, panel, token, B{}, totals);
     store_panel(job, panel, token, token + 1, totals);
+    return largest_rank(totals[0], factor_of(*job.arguments->weight));
 }
 
 // One token's `in` numbers rounded to 8 bits: a super-block's scale is its largest magnitude / 127.

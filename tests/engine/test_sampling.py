@@ -146,23 +146,25 @@ def test_a_rank_is_told_among_the_likeliest_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "all_count"),
+    ("params", "count"),
     [
-        ({"temperature": 0.0}, False),
-        ({"top_k": 20, "top_p": 0.95, "presence_penalty": 1.5}, False),
-        ({"top_k": 64}, False),
-        ({"top_k": 65}, True),
-        ({"top_p": 0.9}, True),
-        ({"min_p": 0.1}, True),
-        ({"temperature": 0.0, "logprobs": 1}, True),
-        ({"top_k": 20, "logit_bias": {3: 1.0}}, True),
-        ({"top_k": 20, "repetition_penalty": 1.1}, True),
-        ({"top_k": 20, "presence_penalty": -0.1}, True),
-        ({"top_k": 20, "frequency_penalty": -0.1}, True),
+        ({"temperature": 0.0}, 1),
+        ({"top_k": 20, "top_p": 0.95}, 20),
+        ({"top_k": 20, "top_p": 0.95, "presence_penalty": 1.5}, 84),
+        ({"temperature": 0.0, "frequency_penalty": 0.5}, 65),
+        ({"temperature": 0.0, "min_tokens": 3}, 65),
+        ({"top_p": 0.9}, 0),
+        ({"min_p": 0.1}, 0),
+        ({"presence_penalty": 1.0}, 0),
+        ({"temperature": 0.0, "logprobs": 1}, 0),
+        ({"top_k": 20, "logit_bias": {3: 1.0}}, 0),
+        ({"top_k": 20, "repetition_penalty": 1.1}, 0),
+        ({"top_k": 20, "presence_penalty": -0.1}, 0),
+        ({"top_k": 20, "frequency_penalty": -0.1}, 0),
     ],
 )
-def test_a_row_tells_whether_all_its_logits_count(params: dict[str, Any], all_count: bool) -> None:
-    assert sampling.all_logits_count(request(**params)) is all_count
+def test_a_row_tells_how_many_of_its_logits_count(params: dict[str, Any], count: int) -> None:
+    assert sampling.logits_that_count(request(**params)) == count
 
 
 class Fixed:
@@ -182,9 +184,9 @@ class Fixed:
 def test_under_a_grammar_all_logits_count() -> None:
     held = request(temperature=0.0)
     held.guide = Fixed(b"\x01")
-    assert sampling.all_logits_count(held)
+    assert sampling.logits_that_count(held) == 0
     held.guide = Fixed(None)
-    assert not sampling.all_logits_count(held)
+    assert sampling.logits_that_count(held) == 1
 
 
 def test_what_a_thought_bans_is_never_drawn() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qwench.engine.sampling import all_logits_count
+from qwench.engine.sampling import logits_that_count
 from qwench.engine.scheduler import Step
 from qwench.model.batch import Batch, Picture
 from qwench.model.positions import Axes
@@ -18,7 +18,7 @@ def build_batch(step: Step, page_size: int) -> Batch:
     pictures: list[Picture] = []
     kv_slots: list[int] = []
     logit_tokens: list[int] = []
-    whole_logits: list[int] = []
+    few_logits: list[int] = []
     saves: list[tuple[int, int]] = []
     for row in step.rows:
         span = range(row.start, row.start + row.count)
@@ -34,10 +34,10 @@ def build_batch(step: Step, page_size: int) -> Batch:
         saves += ((first + each.position - row.start - 1, each.slot) for each in row.saves if each.slot is not None)
         if row.prompt_targets:
             logit_tokens += range(first, first + row.count)
-            whole_logits += [1] * row.count
+            few_logits += [0] * row.count
         elif row.samples:
             logit_tokens.append(first + row.count - 1)
-            whole_logits.append(int(all_logits_count(row.request)))
+            few_logits.append(logits_that_count(row.request))
     width = max(len(row.request.pages) for row in step.rows)
     table = [row.request.pages + [0] * (width - len(row.request.pages)) for row in step.rows]
     rows = Rows(
@@ -54,6 +54,6 @@ def build_batch(step: Step, page_size: int) -> Batch:
         positions=np.array(positions, np.int64),
         rows=rows,
         logit_tokens=np.array(logit_tokens, np.int64),
-        whole_logits=np.array(whole_logits, np.int64),
+        few_logits=np.array(few_logits, np.int64),
         pictures=tuple(pictures),
     )

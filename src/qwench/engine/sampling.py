@@ -14,7 +14,7 @@ from qwench.engine.request import Request, SamplingParams, TokenLogprob
 from qwench.ops.arrays import Array, Host
 from qwench.ops.choosing import Chooser, masked, replaced, take
 
-FEW_LARGEST = 64  # so large a top-k is certain to be among the outputs that are exact where only the largest count
+MOST_LOWERED = 64  # of the largest logits that penalties and bans take out of a choice
 FIRST_CANDIDATES = 256  # that are looked at for top-p alone: a trained model's nucleus is nearly always among them
 
 
@@ -55,15 +55,14 @@ def rank_among(logits: Array, token: int, count: int, chooser: Chooser) -> int |
     return likeliest.index(token) + 1 if token in likeliest else None
 
 
-def all_logits_count(request: Request) -> bool:
-    """Whether a token that is not among the few likeliest may be drawn or told of, or is part of a number that is.
-
-    Penalties that only make tokens less likely leave the choice among these.
-    """
+def logits_that_count(request: Request) -> int:
+    """How many of a row's largest logits are chosen from; 0 where any may be, or is told of or part of a number."""
     params = request.sampling
-    few = params.is_greedy or 0 < params.top_k <= FEW_LARGEST
+    few = 1 if params.is_greedy else max(0, params.top_k)
     lifted = min(params.presence_penalty, params.frequency_penalty) < 0 or params.repetition_penalty != 1
-    return not few or lifted or bool(params.logit_bias) or params.logprobs is not None or _mask(request) is not None
+    if lifted or params.logit_bias or params.logprobs is not None or _mask(request) is not None:
+        return 0
+    return few + MOST_LOWERED if few and _is_adjusted(request) else few
 
 
 def _is_plain_greedy(request: Request) -> bool:

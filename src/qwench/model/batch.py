@@ -29,15 +29,16 @@ class Picture:
 class Batch:
     """token_ids [T]; positions [3, T] (time, height, width; equal for text): arrays in main memory.
 
-    logit_tokens [L] are the places among the T tokens whose successor is asked for; where whole_logits [L] has a 0 only
-    the few largest of its logits count. ``pictures`` say which of the tokens stand for something else than their ids.
+    logit_tokens [L] are the places among the T tokens whose successor is asked for; where few_logits [L] is not 0 only
+    so many of its logits count, the largest. ``pictures`` say which of the tokens stand for something else than their
+    ids.
     """
 
     token_ids: Host
     positions: Host
     rows: Rows
     logit_tokens: Host
-    whole_logits: Host | None = None  # without it all count
+    few_logits: Host | None = None  # without it all count
     pictures: tuple[Picture, ...] = ()
 
 

@@ -54,7 +54,7 @@ class Qwen:
         factor = yarn.attention_factor if yarn else 1.0
         cos, sin = rotary.cos_sin(batch.positions, self.frequencies, self.axes, factor)
         embedded = self._embedded(batch, seen) if batch.pictures else None
-        inputs = Inputs(batch.token_ids, batch.rows, batch.logit_tokens, cos, sin, embedded, batch.whole_logits)
+        inputs = Inputs(batch.token_ids, batch.rows, batch.logit_tokens, cos, sin, embedded, batch.few_logits)
         return self.kernels.forward(self._logits, inputs, cache)
 
     def _embedded(self, batch: Batch, seen: Mapping[bytes, Array]) -> Array:

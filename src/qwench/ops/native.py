@@ -81,7 +81,7 @@ class LinearArguments(ctypes.Structure):
         ("residual_stride", c_int64),
         ("y", c_void_p),
         ("y_stride", c_int64),
-        ("whole", c_void_p),
+        ("few", c_void_p),
     )
 
 

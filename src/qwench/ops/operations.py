@@ -22,8 +22,8 @@ Value = TypeVar("Value")
 class Inputs:
     """A step: token_ids [T], their rows, logit_tokens [L], and cos and sin [T, rotary_dim / 2] of their positions.
 
-    ``embedded`` [T, H], in the activations' type, is what the tokens begin as where some of them are no ids. Of a row
-    of logits with a 0 in ``whole_logits`` [L] only the few largest count, and only these need be exact.
+    ``embedded`` [T, H], in the activations' type, is what the tokens begin as where some of them are no ids. Where
+    ``few_logits`` [L] is not 0 only so many of a row's logits count, the largest, and only these need be exact.
     """
 
     token_ids: Array
@@ -32,13 +32,13 @@ class Inputs:
     cos: Array
     sin: Array
     embedded: Array = None
-    whole_logits: Host | None = None  # without it all count
+    few_logits: Host | None = None  # without it all count
 
     def map(self, change: Callable[[Array], Array]) -> Inputs:
         """The same step over other arrays."""
         token_ids, logit_tokens, cos, sin = map(change, (self.token_ids, self.logit_tokens, self.cos, self.sin))
         embedded = None if self.embedded is None else change(self.embedded)
-        return Inputs(token_ids, self.rows.map(change), logit_tokens, cos, sin, embedded, self.whole_logits)
+        return Inputs(token_ids, self.rows.map(change), logit_tokens, cos, sin, embedded, self.few_logits)
 
 
 class Operations(Protocol[Value]):

@@ -68,7 +68,7 @@ class Number(enum.IntEnum):
     SIN = 18
     RESULT = 19
     EMBEDDED = 20
-    WHOLE_LOGITS = 21
+    FEW_LOGITS = 21
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ class Recorder(Operations[Symbol]):
         y = Symbol(result, FLOAT32, matrix.out, matrix.out, matrix.out)
         narrow = x.dtype != y.dtype
         self._multiply(x, matrix, replace(y, dtype=x.dtype, stride=2 * y.width, offset=y.width) if narrow else y)
-        self._linears[x].calls[-1]["whole"] = Number.WHOLE_LOGITS
+        self._linears[x].calls[-1]["few"] = Number.FEW_LOGITS
         if narrow:
             self._note(Operation.WIDEN, {"rows": Number.LOGITS, "width": y.width, "y": y})
         return y
@@ -419,7 +419,7 @@ class Program:
             rows.page_table.shape[1], *map(address_of, (rows.kv_slots, rows.state_slots)),
             len(rows.saves), *map(address_of, (rows.save_tokens, rows.save_slots, inputs.logit_tokens)),
             *map(address_of, (inputs.cos, inputs.sin, logits)),
-            *(0 if each is None else address_of(each) for each in (inputs.embedded, inputs.whole_logits)),
+            *(0 if each is None else address_of(each) for each in (inputs.embedded, inputs.few_logits)),
         ]  # fmt: skip
         status, failed = self._native.run(ctypes.addressof(self._structure), ctypes.addressof(self._step))
         if status == NO_MEMORY:
@@ -437,10 +437,10 @@ def _check(inputs: Inputs) -> None:
     if inputs.embedded is not None:
         tokens["embedded"] = len(inputs.embedded)
         assert inputs.embedded.is_contiguous()
-    if inputs.whole_logits is not None:
-        require_equal("step", "logits", whole_logits=len(inputs.whole_logits), logit_tokens=len(inputs.logit_tokens))
-        assert dtype_of(inputs.whole_logits) == INT64
-        assert is_dense(inputs.whole_logits)
+    if inputs.few_logits is not None:
+        require_equal("step", "logits", few_logits=len(inputs.few_logits), logit_tokens=len(inputs.logit_tokens))
+        assert dtype_of(inputs.few_logits) == INT64
+        assert is_dense(inputs.few_logits)
     require_equal("step", "tokens", **tokens, **angles)
     slots = {"page_table": len(rows.page_table), "state_slots": len(rows.state_slots)}
     require_equal("step", "rows", lengths=len(rows.lengths), contexts=len(rows.contexts), **slots)
