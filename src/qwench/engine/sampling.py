@@ -14,7 +14,10 @@ from qwench.engine.request import Request, SamplingParams, TokenLogprob
 from qwench.ops.arrays import Array, Host
 from qwench.ops.choosing import Chooser, masked, replaced, take
 
-MOST_LOWERED = 64  # of the largest logits that penalties and bans take out of a choice
+# Counted beside the logits that a choice is made from: padding and the ranks that thinking asks for (the published
+# models' 243 ids of padding share 16 panels, of which only the largest outputs are compared); what penalties and bans
+# take away.
+SPARE, MOST_LOWERED = 20, 64
 FIRST_CANDIDATES = 256  # that are looked at for top-p alone: a trained model's nucleus is nearly always among them
 
 
@@ -62,7 +65,7 @@ def logits_that_count(request: Request) -> int:
     lifted = min(params.presence_penalty, params.frequency_penalty) < 0 or params.repetition_penalty != 1
     if lifted or params.logit_bias or params.logprobs is not None or _mask(request) is not None:
         return 0
-    return few + MOST_LOWERED if few and _is_adjusted(request) else few
+    return few and few + SPARE + (MOST_LOWERED if _is_adjusted(request) else 0)
 
 
 def _is_plain_greedy(request: Request) -> bool:
