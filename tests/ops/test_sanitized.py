@@ -20,7 +20,7 @@ pytestmark = [
 # Odd sizes, strides, threads, refusals of every operation, and files, by plain C++ and AVX2, which such a build holds.
 FILES = ("test_native.py", "test_native_attention.py", "test_native_experts.py", "test_quantised_linear.py",
          "test_alone.py", "test_layers.py", "test_program.py", "test_tiled_heads.py", "test_choosing.py",
-         "test_loading.py")  # fmt: skip
+         "test_loading.py", "test_vocabulary.py")  # fmt: skip
 BEYOND = """
 import torch
 from qwench.ops.native import Native, load_library
