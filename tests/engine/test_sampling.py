@@ -153,6 +153,8 @@ def test_a_rank_is_told_among_the_likeliest_only() -> None:
         ({"top_k": 20, "top_p": 0.95, "presence_penalty": 1.5}, 104),
         ({"temperature": 0.0, "frequency_penalty": 0.5}, 85),
         ({"temperature": 0.0, "min_tokens": 3}, 85),
+        ({"top_k": 129}, 0),
+        ({"top_k": 2**64}, 0),
         ({"top_p": 0.9}, 0),
         ({"min_p": 0.1}, 0),
         ({"presence_penalty": 1.0}, 0),

@@ -18,6 +18,7 @@ from qwench.ops.choosing import Chooser, masked, replaced, take
 # models' 243 ids of padding share 16 panels, of which only the largest outputs are compared); what penalties and bans
 # take away.
 SPARE, MOST_LOWERED = 20, 64
+MOST_FEW = 128  # a longer choice is one from all: kernels tell the largest 256 from the rest
 FIRST_CANDIDATES = 256  # that are looked at for top-p alone: a trained model's nucleus is nearly always among them
 
 
@@ -63,9 +64,10 @@ def logits_that_count(request: Request) -> int:
     params = request.sampling
     few = 1 if params.is_greedy else max(0, params.top_k)
     lifted = min(params.presence_penalty, params.frequency_penalty) < 0 or params.repetition_penalty != 1
-    if lifted or params.logit_bias or params.logprobs is not None or _mask(request) is not None:
+    told = params.logprobs is not None or _mask(request) is not None
+    if not 0 < few <= MOST_FEW or lifted or params.logit_bias or told:
         return 0
-    return few and few + SPARE + (MOST_LOWERED if _is_adjusted(request) else 0)
+    return few + SPARE + (MOST_LOWERED if _is_adjusted(request) else 0)
 
 
 def _is_plain_greedy(request: Request) -> bool:
