@@ -37,7 +37,7 @@ def parts(*, full: bool, small_file: Path) -> list[Part]:
     """Every part of the table. ``small_file``: a GGUF file that both sides load, for start and memory."""
     decode = ("--batch", "none")
     four = ("--prefill", "512,2048", "--depths", "0", "--batch", "8,16")
-    deep = ("--prefill", "none", "--depths", "0,4096", *decode)
+    deep = ("--prefill", "none", "--depths", "0,32768", *decode)
     experts = ("--prefill", "512", "--depths", "0", *decode)
     listed = [
         Part(
