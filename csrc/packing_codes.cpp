@@ -58,14 +58,29 @@ void put_codes(int bits, const uint8_t* codes, uint8_t* target) {
     }
 }
 
+// One output's codes of a vocabulary's block: the upper bits as if they were all, and the lower ones where these lie.
+void cut_codes(int lower_bits, const uint8_t* codes, uint8_t* target, uint8_t* lower) {
+    uint32_t words[kBlockVectors];
+    std::memcpy(words, codes, sizeof words);
+    static_assert(kUpperBits == 3, "the planes below are those of three bits");
+    if (lower_bits == 2) {
+        put_plane<4, 1, 8>(words, put_plane<2, 2, 4>(words, target));
+        put_plane<0, 2, 4>(words, lower);
+    } else {
+        put_plane<5, 1, 8>(words, put_plane<3, 2, 4>(words, target));
+        put_plane<2, 1, 8>(words, put_plane<0, 2, 4>(words, lower));
+    }
+}
+
 // `count` elements of `size` bytes as a column of [count][16].
 uint8_t* put_column(const uint8_t* from, int64_t count, int64_t size, int64_t o, uint8_t* target) {
     for (int64_t i = 0; i < count; ++i) std::memcpy(target + (i * kPanel + o) * size, from + i * size, static_cast<size_t>(size));
     return target + count * kPanel * size;
 }
 
-// Output `o` of a panel's chunk of `blocks` blocks, of a type as it lies in panels.
-void put_chunk(const qw_weight_type& type, const Chunk& chunk, int64_t blocks, int64_t o, uint8_t* target) {
+// Output `o` of a panel's chunk of `blocks` blocks, of a type as it lies in panels; a vocabulary has lower bits elsewhere.
+void put_chunk(const qw_weight_type& type, const Chunk& chunk, int64_t blocks, int64_t o, uint8_t* target, int lower_bits,
+               uint8_t* lower) {
     const int64_t scales = blocks * parts_of(type), size = type.nested ? 1 : 2;
     uint8_t* codes = target + scale_bytes(type, blocks) + 4 * o;
     if (type.nested) {
@@ -75,20 +90,11 @@ void put_chunk(const qw_weight_type& type, const Chunk& chunk, int64_t blocks, i
     target = put_column(chunk.scales, scales, size, o, target);
     if (type.has_min) put_column(chunk.mins, scales, size, o, target);
     for (int64_t block = 0; block < blocks; ++block, codes += code_bytes(type, 1)) {
-        put_codes(type.bits, chunk.codes + block * kBlock, codes);
-    }
-}
-
-// A vocabulary's codes without their lower bits, which are put where they lie.
-void cut_codes(Chunk& chunk, int64_t blocks, int bits, int64_t o, uint8_t* target) {
-    uint8_t lower[kBlock];
-    for (int64_t block = 0; block < blocks; ++block, target += bits * kVectorBytes) {
-        uint8_t* codes = chunk.codes + block * kBlock;
-        for (int64_t i = 0; i < kBlock; ++i) {
-            lower[i] = static_cast<uint8_t>(codes[i] & ((1 << bits) - 1));
-            codes[i] = static_cast<uint8_t>(codes[i] >> bits);
+        if (lower_bits == 0) {
+            put_codes(type.bits, chunk.codes + block * kBlock, codes);
+        } else {
+            cut_codes(lower_bits, chunk.codes + block * kBlock, codes, lower + block * lower_bits * kVectorBytes + 4 * o);
         }
-        put_codes(bits, lower, target + 4 * o);
     }
 }
 
@@ -175,10 +181,10 @@ void pack_panel(const Target& to, int64_t panel, const StoredRows& rows, int64_t
         std::memset(target, 0, static_cast<size_t>(scale_bytes(type, length)));
         for (int64_t o = 0; o < count; ++o) {
             rows.read(first + o, block, length, found);
-            if (lower_bits > 0) cut_codes(found, length, lower_bits, o, lower + block * lower_bits * kVectorBytes);
-            put_chunk(type, found, length, o, target);
+            put_chunk(type, found, length, o, target, lower_bits, lower);
         }
         target += size;
+        lower += length * lower_bits * kVectorBytes;
     }
 }
 
