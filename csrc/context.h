@@ -20,10 +20,12 @@ struct Layer {
     int64_t depth;        // of a row, padded
     int64_t input_bytes;  // 0 where inputs are read as they lie
     int64_t correction_bytes;
-    int64_t largest_bytes;  // 0 but for a vocabulary that is read by its upper bits
+    int64_t look_bytes;   // 0 but for a vocabulary that is read by its upper bits
+    int64_t norm_bytes;
     void* inputs;
     void* corrections;  // of coded inputs
-    int64_t* largest;   // of its panels
+    Look* looks;  // of its panels
+    float* norms;
     int64_t units, units_per_task;  // panels of codes, groups of what is not quantised
     int64_t token_blocks, first_task;
     int64_t first_tile;  // of all tiles of inputs to convert

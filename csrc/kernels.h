@@ -45,24 +45,31 @@ static inline float of_rank(int32_t rank) {
     return value;
 }
 
+// A panel of a vocabulary as its upper bits show it.
+struct Look {
+    int32_t most;   // the rank of its largest output; once that is computed from all bits, its rank then
+    int32_t panel;
+    float spread;   // the standard deviation, but for a factor that all share, of the output that may be farthest off
+    float squares;  // once computed: the sum of squares of how far each output was off, in units of its spread
+};
+
 struct CodedJob {
     const qw_linear_arguments* arguments;
     CodedInputs inputs;
-    // [tokens][panels] of a vocabulary that is read by its upper bits: the rank of the largest output, and below that, in 32
-    // bits, the panel. Null where all bits are read.
-    int64_t* largest;
+    Look* looks;         // [panels]; null where all bits are read
+    const float* norms;  // [super-blocks], squared, of the rounded inputs
 };
 
 // Computes outputs of `group` for tokens [first, last).
 using LinearKernel = void (*)(const LinearJob& job, int64_t group, int64_t first, int64_t last);
 
 // Rounds one tile of inputs to 8 bits; works out its corrections for one weight type; computes outputs of panels [begin,
-// end) for tokens [first, last); those of a vocabulary's panel for one token by all bits, and the rank of the largest.
+// end) for tokens [first, last); those of a vocabulary's panel, for the one token there is, from all bits.
 struct CodedKernels {
     void (*code_inputs)(const qw_linear_arguments& arguments, const CodedInputs& inputs, int64_t tile);
     void (*correct_inputs)(const qw_weight_type& type, const CodedInputs& inputs, int64_t tile);
     void (*linear)(const CodedJob& job, int64_t begin, int64_t end, int64_t first, int64_t last);
-    int32_t (*exact)(const CodedJob& job, int64_t panel, int64_t token);  // null where there are no vocabularies
+    void (*exact)(const CodedJob& job, Look& look);  // null where there are no vocabularies
 };
 
 // One block of the inputs of some tokens of a vision tower's layer, rounded to 8 bits: all that a step of its kernel reads of

@@ -1,6 +1,5 @@
 // Linear layers: brings the inputs into the form each kernel reads, and divides the outputs of all into tasks of one job.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -70,16 +69,9 @@ void cut_tile(const Layer& layer, int64_t tile) {
     }
 }
 
-bool all_count(const qw_linear_arguments& a, int64_t token) {
-    return a.few == nullptr || a.few[token] <= 0 || a.few[token] > QW_EXACT_PANELS;
-}
-
 bool reads_upper_bits(const qw_linear_arguments& a) {
-    if (a.tokens > QW_FEW_TOKENS || !is_vocabulary(*a.weight->type, a.weight->out)) return false;
-    for (int64_t token = 0; token < a.tokens; ++token) {
-        if (!all_count(a, token)) return true;
-    }
-    return false;
+    if (a.few == nullptr || a.tokens != 1 || !is_vocabulary(*a.weight->type, a.weight->out)) return false;
+    return a.few[0] >= 1 && a.few[0] <= QW_EXACT_PANELS;
 }
 
 // What a layer needs: the form of its inputs and the bytes that takes, none where they are read as they lie.
@@ -91,7 +83,10 @@ Layer plan_layer(const Kernels& kernels, const qw_linear_arguments& a) {
         layer.form = a.weight->type->nested ? Inputs::nested_codes : Inputs::codes;
         layer.input_bytes = coded_bytes(*a.weight->type, a.tokens, a.weight->in);
         layer.correction_bytes = correction_bytes(*a.weight->type, a.tokens, a.weight->in);
-        if (reads_upper_bits(a)) layer.largest_bytes = round_up(a.tokens * divide_up(a.weight->out, kPanel) * 8, kVectorBytes);
+        if (!reads_upper_bits(a)) return layer;
+        const int64_t panels = divide_up(a.weight->out, kPanel), supers = coded_blocks(a.weight->in) / kChunkBlocks;
+        layer.look_bytes = round_up(panels * static_cast<int64_t>(sizeof(Look)), kVectorBytes);
+        layer.norm_bytes = round_up(supers * static_cast<int64_t>(sizeof(float)), kVectorBytes);
         return layer;
     }
     layer.pairs = is_bf16(a) && a.type == QW_BF16 && kernels.linear_bf16_pairs != nullptr;
@@ -147,7 +142,7 @@ bool plan_layers(qw_context& context, const qw_linear_arguments* arguments, int6
             layers.push_back(plan_layer(*context.kernels, arguments[i]));
             Layer& layer = layers.back();
             layer.shared = i > 0 && same_inputs(layers[static_cast<size_t>(i) - 1], layer);
-            bytes += layer.correction_bytes + layer.largest_bytes + (layer.shared ? 0 : layer.input_bytes);
+            bytes += layer.correction_bytes + layer.look_bytes + layer.norm_bytes + (layer.shared ? 0 : layer.input_bytes);
             layer.first_tile = work.tiles;
             work.tiles += tiles_of(layer);
             if (tiles_of(layer) > 0) work.values += layer.arguments->tokens * layer.arguments->weight->in;
@@ -162,8 +157,10 @@ bool plan_layers(qw_context& context, const qw_linear_arguments* arguments, int6
         Layer& layer = layers[i];
         layer.corrections = memory;
         memory += layer.correction_bytes;
-        layer.largest = layer.largest_bytes > 0 ? reinterpret_cast<int64_t*>(memory) : nullptr;
-        memory += layer.largest_bytes;
+        layer.looks = layer.look_bytes > 0 ? reinterpret_cast<Look*>(memory) : nullptr;
+        memory += layer.look_bytes;
+        layer.norms = reinterpret_cast<float*>(memory);
+        memory += layer.norm_bytes;
         layer.inputs = layer.shared ? layers[i - 1].inputs : memory;
         memory += layer.shared ? 0 : layer.input_bytes;
     }
@@ -206,81 +203,71 @@ void convert_inputs(qw_context& context, const Work& work) {
     for (int64_t tile = 0; tile < work.tiles; ++tile) convert(tile);
 }
 
+CodedJob coded_job(const Layer& layer) { return {layer.arguments, coded_of(layer), layer.looks, layer.norms}; }
+
 void compute_task(const qw_context& context, const Layer& layer, int64_t task) {
     const qw_linear_arguments& a = *layer.arguments;
     // Blocks of tokens are the inner index: a thread that goes on finds the weights in its cache.
     const int64_t first = task % layer.token_blocks * kTokenBlock, last = std::min(a.tokens, first + kTokenBlock);
     const int64_t begin = task / layer.token_blocks * layer.units_per_task;
     if (layer.coded) {
-        const CodedJob job = {&a, coded_of(layer), layer.largest};
-        coded_kernels(context, layer).linear(job, begin, std::min(layer.units, begin + layer.units_per_task), first, last);
-        return;
+        const int64_t end = std::min(layer.units, begin + layer.units_per_task);
+        return coded_kernels(context, layer).linear(coded_job(layer), begin, end, first, last);
     }
     const LinearJob job = {&a, layer.input_bytes > 0 ? layer.inputs : a.x, layer.input_bytes > 0 ? layer.depth : a.x_stride};
     layer.kernel(job, begin, first, last);
 }
 
-// Of the panels noted for a token those from `done` to `end` are to be computed from all bits.
-struct Chosen {
-    int64_t* noted;
-    int64_t done, end;
-};
-using Choice = std::array<Chosen, QW_FEW_TOKENS>;
-
-// Outputs of the chosen panels. What is noted of these becomes the rank of the largest, and below it the rank that it had.
-void compute_exactly(qw_context& context, const Layer& layer, Choice& choice) {
-    constexpr int64_t kPanels = 16;  // of a task
-    const CodedJob job = {layer.arguments, coded_of(layer), layer.largest};
-    int64_t most = 0;
-    for (const Chosen& each : choice) most = std::max(most, each.end - each.done);
-    const int64_t tasks = divide_up(most, kPanels);
-    context.pool.run(layer.arguments->tokens * tasks, [&](int64_t task) {
-        const int64_t token = task / tasks;
-        const Chosen& of = choice[static_cast<size_t>(token)];
-        const int64_t first = of.done + task % tasks * kPanels;
-        for (int64_t i = first; i < std::min(first + kPanels, of.end); ++i) {
-            const int64_t looked = of.noted[i] >> 32, panel = of.noted[i] & UINT32_MAX;
-            const int64_t largest = coded_kernels(context, layer).exact(job, panel, token);
-            of.noted[i] = largest * (int64_t{1} << 32) + (looked & UINT32_MAX);
-        }
-    });
-    for (Chosen& each : choice) each.done = each.end;
-}
-
-// What the largest output of a panel must look like for one of the `few` largest of all to be there, as it is noted. Panels
-// of which both are known tell the standard deviation between an output and how it looks.
-int64_t least_look(int64_t* noted, int64_t few) {
-    constexpr double kDeviations = 6;  // farther off is one output in a thousand million
-    double squares = 0;
-    for (const int64_t* each = noted; each < noted + QW_EXACT_PANELS; ++each) {
-        const double off = double{of_rank(static_cast<int32_t>(*each >> 32))} - of_rank(static_cast<int32_t>(*each));
-        squares += off * off;
+// The norms of the token that reads a vocabulary by its upper bits.
+void measure_inputs(const Layer& layer) {
+    const CodedInputs inputs = coded_of(layer);
+    for (int64_t super = 0; super < inputs.blocks / kChunkBlocks; ++super) {
+        const int8_t* numbers = inputs.numbers + super * QW_SUPER_BLOCK;
+        int32_t squares = 0;
+        for (int64_t i = 0; i < QW_SUPER_BLOCK; ++i) squares += numbers[i] * numbers[i];
+        layer.norms[super] = inputs.scales[super] * inputs.scales[super] * static_cast<float>(squares);
     }
-    std::nth_element(noted, noted + few - 1, noted + QW_EXACT_PANELS, std::greater<>());
-    const float least = of_rank(static_cast<int32_t>(noted[few - 1] >> 32));
-    const double deviation = std::sqrt(squares / QW_EXACT_PANELS);
-    return rank_of(static_cast<float>(least - kDeviations * deviation)) * (int64_t{1} << 32);
 }
 
-// Outputs of a vocabulary from all bits: every one of a token of which all count; of another one those of the panels that
-// look largest, then those of every panel that may hold one of the largest after all.
+bool looks_larger(const Look& one, const Look& other) {
+    return one.most != other.most ? one.most > other.most : one.panel < other.panel;
+}
+
+// Computes the panels of some looks from all bits.
+void compute_exactly(qw_context& context, const Layer& layer, Look* begin, Look* end) {
+    constexpr int64_t kPanels = 16;  // of a task
+    const CodedJob job = coded_job(layer);
+    context.pool.run(divide_up(end - begin, kPanels), [&](int64_t task) {
+        Look* first = begin + task * kPanels;
+        for (Look* look = first; look < std::min(first + kPanels, end); ++look) coded_kernels(context, layer).exact(job, *look);
+    });
+}
+
+// Moves the panels that may hold one of the largest outputs, or one that counts as these do, behind the exact ones. These
+// tell how many spreads the standard deviation is between an output and how it looks. Returns the end of those it moved.
+Look* add_likely(const Layer& layer, Look* exact_end) {
+    constexpr double kDeviations = 5.5;  // farther off is one output in twenty-five million
+    double squares = 0;
+    for (const Look* look = layer.looks; look < exact_end; ++look) squares += look->squares;
+    const double reach = kDeviations * std::sqrt(squares / static_cast<double>((exact_end - layer.looks) * kPanel));
+    Look* last = layer.looks + static_cast<int64_t>(layer.arguments->few[0]) - 1;
+    std::nth_element(layer.looks, last, exact_end, looks_larger);
+    const double least = double{of_rank(last->most)} - layer.arguments->few[1];
+    const auto may_count = [&](const Look& look) { return !(of_rank(look.most) + reach * look.spread < least); };
+    return std::partition(exact_end, layer.looks + layer.units, may_count);
+}
+
+// The outputs of a vocabulary that count, from all bits: those of the panels that look largest, then of every panel that may
+// hold one of the largest after all.
 void make_exact(qw_context& context, const Layer& layer) {
-    const qw_linear_arguments& a = *layer.arguments;
-    Choice choice = {};
-    context.pool.run(a.tokens, [&](int64_t token) {
-        int64_t *noted = layer.largest + token * layer.units, *end = noted + layer.units;
-        choice[static_cast<size_t>(token)] = {noted, 0, all_count(a, token) ? layer.units : QW_EXACT_PANELS};
-        if (!all_count(a, token)) std::nth_element(noted, noted + QW_EXACT_PANELS - 1, end, std::greater<>());
-    });
-    compute_exactly(context, layer, choice);
-    context.pool.run(a.tokens, [&](int64_t token) {
-        if (all_count(a, token)) return;
-        Chosen& of = choice[static_cast<size_t>(token)];
-        const int64_t least = least_look(of.noted, a.few[token]);
-        const auto looks_so = [least](int64_t noted) { return noted >= least; };
-        of.end = std::partition(of.noted + of.done, of.noted + layer.units, looks_so) - of.noted;
-    });
-    compute_exactly(context, layer, choice);
+    Look *exact_end = layer.looks + QW_EXACT_PANELS, *end = layer.looks + layer.units;
+    std::nth_element(layer.looks, exact_end - 1, end, looks_larger);
+    compute_exactly(context, layer, layer.looks, exact_end);
+    end = add_likely(layer, exact_end);
+    if (end - layer.looks < layer.units / 2) return compute_exactly(context, layer, exact_end, end);
+    Layer whole = layer;  // so much is read faster as it lies
+    whole.looks = nullptr;
+    context.pool.run(divide_up(layer.units, layer.units_per_task), [&](int64_t task) { compute_task(context, whole, task); });
 }
 
 }  // namespace
@@ -290,12 +277,15 @@ int32_t qw_linear_many(qw_context* context, const qw_linear_arguments* arguments
     if (!plan_layers(*context, arguments, count, work)) return 1;
     const std::vector<Layer>& layers = context->layers;
     convert_inputs(*context, work);
+    for (const Layer& layer : layers) {
+        if (layer.looks != nullptr) measure_inputs(layer);
+    }
     context->pool.run(work.tasks, [&](int64_t task) {
         const Layer& layer = layers[layer_of(layers, &Layer::first_task, task)];
         compute_task(*context, layer, task - layer.first_task);
     });
     for (const Layer& layer : layers) {
-        if (layer.largest != nullptr) make_exact(*context, layer);
+        if (layer.looks != nullptr) make_exact(*context, layer);
     }
     return 0;
 }

@@ -11,7 +11,7 @@
 
 namespace qwench {
 
-constexpr int64_t kPanel = 16;        // outputs of one vector
+constexpr int64_t kPanel = QW_PANEL;   // outputs of one vector
 constexpr int64_t kGroup = 4 * kPanel;  // outputs of one stream
 constexpr int64_t kStepBytes = 4;     // bytes of one output's step: one fp32 or two BF16
 constexpr int64_t kDepthTile = 32;    // BF16 elements of depth in one tile

@@ -68,14 +68,13 @@ typedef struct {
     int64_t out, in;
 } qw_weight;
 
-/* A matrix of nested codes of 5 or 6 bits with so many outputs is a vocabulary. Where only a token's few largest outputs
- * count, and at most QW_FEW_TOKENS share the reading, these are looked for by the codes' QW_UPPER_BITS upper bits, a third
- * less to read: the QW_EXACT_PANELS panels (16 outputs side by side) that look largest are computed from all bits, and from
- * how far these had been off it follows which others may hold one of the largest: those too. The rest stay as they look.
- * Of more tokens the exact panels would come to as much as is saved once for all. */
+/* A matrix of nested codes of 5 or 6 bits with so many outputs is a vocabulary. Where only the few largest outputs of a
+ * single token count, these are looked for by the codes' QW_UPPER_BITS upper bits, a third less to read: the
+ * QW_EXACT_PANELS panels (QW_PANEL outputs side by side) that look largest are computed from all bits, and from how far
+ * these had been off it follows which others may hold one of the largest: those too. The rest stay as they look. */
 #define QW_VOCABULARY 65536
-#define QW_FEW_TOKENS 4
 #define QW_UPPER_BITS 3
+#define QW_PANEL 16
 #define QW_EXACT_PANELS 256
 
 /* Bytes of a packed [out, in]; -1 for a type that is not as described above. */
@@ -172,7 +171,8 @@ typedef struct {
     int64_t residual_stride;
     void* y; /* [tokens, out] */
     int64_t y_stride;
-    const int64_t* few; /* [tokens] of a vocabulary: how many of the largest outputs count, 0 for all; NULL: all of each */
+    const float* few; /* [2] of a vocabulary and one token: how many of the largest outputs count, 1 to QW_EXACT_PANELS, and
+                       * how much lower than these others may be that count too; NULL, or another number: all count */
 } qw_linear_arguments;
 
 /* y = x . weight^T, summed in fp32 and rounded to `type`; with a residual y = residual + that, rounded again. For codes

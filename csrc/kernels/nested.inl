@@ -2,6 +2,7 @@
 // per instruction set, after simd_codes.h.
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "quantised.inl"
@@ -277,7 +278,7 @@ Streams choose_vocabulary(const qw_weight_type& type) {
 Streams choose_streams(const CodedJob& job) {
     const qw_weight_type& type = *job.arguments->weight->type;
     if (is_vocabulary(type, job.arguments->weight->out)) {
-        return job.largest == nullptr ? choose_vocabulary<true>(type) : choose_vocabulary<false>(type);
+        return job.looks == nullptr ? choose_vocabulary<true>(type) : choose_vocabulary<false>(type);
     }
     if (type.has_table) return choose_parts<Form<4, true, true>>(type);
     switch (type.bits) {
@@ -320,20 +321,34 @@ constexpr int64_t kStreamedTokens = INT64_MAX;
 constexpr int64_t kStreamedTokens = kTokenTile;
 #endif
 
-int32_t largest_rank(const float (&totals)[kLanes], float factor) {
+// The squares of a panel's spreads: lower bits that are unknown meet inputs as large as the super-block's, at its scale.
+V squared_spreads(const CodedJob& job, int64_t panel) {
+    const qw_weight& weight = *job.arguments->weight;
+    const qw_weight_type upper = type_in_panels(*weight.type, weight.out);
+    const int64_t supers = job.inputs.blocks / kChunkBlocks;
+    const uint8_t* chunk = panel_of(weight, panel);
+    V squares = zero();
+    for (int64_t super = 0; super < supers; ++super, chunk += chunk_bytes(upper, kChunkBlocks)) {
+        const V scale = load_scales(upper.scale_type, chunk);
+        squares = fma_exact(mul(scale, scale), all(job.norms[super]), squares);
+    }
+    return mul(squares, all(factor_of(weight) * factor_of(weight)));
+}
+
+// Outputs of a panel: the last one may hold fewer than it has room for.
+int64_t outputs_of(const CodedJob& job, int64_t panel) { return std::min(kPanel, job.arguments->weight->out - panel * kPanel); }
+
+int32_t largest_rank(const CodedJob& job, int64_t panel, const float (&totals)[kLanes]) {
+    const float factor = factor_of(*job.arguments->weight);
+    const int32_t outputs = static_cast<int32_t>(outputs_of(job, panel));
     int32_t largest = INT32_MIN;
-    for (const float total : totals) largest = std::max(largest, rank_of(total * factor));
+    for (int32_t i = 0; i < kLanes; ++i) largest = std::max(largest, i < outputs ? rank_of(totals[i] * factor) : INT32_MIN);
     return largest;
 }
 
-// Notes the largest output of a panel for tokens [first, last).
-void note_largest(const CodedJob& job, int64_t panel, int64_t first, int64_t last, const float (*totals)[kLanes]) {
-    const int64_t panels = divide_up(job.arguments->weight->out, kPanel);
-    const float factor = factor_of(*job.arguments->weight);
-    for (int64_t token = first; token < last; ++token) {
-        const int64_t largest = largest_rank(totals[token - first], factor);
-        job.largest[token * panels + panel] = largest * (int64_t{1} << 32) + panel;
-    }
+Look look_of(const CodedJob& job, int64_t panel, const float (&totals)[kLanes]) {
+    const float spread = std::sqrt(largest(squared_spreads(job, panel)));
+    return {largest_rank(job, panel, totals), static_cast<int32_t>(panel), spread, 0};
 }
 
 // Outputs of panels [begin, end) for tokens [first, last), a tile's in parts of about one size: each part's inputs stay in
@@ -347,7 +362,7 @@ void stream_panels(const CodedJob& job, int64_t begin, int64_t end, int64_t firs
         for (int64_t panel = begin; panel < end; ++panel) {
             streams.of[count - 1](job, panel, token, table, totals);
             store_panel(job, panel, token, token + count, totals);
-            if (job.largest != nullptr) note_largest(job, panel, token, token + count, totals);
+            if (job.looks != nullptr) job.looks[panel] = look_of(job, panel, totals[0]);
         }
         token += count;
     }
@@ -364,11 +379,19 @@ void linear_nested(const CodedJob& job, int64_t begin, int64_t end, int64_t firs
     });
 }
 
-int32_t exact_nested(const CodedJob& job, int64_t panel, int64_t token) {
-    alignas(64) float totals[1][kLanes];
-    choose_vocabulary<true>(*job.arguments->weight->type).of[0](job, panel, token, B{}, totals);
-    store_panel(job, panel, token, token + 1, totals);
-    return largest_rank(totals[0], factor_of(*job.arguments->weight));
+void exact_nested(const CodedJob& job, Look& look) {
+    const qw_linear_arguments& a = *job.arguments;
+    const int64_t outputs = outputs_of(job, look.panel), first = look.panel * kPanel;
+    const bool narrow = a.type == QW_BF16;
+    const V looked = narrow ? load_some(static_cast<const bf16*>(a.y) + first, outputs)
+                            : load_some(static_cast<const float*>(a.y) + first, outputs);
+    alignas(64) float totals[1][kLanes], offs[kLanes], squares[kLanes];
+    choose_vocabulary<true>(*a.weight->type).of[0](job, look.panel, 0, B{}, totals);
+    store_panel(job, look.panel, 0, 1, totals);
+    store(offs, sub(mul(load(totals[0]), all(factor_of(*a.weight))), looked));
+    store(squares, squared_spreads(job, look.panel));
+    look.most = largest_rank(job, look.panel, totals[0]);
+    for (int64_t i = 0; i < outputs; ++i) look.squares += offs[i] == 0 ? 0 : offs[i] * offs[i] / squares[i];
 }
 
 // One token's `in` numbers rounded to 8 bits: a super-block's scale is its largest magnitude / 127.

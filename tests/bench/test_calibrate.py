@@ -18,7 +18,6 @@ from qwench.bench.rows import Row
 from qwench.bench.subject import Subject
 from qwench.device import Measurement, probe
 from qwench.ops.limits import Limits
-from qwench.ops.weight_types import FEW_TOKENS
 from qwench.plan.here import this_machine
 from qwench.plan.memory import Load, cache_shape
 from qwench.plan.model import at, published
@@ -38,7 +37,7 @@ def made(row: Row, overlap: float = OVERLAP) -> float:
     """Tokens per second of a machine that is exactly what the planner takes machines for."""
     config, kept, (always, _) = MODEL.config, cache_shape(MODEL, Load(1)), MODEL.parts
     tokens, context, moved = row.prefill, row.prefill / 2, always
-    moved -= MODEL.unread if row.batch <= FEW_TOKENS else 0.0
+    moved -= MODEL.unread if row.batch == 1 else 0.0
     if not row.prefill:
         tokens, context = row.batch, row.depth + row.decode / 2
         moved += row.batch * (context * kept.token_bytes + 2 * kept.sequence_bytes)

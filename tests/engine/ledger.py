@@ -125,5 +125,5 @@ def ledger_engine(
     scheduler = Scheduler(
         Pool(num_pages), Pool(num_slots), page_size=page_size, max_step_tokens=max_step_tokens, policy=policy
     )
-    runner = Runner(LedgerModel(), storage, page_size=page_size, usable_tokens=VOCABULARY, chooser=LedgerChooser())
+    runner = Runner(LedgerModel(), storage, page_size=page_size, chooser=LedgerChooser())
     return Engine(scheduler, runner)

@@ -145,28 +145,39 @@ def test_a_rank_is_told_among_the_likeliest_only() -> None:
         assert sampling.rank_among(LOGITS, 0, 99, chooser) == 1
 
 
+ALL = (0, 0.0)
+STOPS = frozenset({0, 3})
+
+
 @pytest.mark.parametrize(
     ("params", "count"),
     [
-        ({"temperature": 0.0}, 21),
-        ({"top_k": 20, "top_p": 0.95}, 40),
-        ({"top_k": 20, "top_p": 0.95, "presence_penalty": 1.5}, 104),
-        ({"temperature": 0.0, "frequency_penalty": 0.5}, 85),
-        ({"temperature": 0.0, "min_tokens": 3}, 85),
-        ({"top_k": 129}, 0),
-        ({"top_k": 2**64}, 0),
-        ({"top_p": 0.9}, 0),
-        ({"min_p": 0.1}, 0),
-        ({"presence_penalty": 1.0}, 0),
-        ({"temperature": 0.0, "logprobs": 1}, 0),
-        ({"top_k": 20, "logit_bias": {3: 1.0}}, 0),
-        ({"top_k": 20, "repetition_penalty": 1.1}, 0),
-        ({"top_k": 20, "presence_penalty": -0.1}, 0),
-        ({"top_k": 20, "frequency_penalty": -0.1}, 0),
+        ({"temperature": 0.0}, (4, 0)),
+        ({"top_k": 20, "top_p": 0.95}, (21, 0)),
+        ({"top_k": 20, "top_p": 0.95, "presence_penalty": 1.5}, (21, 1.5)),
+        ({"temperature": 0.0, "frequency_penalty": 0.5}, (4, 1.5)),
+        ({"temperature": 0.0, "frequency_penalty": 0.5, "presence_penalty": 2.0}, (4, 3.5)),
+        ({"temperature": 0.0, "min_tokens": 5}, (4 + len(STOPS), 0)),
+        ({"top_k": 255}, (256, 0)),
+        ({"top_k": 256}, ALL),
+        ({"top_k": 2**64}, ALL),
+        ({"top_p": 0.9}, ALL),
+        ({"min_p": 0.1}, ALL),
+        ({"presence_penalty": 1.0}, ALL),
+        ({"temperature": 0.0, "logprobs": 1}, ALL),
+        ({"top_k": 20, "logit_bias": {3: 1.0}}, ALL),
+        ({"top_k": 20, "repetition_penalty": 1.1}, ALL),
+        ({"top_k": 20, "presence_penalty": -0.1}, ALL),
+        ({"top_k": 20, "frequency_penalty": -0.1}, ALL),
     ],
 )
-def test_a_row_tells_how_many_of_its_logits_count(params: dict[str, Any], count: int) -> None:
-    assert sampling.logits_that_count(request(**params)) == count
+def test_a_row_tells_how_many_of_its_logits_count(params: dict[str, Any], count: tuple[int, float]) -> None:
+    asked = request(generated=(1, 2, 1, 1), stop_token_ids=list(STOPS), **params)
+    assert sampling.logits_that_count(asked, 0) == count
+    if count != ALL and count[0] < 256:
+        assert sampling.logits_that_count(asked, 1) == (count[0] + 1, count[1])
+    held = sampling.logits_that_count(asked, 243)
+    assert held == ((count[0] + 16, count[1]) if 0 < count[0] <= 240 else ALL)
 
 
 class Fixed:
@@ -186,9 +197,9 @@ class Fixed:
 def test_under_a_grammar_all_logits_count() -> None:
     held = request(temperature=0.0)
     held.guide = Fixed(b"\x01")
-    assert sampling.logits_that_count(held) == 0
+    assert sampling.logits_that_count(held, 0) == ALL
     held.guide = Fixed(None)
-    assert sampling.logits_that_count(held) == 21
+    assert sampling.logits_that_count(held, 0) == (4, 0)
 
 
 def test_what_a_thought_bans_is_never_drawn() -> None:

@@ -67,7 +67,7 @@ def wilful_engine(tokenizer: Tokenizer, end_ids: frozenset[int], *, num_pages: i
     storage = Storage(LEDGER_SPEC, num_pages=num_pages, page_size=8, num_slots=num_slots)
     scheduler = Scheduler(Pool(num_pages), Pool(num_slots), page_size=8, max_step_tokens=24)
     model = WilfulModel(tokenizer, end_ids)
-    return Engine(scheduler, Runner(model, storage, page_size=8, usable_tokens=tokenizer.size, chooser=TorchChooser()))
+    return Engine(scheduler, Runner(model, storage, page_size=8, chooser=TorchChooser()))
 
 
 class Reader:

@@ -388,8 +388,8 @@ def test_constants_are_those_of_the_header() -> None:
     names = {"float32": "QW_F32", "bfloat16": "QW_BF16", "float16": "QW_F16"}
     for dtype, number in (*binding.TYPES.items(), *loading.ELEMENTS.items()):
         assert int(constants[names[str(dtype).removeprefix("torch.")]]) == number
-    few = (weight_types.VOCABULARY, weight_types.FEW_TOKENS, weight_types.UPPER_BITS)
-    assert few == tuple(int(constants[f"QW_{name}"]) for name in ("VOCABULARY", "FEW_TOKENS", "UPPER_BITS"))
+    for name in ("VOCABULARY", "UPPER_BITS", "PANEL", "EXACT_PANELS"):
+        assert int(constants[f"QW_{name}"]) == getattr(weight_types, name)
     found = (loading.CODES, loading.BITS, loading.GGUF, loading.LOAD_ROWS, loading.SHORT)
     assert found == tuple(int(constants[f"QW_{name}"]) for name in ("CODES", "BITS", "GGUF", "LOAD_ROWS", "SHORT"))
     assert int(constants["QW_SUPER_BLOCK"]) == SUPER_BLOCK

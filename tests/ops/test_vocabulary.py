@@ -13,7 +13,7 @@ import torch
 from qwench.ops.loading import BITS, Arena, Loading, MatrixInFile, RowsInFile
 from qwench.ops.native import LinearArguments, Native, PackedMatrix, weight_address
 from qwench.ops.quantised import ARRAYS, Codes, codes_of, dequantise
-from qwench.ops.weight_types import FEW_TOKENS, GGUF_TYPES, OWN_TYPES, VOCABULARY, WeightType
+from qwench.ops.weight_types import EXACT_PANELS, GGUF_TYPES, OWN_TYPES, PANEL, VOCABULARY, WeightType
 from qwench.weights.formats import own
 from qwench.weights.quantise import quantise
 from tests.ops.test_loading import finish, none, written
@@ -21,10 +21,9 @@ from tests.ops.test_native import normal, sets
 from tests.ops.test_quantised_linear import pack, random_codes
 
 OUT, WIDTH = VOCABULARY + 24, 300  # outputs beyond whole panels, a depth beyond whole super-blocks
-EXACT = 256 * 16  # outputs of QW_EXACT_PANELS panels
+EXACT = EXACT_PANELS * PANEL  # outputs
 CUT = VOCABULARY // 2
-FEW = [1, 20, 2, 64]
-assert len(FEW) == FEW_TOKENS
+FEW = (1, 20, 2, 8)
 
 if sets()[0].startswith("no native"):
     pytest.skip(sets()[0], allow_module_level=True)
@@ -41,9 +40,12 @@ def exact(native: Native, codes: Codes, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([native.linear(x, pack(native, part)) for part in parts], 1)
 
 
-def logits(native: Native, matrix: PackedMatrix, x: torch.Tensor, few: list[int]) -> torch.Tensor:
-    """Of tokens of which so ``few`` count, or all; whatever was in the outputs must not matter."""
-    y, counts = torch.full((len(x), matrix.out), torch.nan), torch.tensor(few)
+def logits(native: Native, matrix: PackedMatrix, x: torch.Tensor, few: int, lower: float = 0.0) -> torch.Tensor:
+    """Of tokens [n, width], or one [width] of which so ``few`` count, and what is less than ``lower`` below these;
+    whatever was in the outputs must not matter."""
+    if x.dim() == 1:
+        return logits(native, matrix, x[None], few, lower)[0]
+    y, counts = torch.full((len(x), matrix.out), torch.nan), torch.tensor([few, lower])
     arguments = LinearArguments(
         weight_address(matrix), len(x), 0, x.data_ptr(), None, x.stride(0), None, 0, y.data_ptr(), matrix.out,
         counts.data_ptr(),
@@ -61,20 +63,19 @@ def test_every_instruction_set_gives_the_largest_exactly_and_the_same_bits(kind:
     x[7] = 0
     scalar = Native("scalar", 2)
     whole = exact(scalar, codes, x)
-    few = logits(scalar, pack(scalar, codes), x[:FEW_TOKENS], FEW)
+    few = [logits(scalar, pack(scalar, codes), x[i], count) for i, count in enumerate(FEW)]
     for isa in sets():
         native = Native(isa, 2)
         matrix = pack(native, codes)
         assert torch.equal(native.linear(x, matrix), whole), isa
         assert torch.equal(native.linear(x[3:4], matrix)[0], whole[3]), isa
-        assert torch.equal(logits(native, matrix, x, [1] * 20), whole), "more than a few tokens read everything"
-        assert torch.equal(logits(native, matrix, x[:FEW_TOKENS], FEW), few), isa
-        assert torch.equal(logits(native, matrix, x[1:2], FEW[1:2])[0], few[1]), "company matters"
-        mixed = logits(native, matrix, x[:3], [FEW[0], 0, FEW[2]])
-        assert torch.equal(mixed, torch.stack([few[0], whole[1], few[2]])), isa
+        assert torch.equal(logits(native, matrix, x[:2], 1), whole[:2]), "more than one token read everything"
+        for i, count in enumerate(FEW):
+            assert torch.equal(logits(native, matrix, x[i], count), few[i]), isa
+    alone = Native(sets()[0], 1)
+    assert torch.equal(logits(alone, pack(alone, codes), x[1], FEW[1]), few[1]), "threads matter"
     for found, expected, count in zip(few, whole, FEW, strict=False):
-        assert torch.equal(found.topk(count).indices, expected.topk(count).indices)
-        assert torch.equal(found.topk(count).values, expected.topk(count).values)
+        agree(found, expected, count)
         off = (found - expected)[found != expected]
         assert OUT // 4 < len(off) <= OUT - EXACT + 8, "of the last panel eight are no outputs"
         assert float(off.std() / expected.std()) < 0.25
@@ -88,18 +89,66 @@ def test_panels_beyond_the_first_are_read_where_many_are_near_the_largest() -> N
     x = normal(2, WIDTH)
     native = Native(sets()[0], 2)
     codes = quantise(rows, OWN_TYPES["q6"])
-    whole, found = exact(native, codes, x), logits(native, pack(native, codes), x, [20, 256])
-    assert (found == whole).sum() > 4 * EXACT
+    whole, matrix = exact(native, codes, x), pack(native, codes)
     for i, count in enumerate((20, 256)):
-        assert torch.equal(found[i].topk(count).indices, whole[i].topk(count).indices)
-        assert torch.equal(found[i].topk(count).values, whole[i].topk(count).values)
+        found = logits(native, matrix, x[i], count)
+        assert (found == whole[i]).sum() > 2 * EXACT
+        agree(found, whole[i], count)
 
 
 def test_more_than_can_be_told_apart_counts_as_all() -> None:
     native = Native(sets()[0], 2)
     codes = quantise(normal(OUT, WIDTH), OWN_TYPES["q5"])
     x = normal(1, WIDTH)
-    assert torch.equal(logits(native, pack(native, codes), x, [257]), exact(native, codes, x))
+    assert torch.equal(logits(native, pack(native, codes), x, 257), exact(native, codes, x))
+
+
+def agree(found: torch.Tensor, whole: torch.Tensor, count: int) -> None:
+    """The largest are the same to the bit, and nothing else looks as if it were one of them."""
+    largest = whole >= whole.topk(count).values[-1]
+    assert torch.equal(found[largest], whole[largest])
+    assert found[~largest].max() < whole[largest].min()
+
+
+def test_where_all_outputs_are_negative_the_zeros_beyond_them_do_not_count() -> None:
+    native = Native(sets()[0], 2)
+    codes = quantise(0.2 * normal(OUT, WIDTH) - 1, OWN_TYPES["q6"])
+    x = 1 + 0.2 * normal(2, WIDTH)
+    whole, matrix = exact(native, codes, x), pack(native, codes)
+    assert float(whole.max()) < 0
+    for i, count in enumerate((20, 256)):
+        agree(logits(native, matrix, x[i], count), whole[i], count)
+
+
+def test_rows_of_any_size_are_looked_for_as_far_as_they_may_be_off() -> None:
+    """Small rows have the largest outputs; what large ones look like says far less about them."""
+    native = Native(sets()[0], 2)
+    x = normal(1, WIDTH)
+    along = x / x.norm()
+    rows = 0.05 * normal(OUT, WIDTH)
+    rows[: 2 * EXACT] += 0.5 * along
+    large = 40 * rows[-EXACT:]
+    rows[-EXACT:] = large - large @ along.T * along - along
+    codes = quantise(rows, OWN_TYPES["q6"])
+    whole, found = exact(native, codes, x)[0], logits(native, pack(native, codes), x[0], 256)
+    agree(found, whole, 256)
+    same = (found == whole).float()
+    assert same[-EXACT:].mean() == 1
+    assert same[2 * EXACT : -EXACT].mean() < 0.01
+
+
+def test_what_may_be_chosen_after_others_were_lowered_is_exact() -> None:
+    native = Native(sets()[0], 2)
+    codes = quantise(normal(OUT, WIDTH), OWN_TYPES["q5"])
+    x = normal(1, WIDTH)
+    whole, matrix = exact(native, codes, x)[0], pack(native, codes)
+    lower = 0.5 * float(whole.std())
+    found = logits(native, matrix, x[0], 3, lower)
+    counts = whole >= whole.topk(3).values[-1] - lower
+    assert counts.sum() > 10
+    assert torch.equal(found[counts], whole[counts])
+    assert not torch.equal(found, whole)
+    assert torch.equal(logits(native, matrix, x[0], 3, 1e30), whole), "everything is read where everything may be"
 
 
 def test_equal_logits_and_what_is_no_number() -> None:
@@ -108,9 +157,9 @@ def test_equal_logits_and_what_is_no_number() -> None:
     x = torch.zeros(3, WIDTH)
     x[1] = torch.nan
     x[2] = torch.inf
-    found = logits(native, matrix, x, [1, 20, 256])
-    assert not found[0].any()
-    assert not found[1:].isfinite().any()
+    assert not logits(native, matrix, x[0], 1).any()
+    assert not logits(native, matrix, x[1], 20).isfinite().any()
+    assert not logits(native, matrix, x[2], 256).isfinite().any()
 
 
 @pytest.mark.parametrize("name", ["q5", "q6"])
@@ -132,9 +181,10 @@ def test_rows_come_back_and_pieces_make_the_whole(name: str, tmp_path: Path) -> 
     finish(loading, none)
     read = PackedMatrix(loading.arena, loading.addresses["w", 0], OUT, WIDTH, kind)
     x = normal(2, WIDTH)
-    expected = logits(native, together, x, [20, 0])
-    assert torch.equal(logits(native, pieces, x, [20, 0]), expected)
-    assert torch.equal(logits(native, read, x, [20, 0]), expected)
+    for tokens in (x[0], x):
+        expected = logits(native, together, tokens, 20)
+        assert torch.equal(logits(native, pieces, tokens, 20), expected)
+        assert torch.equal(logits(native, read, tokens, 20), expected)
     assert torch.equal(native.unpack_rows(pieces, ids), native.unpack_rows(read, ids))
 
 

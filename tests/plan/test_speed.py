@@ -45,13 +45,13 @@ def test_the_bare_peak_is_never_promised(name: str, machine: str) -> None:
     assert speed.each.high < 0.9 * bound(subject, MACHINES[machine], load)
 
 
-def test_few_sequences_leave_a_part_of_the_head_unread_on_a_cpu() -> None:
+def test_a_sequence_alone_leaves_a_part_of_the_head_unread_on_a_cpu() -> None:
     whole = model("0.8b")
     shape = published("0.8b").config
     assert whole.unread == 2 * shape.vocab_size * shape.hidden_size / 8
     assert model("0.8b", "q8").unread == model("0.8b", "bf16").unread == 0
     held = replace(whole, weights=tuple(replace(each, unread=0.0) for each in whole.weights))
-    for machine, sequences, faster in (("epyc-9005-768", 4, True), ("epyc-9005-768", 5, False), ("rtx-4090", 1, False)):
+    for machine, sequences, faster in (("epyc-9005-768", 1, True), ("epyc-9005-768", 2, False), ("rtx-4090", 1, False)):
         loads = Load(512, sequences)
         known = [predict(each, loads, MACHINES[machine]).each for each in (whole, held)]
         assert known[0] is not None

@@ -47,7 +47,7 @@ class Choice:
 class Subject:
     """A model in memory. ``bits`` of a weight by parameter, ``arithmetic``: the type its products are made in.
 
-    ``unread``: bytes of the head that few tokens leave unread.
+    ``unread``: bytes of the head that one token leaves unread.
     """
 
     model: ModelConfig
@@ -61,10 +61,9 @@ class Subject:
 
     def read(self, row: Row) -> float:
         """Bytes of the weights that a step reads."""
-        from qwench.ops.weight_types import FEW_TOKENS
         from qwench.plan.work import weight_bytes
 
-        unread = self.unread if row.batch <= FEW_TOKENS else 0.0
+        unread = self.unread if row.batch == 1 else 0.0
         return weight_bytes(self.model, self.bits, row.prefill or row.batch) - unread
 
 

@@ -11,14 +11,16 @@ from qwench.model.positions import Axes
 from qwench.ops.rows import Rows
 
 
-def build_batch(step: Step, page_size: int) -> Batch:
-    """The model's input for ``step``. A row with prompt log-probabilities asks for logits of all its tokens."""
+def build_batch(step: Step, page_size: int, padding: int = 0) -> Batch:
+    """The model's input for ``step``; the last ``padding`` ids of the vocabulary are no tokens.
+
+    A row with prompt log-probabilities asks for logits of all its tokens.
+    """
     token_ids: list[int] = []
     positions: Axes = ([], [], [])
     pictures: list[Picture] = []
     kv_slots: list[int] = []
     logit_tokens: list[int] = []
-    few_logits: list[int] = []
     saves: list[tuple[int, int]] = []
     for row in step.rows:
         span = range(row.start, row.start + row.count)
@@ -34,10 +36,13 @@ def build_batch(step: Step, page_size: int) -> Batch:
         saves += ((first + each.position - row.start - 1, each.slot) for each in row.saves if each.slot is not None)
         if row.prompt_targets:
             logit_tokens += range(first, first + row.count)
-            few_logits += [0] * row.count
         elif row.samples:
             logit_tokens.append(first + row.count - 1)
-            few_logits.append(logits_that_count(row.request))
+    few_logits = None
+    if len(logit_tokens) == 1:
+        (asking,) = (row for row in step.rows if row.prompt_targets or row.samples)
+        if not asking.prompt_targets:
+            few_logits = np.array(logits_that_count(asking.request, padding), np.float32)
     width = max(len(row.request.pages) for row in step.rows)
     table = [row.request.pages + [0] * (width - len(row.request.pages)) for row in step.rows]
     rows = Rows(
@@ -54,6 +59,6 @@ def build_batch(step: Step, page_size: int) -> Batch:
         positions=np.array(positions, np.int64),
         rows=rows,
         logit_tokens=np.array(logit_tokens, np.int64),
-        few_logits=np.array(few_logits, np.int64),
+        few_logits=few_logits,
         pictures=tuple(pictures),
     )

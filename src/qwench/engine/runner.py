@@ -28,7 +28,7 @@ class LanguageModel(Protocol):
 
 
 class Runner:
-    """Runs steps of one model over one storage. ``usable_tokens``: ids from there on are padding and never drawn."""
+    """Runs steps of one model over one storage. The last ``padding`` ids of its vocabulary are never drawn."""
 
     def __init__(
         self,
@@ -36,14 +36,14 @@ class Runner:
         storage: Storage,
         *,
         page_size: int,
-        usable_tokens: int,
         chooser: Chooser,
+        padding: int = 0,
         eyes: Eyes | None = None,
     ) -> None:
         self.model = model
         self.storage = storage
         self.page_size = page_size
-        self.usable_tokens = usable_tokens
+        self.padding = padding
         self.chooser = chooser
         self.eyes = eyes
 
@@ -52,10 +52,10 @@ class Runner:
         fault("memory.step")
         self.copy(step.copies)
         self.storage.reset(step.fresh_slots)
-        batch = build_batch(step, self.page_size)
+        batch = build_batch(step, self.page_size, self.padding)
         seen = self._seen(step) if batch.pictures else {}
         logits = self.model.forward(batch, self.storage, seen)
-        logits = logits[:, : self.usable_tokens]
+        logits = logits[:, : logits.shape[1] - self.padding]
         results: list[RowResult] = [RowResult()] * len(step.rows)
         last_logits: list[int] = []
         sampling_rows: list[int] = []

@@ -11,14 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from qwench.engine.request import Request, SamplingParams, TokenLogprob
+from qwench.engine.thinking import TOP_RANK
 from qwench.ops.arrays import Array, Host
 from qwench.ops.choosing import Chooser, masked, replaced, take
+from qwench.ops.weight_types import EXACT_PANELS, PANEL
 
-# Counted beside the logits that a choice is made from: padding and the ranks that thinking asks for (the published
-# models' 243 ids of padding share 16 panels, of which only the largest outputs are compared); what penalties and bans
-# take away.
-SPARE, MOST_LOWERED = 20, 64
-MOST_FEW = 128  # a longer choice is one from all: kernels tell the largest 256 from the rest
 FIRST_CANDIDATES = 256  # that are looked at for top-p alone: a trained model's nucleus is nearly always among them
 
 
@@ -59,15 +56,21 @@ def rank_among(logits: Array, token: int, count: int, chooser: Chooser) -> int |
     return likeliest.index(token) + 1 if token in likeliest else None
 
 
-def logits_that_count(request: Request) -> int:
-    """How many of a row's largest logits are chosen from; 0 where any may be, or is told of or part of a number."""
+def logits_that_count(request: Request, padding: int) -> tuple[int, float]:
+    """How many of a row's largest logits are chosen from, and how far below these others may still be chosen.
+
+    (0, 0.0) where any may be, or is told of or part of a number. What is banned, and the ``padding`` behind a
+    vocabulary, may be among the largest; penalties lower the largest, and others by no more than these.
+    """
     params = request.sampling
-    few = 1 if params.is_greedy else max(0, params.top_k)
+    chosen = 1 if params.is_greedy else max(0, params.top_k)
     lifted = min(params.presence_penalty, params.frequency_penalty) < 0 or params.repetition_penalty != 1
     told = params.logprobs is not None or _mask(request) is not None
-    if not 0 < few <= MOST_FEW or lifted or params.logit_bias or told:
-        return 0
-    return few + SPARE + (MOST_LOWERED if _is_adjusted(request) else 0)
+    few = max(chosen, TOP_RANK) + len(_forbidden(request)) + -(-padding // PANEL) + 1
+    if chosen == 0 or few > EXACT_PANELS or lifted or params.logit_bias or told:
+        return 0, 0.0
+    most = max(_generated(request).values(), default=0) if params.frequency_penalty else 1
+    return few, params.presence_penalty + params.frequency_penalty * most
 
 
 def _is_plain_greedy(request: Request) -> bool:
@@ -84,8 +87,7 @@ def _is_adjusted(request: Request) -> bool:
         or params.presence_penalty != 0
         or params.frequency_penalty != 0
         or params.repetition_penalty != 1
-        or request.num_generated < params.min_tokens
-        or bool(_banned(request))
+        or bool(_forbidden(request))
     )
 
 
@@ -98,13 +100,11 @@ def _adjust(logits: Array, request: Request) -> Array:
     if not _is_adjusted(request):
         return logits
     params = request.sampling
-    generated = Counter(request.token_ids[request.prompt_len :])
+    generated = _generated(request)
     seen = set(request.token_ids) if params.repetition_penalty != 1 else set[int]()
     bias = params.logit_bias or {}
     mask = _mask(request)  # it says itself where the answer may end
-    banned = _banned(request) if mask is None else frozenset()
-    if mask is None and request.num_generated < params.min_tokens:
-        banned |= request.stop_token_ids
+    banned = _forbidden(request) if mask is None else frozenset()
     places = sorted(token for token in {*seen, *generated, *bias, *banned} if token < len(logits))
     values = take(logits, places)
     if seen:
@@ -124,8 +124,14 @@ def _mask(request: Request) -> bytes | None:
     return None if request.guide is None else request.guide.mask
 
 
-def _banned(request: Request) -> frozenset[int]:
-    return request.thought.banned if request.thought is not None else frozenset()
+def _generated(request: Request) -> Counter[int]:
+    return Counter(request.token_ids[request.prompt_len :])
+
+
+def _forbidden(request: Request) -> frozenset[int]:
+    """What must not be drawn next where no mask says it: what a thought bans, and stops that come too early."""
+    banned = request.thought.banned if request.thought is not None else frozenset[int]()
+    return banned | request.stop_token_ids if request.num_generated < request.sampling.min_tokens else banned
 
 
 def _draw(logits: Array, request: Request, chooser: Chooser) -> int:

@@ -185,8 +185,8 @@ def assemble(
         language_model,
         storage,
         page_size=config.page_size,
-        usable_tokens=vocabulary.size,
         chooser=kernels.chooser,
+        padding=max(0, model.vocab_size - vocabulary.size),
     )
     return Engine(scheduler, runner)
 

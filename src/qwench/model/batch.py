@@ -29,9 +29,8 @@ class Picture:
 class Batch:
     """token_ids [T]; positions [3, T] (time, height, width; equal for text): arrays in main memory.
 
-    logit_tokens [L] are the places among the T tokens whose successor is asked for; where few_logits [L] is not 0 only
-    so many of its logits count, the largest. ``pictures`` say which of the tokens stand for something else than their
-    ids.
+    logit_tokens [L] are the places among the T tokens whose successor is asked for; few_logits is that of
+    ops/operations. ``pictures`` say which of the tokens stand for something else than their ids.
     """
 
     token_ids: Host

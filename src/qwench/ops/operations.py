@@ -22,8 +22,9 @@ Value = TypeVar("Value")
 class Inputs:
     """A step: token_ids [T], their rows, logit_tokens [L], and cos and sin [T, rotary_dim / 2] of their positions.
 
-    ``embedded`` [T, H], in the activations' type, is what the tokens begin as where some of them are no ids. Where
-    ``few_logits`` [L] is not 0 only so many of a row's logits count, the largest, and only these need be exact.
+    ``embedded`` [T, H], in the activations' type, is what the tokens begin as where some of them are no ids. Where L
+    is 1 and ``few_logits``, fp32, says (n, d) with n above 0, only the n largest logits count, and others less than d
+    below these: only they need be exact.
     """
 
     token_ids: Array

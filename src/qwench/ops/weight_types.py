@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 SUPER_BLOCK = 256
-VOCABULARY, FEW_TOKENS, UPPER_BITS = 65536, 4, 3  # QW_VOCABULARY, QW_FEW_TOKENS, QW_UPPER_BITS
+# Of a vocabulary, as csrc/include/qwench.h defines them with QW_ before the name.
+VOCABULARY, UPPER_BITS, PANEL, EXACT_PANELS = 65536, 3, 16, 256
 INPUT_BLOCK = 32  # inputs that share a scale when they are rounded to 8 bits
 ScaleFormat = Literal["float16", "bfloat16"]
 FOUR_BIT_FLOATS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # E2M1, twice its value
@@ -55,7 +56,7 @@ class WeightType:
         return self.bits_per_weight * math.prod(rows) * -(-depth // self.depth_multiple) * self.depth_multiple
 
     def unread_bits_of(self, shape: Sequence[int]) -> float:
-        """What native kernels leave unread of these for few tokens, of which only the few largest logits count."""
+        """What native kernels leave unread of these for one token, of which only the few largest logits count."""
         if not self.nested or self.table or self.bits not in (5, 6) or shape[-2] < VOCABULARY:
             return 0.0
         return self.bits_of(shape) * (self.bits - UPPER_BITS) / self.bits_per_weight

@@ -62,7 +62,7 @@ class Group:
 class Weights:
     """Parameters that are alike, such as one of every layer; ``name`` is that of the first.
 
-    ``unread``: bytes that few tokens leave unread on a CPU, where only the few largest logits count.
+    ``unread``: bytes that one token leaves unread on a CPU, where only the few largest logits count.
     """
 
     name: str

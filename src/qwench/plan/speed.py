@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from qwench.ops.weight_types import FEW_TOKENS
 from qwench.plan.hardware import GB, Machine
 from qwench.plan.here import SHARES, Calibration
 from qwench.plan.memory import STEP_TOKENS, Load, cache_shape, footprint
@@ -174,7 +173,7 @@ def _decode_seconds(
 def _parts(subject: Subject, machine: Machine, logits: int) -> tuple[float, float]:
     """The subject's, as a step reads them that asks for so many rows of logits."""
     always, experts = subject.parts
-    return always - (subject.unread if machine.kind == "cpu" and logits <= FEW_TOKENS else 0.0), experts
+    return always - (subject.unread if machine.kind == "cpu" and logits <= 1 else 0.0), experts
 
 
 def _prefill_seconds(
