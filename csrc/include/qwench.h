@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a declaration below changes: a library of another build is refused, not guessed at. */
-#define QW_INTERFACE 8
+#define QW_INTERFACE 9
 
 /* Types of elements. */
 #define QW_F32 0

@@ -6,6 +6,8 @@ Packed bytes are compared, which every instruction set lays out alike.
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,6 +197,27 @@ def test_whoever_looks_may_end_it(tmp_path: Path) -> None:
         finish(Loading([one_row(tmp_path / "w")]), stop)
     if before:
         assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+LEFT = """
+import sys
+from pathlib import Path
+from qwench.ops.loading import GGUF, Loading, MatrixInFile, RowsInFile
+from qwench.ops.weight_types import GGUF_TYPES
+
+rows = RowsInFile(Path(sys.argv[1]), GGUF + 8, ROWS, ROWS * 34 * 32, (0,))
+Loading([MatrixInFile("w", 0, GGUF_TYPES["Q8_0"], ROWS, 1024, (rows,))]).begin(2)
+sys.exit(3)
+"""
+
+
+def test_a_program_may_end_while_weights_are_loaded(tmp_path: Path) -> None:
+    rows = 1 << 18
+    with (tmp_path / "w").open("wb") as file:
+        file.truncate(rows * 34 * 32)
+    command = [sys.executable, "-c", LEFT.replace("ROWS", str(rows)), str(tmp_path / "w")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (3, "")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

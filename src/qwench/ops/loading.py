@@ -6,6 +6,7 @@ neither formats nor names: whoever knows where rows lie in a file (weights/store
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from qwench.fault import fault
 from qwench.ops.weight_types import WeightType
 
-INTERFACE = 8  # QW_INTERFACE of the header these declarations were written from
+INTERFACE = 9  # QW_INTERFACE of the header these declarations were written from
 ISA_VARIABLE = "QWENCH_ISA"  # for tests and comparisons: an instruction set of the native kernels, or "torch"
 FILE = Path(__file__).with_name("libqwench.so")
 ALIGNMENT = 64
@@ -274,15 +275,17 @@ class Loading:
             if close:
                 self._library.qw_close(context)
 
+        atexit.register(self.stop)  # before the arena is freed
         self._thread = threading.Thread(target=work, name="qwench-loading", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End what was begun, within a piece of each thread."""
-        if self._thread is not None:
+        atexit.unregister(self.stop)
+        running, self._thread = self._thread, None
+        if running is not None:
             self._state.stop = 1
-            self._thread.join()
-            self._thread = None
+            running.join()
 
     def close(self) -> None:
         """Nothing is read after this. Safe to call again."""
